@@ -1,0 +1,302 @@
+/* core/base.c - errors, growable bytes, time, threads. See base.h for the contracts.
+ *
+ * Out of memory ends the process with exit 9 wherever it strikes. The store has one commit point, so that is safe,
+ * and every caller is spared a path that no test would ever walk.
+ */
+#include "core/base.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+static _Noreturn void out_of_memory(size_t bytes) {
+    char text[96];
+    int n = snprintf(text, sizeof text, "bomsync: error: out of memory (%zu bytes); nothing was changed\n", bytes);
+    if (n > 0 && write(STDERR_FILENO, text, (size_t)n) < 0) _exit(BOMSYNC_E_SPACE);
+    _exit(BOMSYNC_E_SPACE);
+}
+
+void *bsi_alloc(size_t bytes) {
+    void *p = malloc(bytes ? bytes : 1);
+    if (!p) out_of_memory(bytes);
+    return p;
+}
+
+void *bsi_calloc(size_t count, size_t size) {
+    void *p = calloc(count ? count : 1, size ? size : 1);
+    if (!p) out_of_memory(count * size);
+    return p;
+}
+
+void *bsi_realloc(void *old, size_t bytes) {
+    void *p = realloc(old, bytes ? bytes : 1);
+    if (!p) out_of_memory(bytes);
+    return p;
+}
+
+char *bsi_strndup(const char *s, size_t n) {
+    char *p = bsi_alloc(n + 1);
+    memcpy(p, s, n);
+    p[n] = 0;
+    return p;
+}
+
+char *bsi_strdup(const char *s) { return bsi_strndup(s, strlen(s)); }
+
+char *bsi_format(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    char *out = NULL;
+    if (vasprintf(&out, fmt, ap) < 0) out_of_memory(0);
+    va_end(ap);
+    return out;
+}
+
+/* ---- errors ---- */
+
+static void copy_text(char *out, size_t size, const char *s, size_t n) {
+    if (n > size - 1) n = size - 1;
+    memcpy(out, s, n);
+    out[n] = 0;
+}
+
+bomsync_status bsi_fail(bomsync_error *err, bomsync_status status, const char *fmt, ...) {
+    if (err && err->status == BOMSYNC_OK) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(err->message, sizeof err->message, fmt, ap);
+        va_end(ap);
+        err->status = status;
+    }
+    return status;
+}
+
+bomsync_status bsi_fail_errno(bomsync_error *err, int errnum, const char *path, const char *fmt, ...) {
+    bool space = errnum == ENOSPC || errnum == ENOMEM || errnum == EDQUOT;
+    if (errnum == EIO && path) {
+        /* a full thin or quota file system answers EIO as well */
+        extern bool bsi_disk_full(const char *path);
+        space = bsi_disk_full(path);
+        if (space) errnum = ENOSPC;
+    }
+    bomsync_status status = space ? BOMSYNC_E_SPACE : BOMSYNC_E_USAGE;
+    if (errnum == EIO) status = BOMSYNC_E_INTEGRITY;
+    if (err && err->status == BOMSYNC_OK) {
+        char text[400];
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(text, sizeof text, fmt, ap);
+        va_end(ap);
+        snprintf(err->message, sizeof err->message, "%.380s: %s", text, strerror(errnum));
+        err->status = status;
+        if (space) bsi_hint(err, "make space and run again; nothing was changed");
+    }
+    return status;
+}
+
+void bsi_hint(bomsync_error *err, const char *fmt, ...) {
+    if (!err || err->hint[0]) return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(err->hint, sizeof err->hint, fmt, ap);
+    va_end(ap);
+}
+
+void bsi_at(bomsync_error *err, const char *file, int64_t byte, int64_t line, const char *column, const char *value,
+            size_t value_bytes) {
+    if (!err) return;
+    if (file && !err->file[0]) copy_text(err->file, sizeof err->file, file, strlen(file));
+    if (byte >= 0 && err->byte < 0) err->byte = byte;
+    if (line >= 0 && err->line < 0) err->line = line;
+    if (column && !err->column[0]) copy_text(err->column, sizeof err->column, column, strlen(column));
+    if (value && !err->value[0]) copy_text(err->value, 101, value, value_bytes);
+}
+
+/* ---- growable bytes ---- */
+
+void bsi_buf_reserve(bsi_buf *b, size_t extra) {
+    if (b->cap - b->len >= extra) return;
+    size_t cap = BSI_MAX(b->cap * 2, b->len + extra);
+    cap = BSI_MAX(cap, (size_t)64);
+    b->data = bsi_realloc(b->data, cap);
+    b->cap = cap;
+}
+
+void bsi_buf_add(bsi_buf *b, const void *p, size_t n) {
+    if (!n) return;
+    bsi_buf_reserve(b, n);
+    memcpy(b->data + b->len, p, n);
+    b->len += n;
+}
+
+void bsi_buf_addf(bsi_buf *b, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    va_list again;
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    if (n > 0) {
+        bsi_buf_reserve(b, (size_t)n + 1);
+        vsnprintf((char *)b->data + b->len, (size_t)n + 1, fmt, again);
+        b->len += (size_t)n;
+    }
+    va_end(again);
+}
+
+void bsi_buf_free(bsi_buf *b) {
+    free(b->data);
+    *b = (bsi_buf){0};
+}
+
+void bsi_buf_varint(bsi_buf *b, uint64_t v) {
+    bsi_buf_reserve(b, 10);
+    b->len = (size_t)(bsi_varint_put(b->data + b->len, v) - b->data);
+}
+
+void bsi_buf_lstr(bsi_buf *b, const void *p, size_t n) {
+    bsi_buf_varint(b, n);
+    bsi_buf_add(b, p, n);
+}
+
+void bsi_json_string(bsi_buf *b, const void *p, size_t n) {
+    static const char hex[] = "0123456789abcdef";
+    const uint8_t *s = p;
+    bsi_buf_reserve(b, n + 2);
+    bsi_buf_byte(b, '"');
+    size_t from = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t c = s[i];
+        if (c >= 0x20 && c != '"' && c != '\\') continue;
+        bsi_buf_add(b, s + from, i - from);
+        from = i + 1;
+        const char *known = "\"\\\b\f\n\r\t", *as = "\"\\bfnrt";
+        const char *at = c ? strchr(known, c) : NULL;
+        bsi_buf_byte(b, '\\');
+        if (at) {
+            bsi_buf_byte(b, (uint8_t)as[at - known]);
+        } else {
+            bsi_buf_add(b, "u00", 3);
+            bsi_buf_byte(b, (uint8_t)hex[c >> 4]);
+            bsi_buf_byte(b, (uint8_t)hex[c & 15]);
+        }
+    }
+    bsi_buf_add(b, s + from, n - from);
+    bsi_buf_byte(b, '"');
+}
+
+void bsi_hex(char *out, const uint8_t *p, size_t n) {
+    static const char hex[] = "0123456789abcdef";
+    for (size_t i = 0; i < n; i++) {
+        out[2 * i] = hex[p[i] >> 4];
+        out[2 * i + 1] = hex[p[i] & 15];
+    }
+    out[2 * n] = 0;
+}
+
+/* ---- time ---- */
+
+int64_t bsi_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void bsi_time_format(char out[21], int64_t unix_seconds) {
+    time_t t = (time_t)unix_seconds;
+    struct tm tm;
+    if (!gmtime_r(&t, &tm) || tm.tm_year > 8099 || tm.tm_year < -1900) memset(&tm, 0, sizeof tm);
+    unsigned y = (unsigned)(tm.tm_year + 1900) % 10000;
+    unsigned part[5] = {(unsigned)(tm.tm_mon + 1) % 100, (unsigned)tm.tm_mday % 100, (unsigned)tm.tm_hour % 100,
+                        (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100};
+    memcpy(out, "0000-00-00T00:00:00Z", 21);
+    for (int i = 3; i >= 0; i--, y /= 10) out[i] = (char)('0' + y % 10);
+    for (int i = 0; i < 5; i++) {
+        out[5 + 3 * i] = (char)('0' + part[i] / 10);
+        out[6 + 3 * i] = (char)('0' + part[i] % 10);
+    }
+}
+
+static bool two_digits(const char *s, int max, int *v) {
+    if (s[0] < '0' || s[0] > '9' || s[1] < '0' || s[1] > '9') return false;
+    *v = (s[0] - '0') * 10 + (s[1] - '0');
+    return *v <= max;
+}
+
+bool bsi_time_parse(const char *s, int64_t *unix_seconds) {
+    int y1, y2, mo, d, h = 0, mi = 0, sec = 0, oh = 0, om = 0, sign = 0;
+    if (strlen(s) < 10 || !two_digits(s, 99, &y1) || !two_digits(s + 2, 99, &y2) || s[4] != '-' || !two_digits(s + 5, 12, &mo) ||
+        s[7] != '-' || !two_digits(s + 8, 31, &d) || mo < 1 || d < 1)
+        return false;
+    const char *p = s + 10;
+    if (*p) {
+        if ((*p != 'T' && *p != 't' && *p != ' ') || strlen(p) < 9 || !two_digits(p + 1, 23, &h) || p[3] != ':' ||
+            !two_digits(p + 4, 59, &mi) || p[6] != ':' || !two_digits(p + 7, 60, &sec))
+            return false;
+        p += 9;
+        if (*p == '.')
+            for (p++; *p >= '0' && *p <= '9';) p++;
+        if (*p == 'Z' || *p == 'z') {
+            p++;
+        } else if (*p == '+' || *p == '-') {
+            sign = *p == '+' ? 1 : -1;
+            if (strlen(p) < 6 || !two_digits(p + 1, 23, &oh) || p[3] != ':' || !two_digits(p + 4, 59, &om)) return false;
+            p += 6;
+        } else {
+            return false;
+        }
+        if (*p) return false;
+    }
+    struct tm tm = {.tm_year = y1 * 100 + y2 - 1900, .tm_mon = mo - 1, .tm_mday = d, .tm_hour = h, .tm_min = mi, .tm_sec = sec};
+    struct tm asked = tm;
+    time_t t = timegm(&tm);
+    if (tm.tm_mday != asked.tm_mday || tm.tm_mon != asked.tm_mon) return false; /* 31 February */
+    *unix_seconds = (int64_t)t - sign * (oh * 3600 + om * 60);
+    return true;
+}
+
+/* ---- threads ---- */
+
+int bsi_usable_cores(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    int n = CPU_COUNT(&set);
+    return n < 1 ? 1 : n;
+}
+
+typedef struct parallel_run {
+    void (*fn)(void *, size_t);
+    void *ctx;
+    size_t count;
+    atomic_size_t next;
+} parallel_run;
+
+static void *parallel_work(void *p) {
+    parallel_run *r = p;
+    for (;;) {
+        size_t i = atomic_fetch_add(&r->next, 1);
+        if (i >= r->count) return NULL;
+        r->fn(r->ctx, i);
+    }
+}
+
+void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *ctx) {
+    if (workers <= 1 || count <= 1) {
+        for (size_t i = 0; i < count; i++) fn(ctx, i);
+        return;
+    }
+    parallel_run r = {.fn = fn, .ctx = ctx, .count = count};
+    int extra = (int)BSI_MIN((size_t)workers, count) - 1;
+    pthread_t *t = bsi_alloc(sizeof *t * (size_t)extra);
+    int started = 0;
+    while (started < extra && pthread_create(&t[started], NULL, parallel_work, &r) == 0) started++;
+    parallel_work(&r); /* this thread works as well, so fewer threads only mean less speed */
+    for (int i = 0; i < started; i++) pthread_join(t[i], NULL);
+    free(t);
+}

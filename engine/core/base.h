@@ -1,0 +1,122 @@
+/* core/base.h - mechanism every stage uses: errors, growable bytes, varints, hashes, threads, time.
+ *
+ * Nothing here knows what a record is.
+ */
+#ifndef BSI_CORE_BASE_H
+#define BSI_CORE_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bomsync/status.h"
+
+#define BSI_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define BSI_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/** Fill err (may be NULL) and return status. The first error wins: err that is already set stays. */
+bomsync_status bsi_fail(bomsync_error *err, bomsync_status status, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/** The same for a failed system call: adds strerror(errnum); ENOSPC, ENOMEM, EDQUOT become BOMSYNC_E_SPACE.
+ *  EIO on a full file system is told from a broken disk by statvfs of path (may be NULL). */
+bomsync_status bsi_fail_errno(bomsync_error *err, int errnum, const char *path, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/** Set the hint, if none is set yet. */
+void bsi_hint(bomsync_error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/** Set place, only the members that are not known yet. file, column, value may be NULL; byte, line -1. */
+void bsi_at(bomsync_error *err, const char *file, int64_t byte, int64_t line, const char *column, const char *value,
+            size_t value_bytes);
+
+/* Out of memory ends the run (exit 9) from wherever it is: the store commits at one point only, so dying is safe. */
+void *bsi_alloc(size_t bytes);                 /* never NULL */
+void *bsi_calloc(size_t count, size_t size);   /* never NULL */
+void *bsi_realloc(void *old, size_t bytes);    /* never NULL */
+char *bsi_strdup(const char *s);               /* never NULL; free() */
+char *bsi_strndup(const char *s, size_t n);
+/** printf into a fresh string; free(). */
+char *bsi_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/** Growable bytes. Zero-initialise; bsi_buf_free ends it. data is owned by the buffer, valid until it grows. */
+typedef struct bsi_buf {
+    uint8_t *data;
+    size_t len, cap;
+} bsi_buf;
+void bsi_buf_reserve(bsi_buf *b, size_t extra);
+void bsi_buf_add(bsi_buf *b, const void *p, size_t n);
+void bsi_buf_addf(bsi_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void bsi_buf_free(bsi_buf *b);
+static inline void bsi_buf_byte(bsi_buf *b, uint8_t c) {
+    if (b->len == b->cap) bsi_buf_reserve(b, 1);
+    b->data[b->len++] = c;
+}
+static inline void bsi_buf_str(bsi_buf *b, const char *s) { bsi_buf_add(b, s, strlen(s)); }
+
+/* LEB128. put: out must have 10 bytes. get: returns the byte after, NULL if cut off by end. */
+static inline uint8_t *bsi_varint_put(uint8_t *out, uint64_t v) {
+    while (v >= 128) {
+        *out++ = (uint8_t)(v | 128);
+        v >>= 7;
+    }
+    *out++ = (uint8_t)v;
+    return out;
+}
+static inline const uint8_t *bsi_varint_get(const uint8_t *p, const uint8_t *end, uint64_t *v) {
+    uint64_t r = 0;
+    for (unsigned shift = 0; p < end && shift < 64; shift += 7) {
+        uint8_t c = *p++;
+        r |= (uint64_t)(c & 127) << shift;
+        if (c < 128) {
+            *v = r;
+            return p;
+        }
+    }
+    return NULL;
+}
+void bsi_buf_varint(bsi_buf *b, uint64_t v);
+void bsi_buf_lstr(bsi_buf *b, const void *p, size_t n); /* varint length, bytes */
+
+/* XXH3. low64/high64 are XXH3's own words. */
+typedef struct bsi_hash128 {
+    uint64_t lo, hi;
+} bsi_hash128;
+static inline bool bsi_hash128_eq(bsi_hash128 a, bsi_hash128 b) { return a.lo == b.lo && a.hi == b.hi; }
+/** The store's own 192 random bytes; all hashes that identify content use them. */
+typedef struct bsi_secret {
+    uint8_t bytes[192];
+} bsi_secret;
+uint64_t bsi_xxh64(const void *p, size_t n);                                  /* XXH3-64, unseeded */
+bsi_hash128 bsi_xxh128(const void *p, size_t n);                              /* XXH3-128, unseeded */
+uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s);
+bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s);
+void bsi_hash128_hex(char out[33], bsi_hash128 h);                            /* canonical byte order, lower case */
+
+/* SHA-256, through libcrypto. */
+typedef struct bsi_sha bsi_sha;
+bsi_sha *bsi_sha_open(void);
+void bsi_sha_add(bsi_sha *s, const void *p, size_t n);
+void bsi_sha_close(bsi_sha *s, uint8_t out[32]); /* frees s */
+void bsi_sha_once(const void *p, size_t n, uint8_t out[32]);
+void bsi_hex(char *out, const uint8_t *p, size_t n); /* 2n chars and NUL */
+
+/** JSON string with quotes; escapes \" \\ \b \f \n \r \t, other controls \u00xx; the rest as it is. */
+void bsi_json_string(bsi_buf *b, const void *p, size_t n);
+
+/* Time. RFC 3339, UTC, seconds: "2026-11-24T02:00:00Z". */
+int64_t bsi_now_ns(void);                                  /* monotonic */
+void bsi_time_format(char out[21], int64_t unix_seconds);
+bool bsi_time_parse(const char *s, int64_t *unix_seconds); /* RFC 3339 with Z or offset, or a date alone */
+
+/** Run fn(ctx, i) for i in [0, count) on up to workers threads; returns when all are done.
+ *  fn must not fail silently: it keeps its status in ctx. workers <= 1 runs inline, in order. */
+void bsi_parallel(int workers, size_t count, void (*fn)(void *ctx, size_t index), void *ctx);
+int bsi_usable_cores(void);
+
+/* Files. All paths are bytes. */
+bomsync_status bsi_fsync_path(const char *path, bomsync_error *err); /* file or folder */
+bomsync_status bsi_mkdirs(const char *path, bomsync_error *err);      /* mode 0700 */
+bomsync_status bsi_remove_tree(const char *path, bomsync_error *err); /* no links followed; absent is fine */
+bomsync_status bsi_write_file(const char *path, const void *p, size_t n, bomsync_error *err); /* 0600, O_EXCL, fsynced */
+bomsync_status bsi_read_file(bsi_buf *out, const char *path, size_t max, bomsync_error *err);
+
+#endif

@@ -1,0 +1,59 @@
+/* core/hash.c - XXH3 for content, SHA-256 for what people and other programs compare.
+ *
+ * XXH3 is compiled in (header only), so that short row images are hashed without a call through a table.
+ */
+#include "core/base.h"
+
+#define XXH_INLINE_ALL
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+uint64_t bsi_xxh64(const void *p, size_t n) { return XXH3_64bits(p, n); }
+
+bsi_hash128 bsi_xxh128(const void *p, size_t n) {
+    XXH128_hash_t h = XXH3_128bits(p, n);
+    return (bsi_hash128){h.low64, h.high64};
+}
+
+uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s) {
+    return XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
+}
+
+bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s) {
+    XXH128_hash_t h = XXH3_128bits_withSecret(p, n, s->bytes, sizeof s->bytes);
+    return (bsi_hash128){h.low64, h.high64};
+}
+
+void bsi_hash128_hex(char out[33], bsi_hash128 h) {
+    XXH128_canonical_t c;
+    XXH128_canonicalFromHash(&c, (XXH128_hash_t){h.lo, h.hi});
+    bsi_hex(out, c.digest, sizeof c.digest);
+}
+
+struct bsi_sha {
+    EVP_MD_CTX *ctx;
+};
+
+bsi_sha *bsi_sha_open(void) {
+    bsi_sha *s = bsi_alloc(sizeof *s);
+    s->ctx = EVP_MD_CTX_new();
+    if (!s->ctx || EVP_DigestInit_ex(s->ctx, EVP_sha256(), NULL) != 1) abort();
+    return s;
+}
+
+void bsi_sha_add(bsi_sha *s, const void *p, size_t n) {
+    if (EVP_DigestUpdate(s->ctx, p, n) != 1) abort();
+}
+
+void bsi_sha_close(bsi_sha *s, uint8_t out[32]) {
+    if (EVP_DigestFinal_ex(s->ctx, out, NULL) != 1) abort();
+    EVP_MD_CTX_free(s->ctx);
+    free(s);
+}
+
+void bsi_sha_once(const void *p, size_t n, uint8_t out[32]) {
+    bsi_sha *s = bsi_sha_open();
+    bsi_sha_add(s, p, n);
+    bsi_sha_close(s, out);
+}

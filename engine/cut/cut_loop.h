@@ -1,0 +1,164 @@
+/* cut/cut_loop.h - the end of one block. Included once by each variant, which names CUT_NAME.
+ *
+ *   p     [record LF][record LF][LF][record LF] ...      LF = LF, CRLF or a lone CR outside quotes; [LF] is a blank line
+ *   ends  ..........1..........1..1..........1
+ *
+ * Walks 64 bytes at a time, and in each chunk from line end to line end. After a record the block is cut if a hash of
+ * the record says so: the same records give the same cuts wherever they stand, so that an inserted record moves no cut
+ * but the nearest. No cut before a third of the target, always one at four times the target or at 64 kB: the mean is
+ * the target.
+ *
+ * The hash covers 32 bytes at either end and 16 in the middle: a constant plant in front or a constant unit at the end
+ * must not make all records look alike. It is multiply and fold, about 15 cycles; a whole-record hash cost as much as
+ * finding the line end did.
+ */
+#include "core/chunk.h"
+#include "cut/cut_inner.h"
+
+static inline uint64_t word(const uint8_t *p) {
+    uint64_t w;
+    memcpy(&w, p, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    w = __builtin_bswap64(w);
+#endif
+    return w;
+}
+
+static inline uint32_t half(const uint8_t *p) {
+    uint32_t w;
+    memcpy(&w, p, 4);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    w = __builtin_bswap32(w);
+#endif
+    return w;
+}
+
+static inline uint64_t fold(uint64_t a, uint64_t b) {
+    __extension__ typedef unsigned __int128 wide;
+    wide m = (wide)a * b;
+    return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+
+/* Odd constants without structure (digits of pi): a word of zeros must not blank out its partner. */
+#define K0 0x243f6a8885a308d3ull
+#define K1 0x13198a2e03707345ull
+#define K2 0xa4093822299f31d1ull
+#define K3 0x082efa98ec4e6c89ull
+#define K4 0x452821e638d01377ull
+
+static inline uint64_t short_hash(const uint8_t *r, size_t n) {
+    uint64_t a, b;
+    if (n >= 16) {
+        a = fold(word(r) ^ K0, word(r + 8) ^ K1);
+        b = fold(word(r + n - 16) ^ K2, word(r + n - 8) ^ K3);
+    } else if (n >= 8) {
+        a = word(r) ^ K0;
+        b = word(r + n - 8) ^ K1;
+    } else if (n >= 4) {
+        a = half(r) ^ K0;
+        b = half(r + n - 4) ^ K1;
+    } else {
+        a = r[0] ^ K0;
+        b = ((uint64_t)r[n / 2] << 8 | r[n - 1]) ^ K1;
+    }
+    return fold(fold(a ^ n, b ^ K4) ^ K2, K3);
+}
+
+/* 1 <= n. 32 bits of it are used. */
+static inline uint32_t record_hash(const uint8_t *r, size_t n) {
+    uint64_t h;
+    if (__builtin_expect(n >= 32, 1)) {
+        const uint8_t *e = r + n, *m = r + n / 2;
+        uint64_t a = fold(word(r) ^ K0, word(r + 8) ^ K1) ^ fold(word(r + 16) ^ K2, word(r + 24) ^ K3);
+        uint64_t b = fold(word(e - 32) ^ K1, word(e - 24) ^ K2) ^ fold(word(e - 16) ^ K3, word(e - 8) ^ K4);
+        uint64_t c = fold(word(m - 8) ^ K4, word(m) ^ K0);
+        h = fold((a + c) ^ n, (b ^ c) ^ K4);
+    } else {
+        h = short_hash(r, n);
+    }
+    return (uint32_t)(h >> 32) ^ (uint32_t)h;
+}
+
+/* What a chunk that holds quotes, CR or starts inside quotes needs. */
+typedef struct carry {
+    uint64_t inside; /* all ones: the next chunk starts inside quotes */
+    bool closed;     /* the last byte of the last chunk with quotes closed them */
+} carry;
+
+/* Line ends of the chunk at p[i..): lone CRs count, the CR of CRLF does not, nothing inside quotes does. */
+static inline uint64_t hard_ends(carry *k, bsi_chunk c, uint64_t lf, uint64_t cr, uint64_t quote, uint64_t valid,
+                                 const bsi_dialect *d, const uint8_t *p, size_t i, size_t n, bool at_end) {
+    uint64_t inside = k->inside;
+    if (quote) {
+        uint64_t stops = lf | cr | (bsi_chunk_eq(c, (uint8_t)d->delimiter) & valid);
+        bool closed = k->closed && i && p[i - 1] == (uint8_t)d->quote;
+        uint64_t before = i ? bsi_chunk_before(p[i - 1], (uint8_t)d->delimiter, closed) : 1;
+        inside = bsi_chunk_inside(&quote, stops, before, k->inside);
+        k->closed = (quote & ~inside) >> 63;
+        k->inside = (uint64_t)((int64_t)inside >> 63);
+    }
+    if (cr) {
+        uint64_t next_lf = i + 64 < n && p[i + 64] == '\n' ? 1ull << 63 : 0;
+        cr &= ~(lf >> 1 | next_lf);
+        if (!at_end && n - i <= 64) cr &= ~(1ull << (n - i - 1)); /* its LF may come with the next bytes */
+    }
+    return (lf | cr) & ~inside;
+}
+
+int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n, bool at_end) {
+    const uint32_t target = o->block_records ? o->block_records : 1;
+    const uint32_t least = target / 3 + (target % 3 != 0);
+    const uint32_t most = target > 65535 / BSI_BLOCK_RECORDS_MAX_FACTOR ? 65535 : target * BSI_BLOCK_RECORDS_MAX_FACTOR;
+    const uint32_t below = UINT32_MAX / (target - least + 1); /* cut if hash <= below */
+    const uint64_t quotes = o->dialect.quote ? ~0ull : 0;
+    const uint8_t quote_byte = (uint8_t)o->dialect.quote;
+    uint32_t records = 0, blanks = 0;
+    size_t start = 0; /* of the record */
+    carry k = {0, false};
+    for (size_t i = 0; i < n; i += 64) {
+        bsi_chunk c = bsi_chunk_load(p + i);
+        uint64_t lf = bsi_chunk_eq(c, '\n'), cr = bsi_chunk_eq(c, '\r'), quote = bsi_chunk_eq(c, quote_byte) & quotes;
+        uint64_t valid = ~0ull;
+        if (__builtin_expect(n - i < 64, 0)) {
+            valid = (1ull << (n - i)) - 1;
+            lf &= valid;
+            cr &= valid;
+            quote &= valid;
+        }
+        uint64_t ends = lf;
+        if (cr | quote | k.inside) ends = hard_ends(&k, c, lf, cr, quote, valid, &o->dialect, p, i, n, at_end);
+        for (; ends; ends &= ends - 1) {
+            size_t e = i + (size_t)__builtin_ctzll(ends);
+            size_t stop = e > start && p[e] == '\n' && p[e - 1] == '\r' ? e - 1 : e;
+            bool blank = stop == start;
+            bool cut = e + 1 >= BSI_BLOCK_BYTES_MAX;
+            if (blank) {
+                blanks++;
+            } else if (cut && e + 1 - start > BSI_RECORD_BYTES_MAX) {
+                *out = (bsi_cut){.bytes = start, .records = records, .blanks = blanks};
+                return bsi_cut_oversize(out, o, p, n, e + 1, at_end);
+            } else if (++records >= least && !cut) {
+                cut = records >= most || record_hash(p + start, stop - start) <= below;
+            }
+            start = e + 1;
+            if (!cut) continue;
+            *out = (bsi_cut){start, records, blanks, p[e] == '\r' ? BSI_CUT_LONE_CR : 0};
+            return 1;
+        }
+    }
+    *out = (bsi_cut){.bytes = start, .records = records, .blanks = blanks};
+    if (n - start > BSI_RECORD_BYTES_MAX) return bsi_cut_oversize(out, o, p, n, 0, at_end);
+    if (!at_end) {
+        *out = (bsi_cut){0};
+        return 0;
+    }
+    out->flags = BSI_CUT_AT_END;
+    if (start < n) {
+        out->records++;
+        out->flags |= BSI_CUT_NO_LINE_END | (k.inside ? BSI_CUT_OPEN_QUOTE : 0);
+    } else if (n && p[n - 1] == '\r') {
+        out->flags |= BSI_CUT_LONE_CR;
+    }
+    out->bytes = n;
+    return 1;
+}

@@ -1,0 +1,46 @@
+/* flow/join.h - the key tier: new rows against old rows by key hash, within a memory cap.
+ *
+ *   rows of N (snapshot) ─┐  radix by the top bits   ┌ per partition: table over N, probe with O
+ *   rows of O (state)    ─┴──> 256 partitions ───────┴──> what changed
+ *
+ * N rows carry a dense index (0..n-1, the order of the snapshot); O rows a place in the state.
+ */
+#ifndef BSI_FLOW_JOIN_H
+#define BSI_FLOW_JOIN_H
+
+#include "core/base.h"
+
+typedef struct bsi_row {
+    uint64_t kh, rh;
+    uint64_t at; /* N: index of the row; O: block ordinal << 16 | row */
+} bsi_row;
+
+/** Rows by partition, spilled to an unlinked file in tmp above memory_bytes. One lane for each adding thread. */
+typedef struct bsi_row_store bsi_row_store;
+bsi_row_store *bsi_row_store_open(int lanes, uint64_t memory_bytes, const char *tmp);
+bomsync_status bsi_row_store_add(bsi_row_store *s, int lane, const bsi_row *row, bomsync_error *err);
+uint64_t bsi_row_store_count(const bsi_row_store *s);
+uint64_t bsi_row_store_spilled(const bsi_row_store *s); /* bytes */
+void bsi_row_store_close(bsi_row_store *s);
+
+/* Fate of an N row after the join: one u64 per row. */
+#define BSI_FATE_NEW 0ull             /* no old row has its key */
+#define BSI_FATE_CHANGED (1ull << 63) /* with an old place: same key, other row hash */
+#define BSI_FATE_DUPLICATE (1ull << 62) /* a second or later identical copy; the low bits are unused */
+#define BSI_FATE_CONFLICT (1ull << 61)  /* one of several copies that differ */
+#define BSI_FATE_MATCHED (1ull << 60)   /* the low 60 bits hold an old place */
+#define BSI_FATE_BAD (1ull << 59)       /* set by the caller before the join: kept back; MATCHED is added if its key is known */
+#define BSI_FATE_PLACE(f) ((f) & ((1ull << 59) - 1))
+
+typedef struct bsi_join_out {
+    uint64_t *fate;       /* [N rows], given by the caller, BAD set where it applies */
+    uint64_t *gone;       /* O places without an N row, ascending; malloc'ed */
+    size_t gone_count;
+    uint64_t conflicts;   /* rows with CONFLICT */
+    uint64_t duplicates;
+} bsi_join_out;
+/** Consumes both stores' contents (they stay open, readable again). workers threads. O keys are unique.
+ *  Of identical copies the one with the lowest index is not a duplicate. A group with a BAD row and another row is a conflict. */
+bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err);
+
+#endif

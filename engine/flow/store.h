@@ -1,0 +1,233 @@
+/* flow/store.h - what the store remembers, as the other stages see it. LMDB is behind it (engine/store/).
+ *
+ *   STORE/root/     LMDB: meta, feeds, layouts, generations, state, image, kept, holds, journal, dicts, (room: contracts, lookup, refs, multi)
+ *   STORE/shard-NN/ LMDB: data, rows                   segment s lives in shard s mod P
+ *   STORE/outbox/<g>/, STORE/tmp/, STORE/ledger/, STORE/lock (flock, pid inside), STORE/readers (flock)
+ *
+ *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images
+ *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
+ *   just its records). The image is a cache: dropping it changes no output.
+ *
+ * Lists are stored as pieces cut by content, found again by digest: what did not change is shared, not rewritten.
+ */
+#ifndef BSI_FLOW_STORE_H
+#define BSI_FLOW_STORE_H
+
+#include "flow/change.h"
+#include "flow/rows.h"
+
+typedef struct bsi_store bsi_store;
+typedef uint64_t bsi_ref; /* segment << 9 | index of the block in its segment */
+#define BSI_REF_NONE UINT64_MAX
+
+typedef enum bsi_store_mode {
+    BSI_STORE_READ,  /* shared lock on readers, no lock on the store, writes nothing, works on a read-only mount */
+    BSI_STORE_WRITE, /* exclusive lock (E_BUSY at once, or after wait_seconds); rolls the outbox forward; cuts off what a killed run left */
+    BSI_STORE_GC     /* WRITE, and the exclusive lock on readers */
+} bsi_store_mode;
+
+/** E_USAGE: dir exists and is not empty (a hint says what to do), shards not 1..64, a network file system. Made in a temporary folder beside it, synced, renamed. */
+bomsync_status bsi_store_create(const char *dir, int shards, bomsync_error *err);
+/** E_USAGE: no store there. E_INTEGRITY: newer format, foreign, truncated (checked before the first read), checksums. */
+bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err);
+void bsi_store_close(bsi_store *s);
+const char *bsi_store_dir(const bsi_store *s);
+const char *bsi_store_id(const bsi_store *s); /* 32 hex digits, drawn by init and restore */
+const bsi_secret *bsi_store_secret(const bsi_store *s);
+int bsi_store_shards(const bsi_store *s);
+int64_t bsi_store_generation(const bsi_store *s); /* the newest, 0: none */
+
+/* ---- feeds ---- */
+typedef struct bsi_feed {
+    char *name;
+    bsi_slots slots;
+    char **ignore;
+    uint32_t ignore_count;
+    int64_t generation;   /* its last generation, 0: none */
+    int64_t records;      /* published at it */
+    int64_t last_sequence, last_as_of; /* -1: none yet */
+    uint8_t last_snapshot_digest[32];  /* of the last accepted snapshot, zeros: none */
+    uint8_t approved_all[32];          /* digest of an approved "all held", used up by the next sync; zeros: none */
+    uint64_t image_list;  /* id of its image's list, 0: none */
+} bsi_feed;
+/** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
+bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
+bomsync_status bsi_store_feeds(char ***names, size_t *count, bsi_store *s, bomsync_error *err); /* sorted bytewise */
+void bsi_feed_free(bsi_feed *f);
+
+/* ---- generations ---- */
+typedef struct bsi_totals {
+    int64_t created, updated, deleted, unchanged, schema_only, suppressed, unowned, held, deletes_held, kept_back, duplicates,
+        filtered, records_in, records;
+} bsi_totals;
+typedef struct bsi_file_info {
+    char *name;
+    uint64_t bytes;   /* on disk */
+    int64_t records;
+} bsi_file_info;
+typedef struct bsi_partition_count {
+    char *name;       /* NUL-terminated partition text */
+    int64_t records, created, updated, deleted; /* records: published after this generation */
+} bsi_partition_count;
+typedef struct bsi_generation {
+    int64_t number, base;
+    char *feed;
+    char *kind;             /* "sync", "approve", "revert", "baseline" */
+    uint8_t digest[32], base_digest[32], snapshot_digest[32], contract_digest[32]; /* zeros: none */
+    bsi_totals totals;
+    int64_t effective_time, committed_at;
+    char **hold_digests;    /* hex */
+    size_t hold_count;
+    bsi_file_info *files;
+    size_t file_count;
+    bsi_chunk_info *chunks;
+    size_t chunk_count;
+    bsi_partition_count *partitions; /* of this feed, sorted bytewise */
+    size_t partition_count;
+    uint64_t state_list;    /* id of the feed's state list */
+    uint32_t slot_count;    /* slots of the feed at this generation */
+    int exit_code;
+} bsi_generation;
+/** number's record; *out NULL if it does not exist (0 too). bsi_generation_free. */
+bomsync_status bsi_store_generation_get(bsi_generation **out, bsi_store *s, int64_t number, bomsync_error *err);
+/** The feed's last generation <= number: NULL if none. */
+bomsync_status bsi_store_generation_of_feed(bsi_generation **out, bsi_store *s, const char *feed, int64_t number,
+                                            bomsync_error *err);
+void bsi_generation_free(bsi_generation *g);
+
+/* ---- lists ---- */
+/** All refs of a state list in order, malloc'ed. */
+bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err);
+
+enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4 };
+typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) */
+    bsi_hash128 fp;       /* with secret, layout mixed in */
+    bsi_hash128 plain;    /* unseeded XXH3-128 of its bytes, for the snapshot digest */
+    bsi_ref ref;          /* state block with just its records if EXACT, else BSI_REF_NONE */
+    uint32_t bytes;       /* length of the block */
+    uint32_t records;
+    uint32_t flags;
+    uint32_t blanks;
+} bsi_image_entry;
+/** A read view of an image: entries stay in the mapping until the store is closed or the writer commits. */
+typedef struct bsi_image_piece {
+    const bsi_image_entry *entry;
+    uint32_t count;
+    uint64_t first;       /* index of entry[0] in the image */
+    uint64_t id;          /* of the value it lies in, */
+    uint32_t before;      /* and the entries before it there: for bsi_store_image_check */
+} bsi_image_piece;
+typedef struct bsi_image {
+    bsi_image_piece *piece;
+    size_t piece_count;
+    uint64_t count;       /* entries */
+    bsi_ref *orphan;      /* state blocks that no exact entry covers */
+    size_t orphan_count;
+} bsi_image;
+bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err);
+void bsi_image_free(bsi_image *i);
+/** bsi_store_image looks at sizes only. This checks the checksum of the 4 kB that a piece lies in (about 0.2 us): call it before its entries are
+ *  trusted. Any thread. E_INTEGRITY names the piece. */
+bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *piece, bomsync_error *err);
+
+/* ---- blocks ---- */
+typedef struct bsi_block_rows {   /* borrows the mapping; checksum verified */
+    uint32_t count;
+    const uint64_t *kh, *rh;      /* unaligned is fine on the machines we run on; stored 8-aligned */
+} bsi_block_rows;
+/** Any thread, concurrently. */
+bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
+
+typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free */
+    uint32_t count, slot_count;   /* records; slots of the feed when it was written */
+    bsi_buf raw;
+    uint32_t *image, *body;       /* [count + 1] offset of row image i in raw, [count] body bytes */
+    uint32_t cap;
+    void *dctx;                   /* the decoder, one per thread */
+} bsi_block_data;
+bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
+void bsi_block_data_free(bsi_block_data *d);
+
+/** Blocks are added by many threads: each has its own bsi_block_writer. Refs are good at once for this run's lists, and
+ *  for ever after publish. A writer fills segments of its own; a full one goes to the environment's writer lock. */
+typedef struct bsi_block_writer bsi_block_writer;
+bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint32_t slot_count, bomsync_error *err);
+/** count records: row images back to back in images, image_off[count+1], body[count], kh, rh. 1 <= count <= 65535. */
+bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
+                                    const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
+                                    bomsync_error *err);
+bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segment */
+
+/* ---- kept: keys whose published value is not the source's; exceptions ---- */
+typedef struct bsi_kept {
+    uint64_t kh;              /* 0 with key_read false */
+    bool key_read;
+    char *rule;               /* bsi_rule_name, "held-delete", "declined-delete" */
+    uint8_t *image;           /* row image waiting (kept back: NULL if it has no readable one; held delete: the published row) */
+    uint32_t image_bytes, body_bytes, slot_count;
+    char *partition;          /* "" if it cannot be read */
+    char *file;               /* place in the snapshot, NULL if none */
+    int64_t byte, line;
+    char *column, *value;     /* may be NULL */
+    int64_t since;            /* first seen, unix seconds */
+    uint8_t hold[32];         /* digest of the hold it belongs to, zeros: an exception */
+} bsi_kept;
+void bsi_kept_free(bsi_kept *k, size_t count);
+bomsync_status bsi_store_kept(bsi_kept **out, size_t *count, bsi_store *s, const char *feed, bomsync_error *err);
+
+typedef struct bsi_hold {
+    uint8_t digest[32];
+    char *feed, *partition;   /* partition "" for "all held" */
+    char *rule;               /* "no-evidence", "delete-guard", "partition-guard", "key-unreadable", "no-records", "count-drop", "mass-update" */
+    int64_t changes, since;
+    char *state;              /* "held", "declined", "approved" (all held only: used up by the next sync) */
+    char *by, *why;           /* of the decision, or NULL */
+} bsi_hold;
+void bsi_holds_free(bsi_hold *h, size_t count);
+bomsync_status bsi_store_holds(bsi_hold **out, size_t *count, bsi_store *s, const char *feed /* NULL: all */, bomsync_error *err);
+
+/* ---- publish: the one commit point ---- */
+typedef struct bsi_publish {
+    const bsi_feed *feed;              /* written as given (slots, ignore, image_list and generation are set by publish) */
+    bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
+    const bsi_ref *state;              /* with generation: the whole list; NULL: keep that of state_list */
+    size_t state_count;
+    const bsi_image_entry *image;      /* NULL: keep the feed's image; drop_image: forget it */
+    size_t image_count;
+    const bsi_ref *orphan;
+    size_t orphan_count;
+    bool drop_image;
+    const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
+    size_t kept_count;
+    bool set_kept;
+    const bsi_hold *holds;             /* the feed's whole new set, if set_holds */
+    size_t hold_count;
+    bool set_holds;
+    const char *journal_kind;          /* "snapshot", "approve", "decline", "revert", "gc", ... */
+    const char *journal_json;          /* one JSON object, without the chain's members */
+    bool outbox;                       /* outbox/.tmp-<number> is complete and synced: rename it after the commit */
+} bsi_publish;
+/** Syncs the shards, commits the root, renames the outbox folder. E_SPACE and the rest leave generation g as it was. */
+bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_error *err);
+
+/** Journal lines, oldest first: fn gets the stored JSON object with "n", "at", "kind", "prev", "hash". Verifies the chain. */
+bomsync_status bsi_store_journal(bsi_store *s, bomsync_status (*fn)(void *ctx, const char *json, size_t n, bomsync_error *err),
+                                 void *ctx, bomsync_error *err);
+
+/* ---- upkeep ---- */
+typedef struct bsi_store_figures {
+    uint64_t data, rows, image, outbox, ledger; /* bytes in use */
+    uint64_t segments, free_bytes;
+} bsi_store_figures;
+bomsync_status bsi_store_figures_get(bsi_store_figures *out, bsi_store *s, bomsync_error *err);
+/** Everything read and checked: checksums, counts, digests, kh/rh against row images, lists, journal chain, chunk files. found() gets
+ *  one line for each fault. repair: what can be derived is (image dropped, missing chunk files rewritten by rewrite_chunks). */
+bomsync_status bsi_store_verify(bsi_store *s, bool repair, void (*found)(void *ctx, const char *line), void *ctx, bomsync_error *err);
+bomsync_status bsi_store_backup(bsi_store *s, const char *to, bomsync_error *err);   /* consistent copy; `to` must not exist */
+bomsync_status bsi_store_restore(const char *from, const char *to, bomsync_error *err); /* verifies, draws a new store id */
+bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err); /* keeps the newest `keep` generations (and all they need) */
+/** What the last run left for `stats`: one JSON object. Written by publish' caller into STORE/root meta. */
+bomsync_status bsi_store_stats_put(bsi_store *s, const char *json, bomsync_error *err); /* kept until the next publish commits it */
+bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err);
+
+#endif

@@ -1,0 +1,92 @@
+/* parse/parse_index.c - which variant of the index runs, and the text of one quoted field. */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "parse/parse_inner.h"
+
+static atomic_int chosen = -1;
+
+void bsi_parse_use_isa(int isa) { atomic_store(&chosen, isa); }
+
+static int best(void) {
+    int isa = BSI_ISA_SCALAR;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul") &&
+                 __builtin_cpu_supports("popcnt");
+    if (small && __builtin_cpu_supports("avx2")) isa = BSI_ISA_AVX2;
+    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        isa = BSI_ISA_AVX512;
+#endif
+    atomic_store(&chosen, isa);
+    return isa;
+}
+
+static void make_room(bsi_parse_index *ix, size_t n) {
+    size_t need = n + 256; /* an end at every byte, and what put_bits writes too much */
+    if (need <= ix->cap) return;
+    need += need / 4;
+    bsi_parse_index_free(ix);
+    ix->pos = bsi_alloc(need * sizeof *ix->pos);
+    ix->end = bsi_alloc(need * sizeof *ix->end);
+    ix->odd = bsi_alloc(need * sizeof *ix->odd);
+    ix->cap = need;
+}
+
+void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n) {
+    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (isa < 0) isa = best();
+    make_room(ix, n);
+#if defined(__x86_64__)
+    if (isa == BSI_ISA_AVX512) {
+        bsi_parse_index_avx512(ix, d, p, n);
+        return;
+    }
+    if (isa == BSI_ISA_AVX2) {
+        bsi_parse_index_avx2(ix, d, p, n);
+        return;
+    }
+#endif
+    bsi_parse_index_scalar(ix, d, p, n);
+}
+
+void bsi_parse_index_free(bsi_parse_index *ix) {
+    free(ix->pos);
+    free(ix->end);
+    free(ix->odd);
+    *ix = (bsi_parse_index){0};
+}
+
+/* As Python's csv reader (strict=False): after the closing quote everything up to the end of the field is data. */
+void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to) {
+    *f = (bsi_parse_field){.p = p + from, .len = to - from, .bare = UINT32_MAX};
+    const uint8_t *end = p + to;
+    if (!d->quote || from == to) return;
+    if (p[from] != (uint8_t)d->quote) {
+        const uint8_t *q = memchr(p + from, d->quote, to - from);
+        if (q) f->bare = (uint32_t)(q - p);
+        return;
+    }
+    size_t start = text->len;
+    for (const uint8_t *at = p + from + 1;;) {
+        const uint8_t *q = memchr(at, d->quote, (size_t)(end - at));
+        f->unclosed = !q;
+        size_t run = (size_t)((q ? q : end) - at);
+        memcpy(text->data + text->len, at, run);
+        text->len += run;
+        if (!q) break;
+        at = q + 1;
+        if (at == end) break;
+        if (*at == (uint8_t)d->quote) {
+            text->data[text->len++] = *at++;
+            continue;
+        }
+        f->bare = (uint32_t)(at - p);
+        memcpy(text->data + text->len, at, (size_t)(end - at));
+        text->len += (size_t)(end - at);
+        break;
+    }
+    f->p = text->data + start;
+    f->len = (uint32_t)(text->len - start);
+}

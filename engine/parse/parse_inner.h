@@ -1,0 +1,45 @@
+/* parse/parse_inner.h - what the files of parse share. */
+#ifndef BSI_PARSE_INNER_H
+#define BSI_PARSE_INNER_H
+
+#include "core/limits.h"
+#include "flow/block.h"
+#include "flow/rows.h"
+
+/**
+ * Where fields and records of a run of bytes end. Arrays are reused; zero-initialise, bsi_parse_index_free.
+ *
+ *   bytes  i d , q t y \n A , " 5 , 0 " \n B , 7          n = 17, the last line has no end
+ *   pos    -1, 2, 6, 8, 15, 17, 19(n)                      pos[0] is the end before the first field
+ *   end        2, 4, 6                                     indices in pos
+ */
+typedef struct bsi_parse_index {
+    uint32_t *pos, *end;
+    uint32_t *odd;       /* bytes that need care: bare and doubled quotes, data behind a closing quote, NUL */
+    size_t pos_count, end_count, odd_count, cap;
+    bool quotes, cr, nul, high, open; /* any quote that counts, CR, NUL, byte >= 0x80; a quote is open at the end */
+} bsi_parse_index;
+void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
+void bsi_parse_index_free(bsi_parse_index *ix);
+
+/* The variants; ix has room. */
+void bsi_parse_index_scalar(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
+#if defined(__x86_64__)
+void bsi_parse_index_avx2(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
+void bsi_parse_index_avx512(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
+#endif
+
+/** One field as it stands in the file to its text. */
+typedef struct bsi_parse_field {
+    const uint8_t *p;    /* in the file, or in the text buffer if quotes were taken out of its middle */
+    uint32_t len;
+    uint32_t bare;       /* offset of a bare quote or of data behind a closing quote; UINT32_MAX: none */
+    bool unclosed;       /* its quote is open at the end of the bytes */
+} bsi_parse_field;
+/** text must have room for to - from more bytes: what is borrowed from it must not move. */
+void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to);
+
+/** Offset of the first byte that is not UTF-8, n if there is none. */
+size_t bsi_parse_utf8(const uint8_t *p, size_t n);
+
+#endif

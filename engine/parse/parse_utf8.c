@@ -1,0 +1,51 @@
+/* parse/parse_utf8.c - is it UTF-8, and if not, where does it break?
+ *
+ *   1st byte   2nd byte   more
+ *   00..7f
+ *   c2..df     80..bf
+ *   e0         a0..bf     1        shorter forms of the same character are refused
+ *   e1..ec     80..bf     1
+ *   ed         80..9f     1        no surrogates
+ *   ee..ef     80..bf     1
+ *   f0         90..bf     2
+ *   f1..f3     80..bf     2
+ *   f4         80..8f     2        nothing above 10ffff
+ *
+ * Runs of ASCII are passed over 16 bytes at a time; texts of master data are mostly that.
+ */
+#include "parse/parse_inner.h"
+
+static size_t sequence(const uint8_t *p, size_t n) {
+    uint8_t c = p[0];
+    if (c < 0xc2 || c > 0xf4 || n < 2) return 0;
+    uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80, high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf;
+    if (p[1] < low || p[1] > high) return 0;
+    size_t more = c < 0xe0 ? 0 : c < 0xf0 ? 1 : 2;
+    if (n < 2 + more) return 0;
+    for (size_t i = 0; i < more; i++)
+        if ((p[2 + i] & 0xc0) != 0x80) return 0;
+    return 2 + more;
+}
+
+size_t bsi_parse_utf8(const uint8_t *p, size_t n) {
+    size_t i = 0;
+    while (i < n) {
+        if (p[i] < 0x80) {
+            uint64_t a, b;
+            if (n - i >= 16) {
+                memcpy(&a, p + i, 8);
+                memcpy(&b, p + i + 8, 8);
+                if (!((a | b) & 0x8080808080808080ull)) {
+                    i += 16;
+                    continue;
+                }
+            }
+            i++;
+            continue;
+        }
+        size_t len = sequence(p + i, n - i);
+        if (!len) return i;
+        i += len;
+    }
+    return n;
+}

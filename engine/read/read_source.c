@@ -1,0 +1,288 @@
+/* read/read_source.c - one file as the rest of the engine sees it.
+ *
+ *     regular file, plain UTF-8          random: pread at any offset by any thread
+ *     zstd, gzip, other encoding         stream: read_stream.c
+ *     pipe, terminal, stdin              stream
+ *
+ *     file     [ EF BB BF ][ records ........................ ][ TRAILER;17 ]
+ *     decoded              0                                size
+ *
+ * A random source answers with one pread(2), nothing before and nothing after it but a comparison: warm files come at
+ * the speed of memory. Cold ones go through read_ahead.c.
+ */
+#include "flow/source.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/limits.h"
+#include "read/read_ahead.h"
+#include "read/read_decode.h"
+#include "read/read_stream.h"
+#include "read/read_text.h"
+#include "read/read_trailer.h"
+
+struct bsi_source {
+    char *path;
+    bsi_source_options options; /* strings owned */
+    int fd;
+    struct stat before;
+    bool input; /* stdin */
+    bsi_trailer trailer;
+    uint64_t delivered; /* stream */
+    bsi_stream *stream; /* NULL: random */
+
+    uint64_t start, size; /* random: decoded byte 0 in the file, decoded bytes */
+    bsi_ahead *ahead;     /* NULL: pread */
+};
+
+static char *copy(const char *s) {
+    return s ? bsi_strdup(s) : NULL;
+}
+
+static bsi_source *make(const char *path, const bsi_source_options *o) {
+    bsi_source *s = bsi_calloc(1, sizeof *s);
+    s->path = bsi_strdup(path);
+    s->fd = -1;
+    s->options = (bsi_source_options){.encoding = copy(o->encoding),
+                                      .trailer_regex = copy(o->trailer_regex),
+                                      .io = bsi_strdup(o->io ? o->io : "auto"),
+                                      .workers = o->workers};
+    return s;
+}
+
+void bsi_source_close(bsi_source *s) {
+    if (!s) return;
+    bsi_stream_close(s->stream);
+    bsi_ahead_close(s->ahead);
+    bsi_trailer_release(&s->trailer);
+    if (s->fd >= 0 && !s->input) close(s->fd);
+    free((void *)(uintptr_t)s->options.encoding);
+    free((void *)(uintptr_t)s->options.trailer_regex);
+    free((void *)(uintptr_t)s->options.io);
+    free(s->path);
+    free(s);
+}
+
+/* ---- random access ---- */
+
+static ssize_t fail_read(const bsi_source *s, int errnum, uint64_t offset, bomsync_error *err) {
+    if (errnum) {
+        bsi_fail_errno(err, errnum, s->path, "could not read \"%.200s\"", s->path);
+    } else {
+        bsi_fail(err, BOMSYNC_E_REFUSED, "\"%.200s\" became shorter while it was read", s->path);
+        bsi_hint(err, "have it written under another name and renamed when it is whole");
+    }
+    bsi_at(err, s->path, (int64_t)offset, -1, NULL, NULL, 0);
+    return -1;
+}
+
+/* Exactly n bytes at a place in the file. */
+static ssize_t read_exactly(const bsi_source *s, uint8_t *buf, size_t n, uint64_t at, bomsync_error *err) {
+    size_t got = 0;
+    while (got < n) {
+        ssize_t k = pread(s->fd, buf + got, n - got, (off_t)(at + got));
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return fail_read(s, k < 0 ? errno : 0, at + got - s->start, err);
+        got += (size_t)k;
+    }
+    return (ssize_t)n;
+}
+
+ssize_t bsi_source_pread(bsi_source *s, void *buf, size_t n, uint64_t offset, bomsync_error *err) {
+    if (offset >= s->size) return 0;
+    n = BSI_MIN(n, s->size - offset);
+    uint64_t at = s->start + offset;
+    size_t got = s->ahead ? bsi_ahead_read(s->ahead, buf, n, at) : 0;
+    if (got < n && read_exactly(s, (uint8_t *)buf + got, n - got, at + got, err) < 0) return -1;
+    return (ssize_t)n;
+}
+
+static bomsync_status choose_io(bsi_source *s, bomsync_error *err) {
+    const char *io = s->options.io;
+    uint64_t bytes = (uint64_t)s->before.st_size;
+    bool always = strcmp(io, "uring") == 0, never = strcmp(io, "pread") == 0;
+    if (!always && !never && strcmp(io, "auto") != 0)
+        return bsi_fail(err, BOMSYNC_E_USAGE, "unknown way to read \"%.60s\": auto, uring or pread", io);
+    bool cold = !never && bytes >= BSI_AHEAD_FILE_BYTES_MIN && bsi_ahead_cold(s->fd, bytes);
+    if (bytes && (always || cold)) s->ahead = bsi_ahead_open(s->fd, bytes, s->options.workers);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status cut_trailer(bsi_source *s, bomsync_error *err) {
+    size_t n = (size_t)BSI_MIN(s->size, (uint64_t)BSI_TRAILER_BYTES_MAX);
+    uint8_t *tail = bsi_alloc(n);
+    uint64_t from = s->size - n;
+    bomsync_status st = BOMSYNC_OK;
+    if (read_exactly(s, tail, n, s->start + from, err) < 0)
+        st = err ? err->status : BOMSYNC_E_USAGE;
+    else
+        st = bsi_trailer_match(&s->trailer, &s->size, tail, n, from, s->path, err);
+    free(tail);
+    return st;
+}
+
+static bomsync_status open_random(bsi_source *s, const uint8_t *head, size_t head_bytes, bomsync_error *err) {
+    bomsync_status st = bsi_text_check(head, head_bytes, s->path, err);
+    if (st) return st;
+    s->start = bsi_text_mark(head, head_bytes);
+    s->size = (uint64_t)s->before.st_size - s->start;
+    if (s->trailer.wanted && (st = cut_trailer(s, err))) return st;
+    return choose_io(s, err);
+}
+
+/* ---- opening ---- */
+
+static bomsync_status open_file(bsi_source *s, bomsync_error *err) {
+    s->input = strcmp(s->path, "-") == 0;
+    s->fd = s->input ? STDIN_FILENO : open(s->path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int code = s->fd < 0 || fstat(s->fd, &s->before) ? errno : 0;
+    if (!code && S_ISDIR(s->before.st_mode)) code = EISDIR;
+    if (!code) return BOMSYNC_OK;
+    bomsync_status st = bsi_fail_errno(err, code, s->path, "could not open \"%.200s\"", s->path);
+    bsi_at(err, s->path, -1, -1, NULL, NULL, 0);
+    return st;
+}
+
+static bomsync_status open_stream(bsi_source *s, bomsync_error *err) {
+    bool regular = S_ISREG(s->before.st_mode);
+    if (regular)
+        posix_fadvise(s->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* twice the read-ahead; an error means less speed */
+    bsi_stream_options o = {.path = s->path,
+                            .encoding = s->options.encoding,
+                            .workers = s->options.workers,
+                            .may_block = !regular,
+                            .trailer = &s->trailer};
+    return bsi_stream_open(&s->stream, s->fd, &o, err);
+}
+
+static bomsync_status open_kind(bsi_source *s, bomsync_error *err) {
+    if (s->input || !S_ISREG(s->before.st_mode) || bsi_text_needed(s->options.encoding)) return open_stream(s, err);
+    uint8_t head[BSI_TEXT_SNIFF_BYTES];
+    size_t n = (size_t)BSI_MIN((uint64_t)s->before.st_size, (uint64_t)sizeof head);
+    if (read_exactly(s, head, n, 0, err) < 0) return err ? err->status : BOMSYNC_E_USAGE;
+    const char *name;
+    bsi_codec codec = bsi_codec_of_bytes(head, n, &name);
+    bomsync_status st = bsi_codec_check(codec, name, s->path, err);
+    if (st) return st;
+    return codec == BSI_CODEC_PLAIN ? open_random(s, head, n, err) : open_stream(s, err);
+}
+
+bomsync_status bsi_source_open(bsi_source **out, const char *path, const bsi_source_options *o, bomsync_error *err) {
+    *out = NULL;
+    bomsync_error own = BOMSYNC_ERROR_INIT;
+    if (!err) err = &own;
+    bsi_source *s = make(path, o);
+    bomsync_status st = bsi_trailer_init(&s->trailer, o->trailer_regex, err);
+    if (!st) st = open_file(s, err);
+    if (!st) st = open_kind(s, err);
+    if (st)
+        bsi_source_close(s);
+    else
+        *out = s;
+    return st;
+}
+
+/* ---- the rest ---- */
+
+const char *bsi_source_path(const bsi_source *s) {
+    return s->path;
+}
+bool bsi_source_random(const bsi_source *s) {
+    return !s->stream;
+}
+uint64_t bsi_source_size(const bsi_source *s) {
+    return s->stream ? s->delivered : s->size;
+}
+
+ssize_t bsi_source_read(bsi_source *s, void *buf, size_t n, bomsync_error *err) {
+    ssize_t got = bsi_stream_read(s->stream, buf, n, err);
+    if (got > 0) s->delivered += (uint64_t)got;
+    return got;
+}
+
+static bomsync_status changed(const bsi_source *s, const char *how, bomsync_error *err) {
+    bsi_fail(err, BOMSYNC_E_REFUSED, "\"%.200s\" %s while it was read", s->path, how);
+    bsi_hint(err, "have it written under another name and renamed when it is whole");
+    bsi_at(err, s->path, -1, -1, NULL, NULL, 0);
+    return BOMSYNC_E_REFUSED;
+}
+
+bomsync_status bsi_source_settled(bsi_source *s, bomsync_error *err) {
+    const struct stat *a = &s->before;
+    struct stat b;
+    if (!S_ISREG(a->st_mode)) return BOMSYNC_OK;
+    if (fstat(s->fd, &b)) return bsi_fail_errno(err, errno, s->path, "could not look at \"%.200s\"", s->path);
+    if (b.st_size != a->st_size) return changed(s, b.st_size > a->st_size ? "grew" : "became shorter", err);
+    if (b.st_mtim.tv_sec != a->st_mtim.tv_sec || b.st_mtim.tv_nsec != a->st_mtim.tv_nsec)
+        return changed(s, "was written to", err);
+    if (s->input) return BOMSYNC_OK;
+    if (stat(s->path, &b) || b.st_ino != a->st_ino || b.st_dev != a->st_dev) return changed(s, "was replaced", err);
+    return BOMSYNC_OK;
+}
+
+uint64_t bsi_source_raw_bytes(const bsi_source *s) {
+    return s->stream ? bsi_stream_raw_bytes(s->stream) : (uint64_t)s->before.st_size;
+}
+
+bool bsi_source_trailer(const bsi_source *s, int64_t *count) {
+    *count = s->trailer.count;
+    return s->trailer.found;
+}
+
+const char *bsi_source_io(const bsi_source *s) {
+    if (s->stream) return bsi_stream_kind(s->stream);
+    return s->ahead ? "uring" : "pread";
+}
+
+/* ---- line numbers ---- */
+
+typedef struct line_count {
+    int64_t lines;
+    bool cr; /* the byte before was one */
+} line_count;
+
+/* LF, CRLF and a lone CR end a line. */
+static void count_lines(line_count *c, const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        c->lines += p[i] == '\r' || (p[i] == '\n' && !c->cr);
+        c->cr = p[i] == '\r';
+    }
+}
+
+/* One read of the way to `offset`, from the file itself or from a second opening of the stream. */
+static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (s->stream) return bsi_source_read(s, buf, n, &err);
+    return read_exactly(s, buf, n, s->start + at, &err);
+}
+
+static int64_t count_to(bsi_source *s, uint64_t offset) {
+    uint8_t *buf = bsi_alloc(BSI_READ_BYTES);
+    line_count c = {.lines = 1};
+    uint64_t at = 0;
+    while (at < offset) {
+        ssize_t n = read_again(s, buf, (size_t)BSI_MIN(offset - at, (uint64_t)BSI_READ_BYTES), at);
+        if (n <= 0) break;
+        count_lines(&c, buf, (size_t)n);
+        at += (uint64_t)n;
+    }
+    free(buf);
+    return at == offset ? c.lines : -1;
+}
+
+int64_t bsi_source_line(bsi_source *s, uint64_t offset) {
+    if (!s->stream) return offset <= s->size ? count_to(s, offset) : -1;
+    if (!S_ISREG(s->before.st_mode) || s->input) return offset ? -1 : 1;
+    bsi_source *again;
+    bsi_source_options o = s->options;
+    o.trailer_regex = NULL; /* the line may be asked for because of the trailer */
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (bsi_source_open(&again, s->path, &o, &err)) return -1;
+    int64_t line = again->stream ? count_to(again, offset) : -1;
+    bsi_source_close(again);
+    return line;
+}

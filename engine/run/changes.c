@@ -1,0 +1,323 @@
+/* run/changes.c - see changes.h.
+ *
+ * A change is held as two places (where its record stands now, where it stood) until it is rendered: the records are
+ * read again then, by workers, batch by batch; lines leave in seq order.
+ */
+#include "run/changes.h"
+
+#include <stdlib.h>
+
+#include "flow/join.h"
+
+enum { BATCH = 2048 };
+
+/* ---- reading records again ---- */
+
+void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {
+    *r = (bsi_row_reader){.source = source, .block = UINT64_MAX};
+}
+
+static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
+    const bsi_row_source *s = r->source;
+    r->block = UINT64_MAX;
+    bomsync_status st;
+    if (s->scan) {
+        st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
+        if (!st)
+            bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
+    } else {
+        st = bsi_store_data(&r->data, s->store, s->refs[block], err);
+    }
+    if (!st) r->block = block;
+    return st;
+}
+
+bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, bomsync_error *err) {
+    uint64_t block = place >> 16;
+    uint32_t row = place & 0xffff;
+    if (r->block != block) {
+        bomsync_status st = load_block(r, block, err);
+        if (st) return st;
+    }
+    const bsi_row_source *s = r->source;
+    bool ok;
+    if (s->scan) {
+        bsi_rows *w = &r->rows;
+        if (row >= w->count) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
+        uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
+        ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
+    } else {
+        bsi_block_data *d = &r->data;
+        ok = row < d->count && bsi_image_fields(out, s->slot_count, d->raw.data + d->image[row], d->body[row],
+                                                d->image[row + 1] - d->image[row], d->slot_count);
+    }
+    return ok ? BOMSYNC_OK : bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+}
+
+void bsi_row_reader_close(bsi_row_reader *r) {
+    bsi_rows_free(&r->rows);
+    bsi_block_data_free(&r->data);
+    bsi_buf_free(&r->bytes);
+}
+
+/* ---- partitions ---- */
+
+uint32_t bsi_part_of(bsi_parts *p, const void *text, size_t bytes) {
+    if (p->count && p->len[p->last] == bytes && memcmp(p->name[p->last], text, bytes) == 0) return p->last;
+    if (p->count * 2 >= p->mask) {
+        uint32_t size = p->mask ? (p->mask + 1) * 2 : 64;
+        free(p->slot);
+        p->slot = bsi_calloc(size, sizeof *p->slot);
+        p->mask = size - 1;
+        for (uint32_t i = 0; i < p->count; i++) {
+            uint32_t h = (uint32_t)bsi_xxh64(p->name[i], p->len[i]) & p->mask;
+            while (p->slot[h]) h = (h + 1) & p->mask;
+            p->slot[h] = i + 1;
+        }
+    }
+    uint32_t h = (uint32_t)bsi_xxh64(text, bytes) & p->mask;
+    for (; p->slot[h]; h = (h + 1) & p->mask) {
+        uint32_t i = p->slot[h] - 1;
+        if (p->len[i] == bytes && memcmp(p->name[i], text, bytes) == 0) return p->last = i;
+    }
+    if (p->count == p->cap) {
+        p->cap = p->cap ? p->cap * 2 : 16;
+        p->name = bsi_realloc(p->name, p->cap * sizeof *p->name);
+        p->len = bsi_realloc(p->len, p->cap * sizeof *p->len);
+    }
+    p->name[p->count] = bsi_strndup(text, bytes);
+    p->len[p->count] = (uint32_t)bytes;
+    p->slot[h] = ++p->count;
+    return p->last = p->count - 1;
+}
+
+void bsi_parts_free(bsi_parts *p) {
+    for (uint32_t i = 0; i < p->count; i++) free(p->name[i]);
+    free(p->name);
+    free(p->len);
+    free(p->slot);
+    *p = (bsi_parts){0};
+}
+
+/* ---- order ---- */
+
+typedef struct rank_of_part {
+    const bsi_parts *parts;
+    uint32_t index;
+} rank_of_part;
+
+static int by_name(const void *a, const void *b) {
+    const rank_of_part *x = a, *y = b;
+    uint32_t m = x->parts->len[x->index], n = y->parts->len[y->index];
+    int c = memcmp(x->parts->name[x->index], y->parts->name[y->index], BSI_MIN(m, n));
+    return c ? c : (m > n) - (m < n);
+}
+
+
+static uint64_t place_of(const bsi_item *i) { return i->op == 'd' ? i->was : i->now; }
+
+static int by_seq(const void *a, const void *b) {
+    const bsi_item *x = a, *y = b;
+    if (x->part != y->part) return x->part < y->part ? -1 : 1;
+    uint64_t p = place_of(x), q = place_of(y);
+    return p < q ? -1 : p > q;
+}
+
+void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts) {
+    if (!count) return;
+    /* partitions to their place among the sorted names, deletes behind all others, and back */
+    rank_of_part *r = bsi_alloc(sizeof *r * (parts->count + 1));
+    uint32_t *to = bsi_alloc(sizeof *to * (parts->count + 1));
+    for (uint32_t i = 0; i < parts->count; i++) r[i] = (rank_of_part){parts, i};
+    qsort(r, parts->count, sizeof *r, by_name);
+    for (uint32_t i = 0; i < parts->count; i++) to[r[i].index] = i;
+    bool sorted = true;
+    for (size_t i = 0; i < count; i++) {
+        items[i].part = to[items[i].part] + (items[i].op == 'd' ? parts->count : 0);
+        if (i && by_seq(&items[i - 1], &items[i]) > 0) sorted = false;
+    }
+    if (!sorted) qsort(items, count, sizeof *items, by_seq);
+    for (size_t i = 0; i < count; i++) items[i].part = r[items[i].part % parts->count].index;
+    free(r);
+    free(to);
+}
+
+/* ---- rendering ---- */
+
+typedef struct batch {
+    const bsi_item *item;
+    size_t count;
+    uint64_t seq;
+    bsi_buf text;
+    uint32_t *end; /* [count] */
+    bomsync_status status;
+    bomsync_error err;
+} batch;
+
+typedef struct render_run {
+    batch *batch;
+    const bsi_slots *slots;
+    const bsi_row_source *now, *was;
+    const bsi_change_head *head;
+} render_run;
+
+static void render_batch(void *ctx, size_t index) {
+    render_run *r = ctx;
+    batch *b = &r->batch[index];
+    bsi_row_reader now, was;
+    if (r->now) bsi_row_reader_open(&now, r->now);
+    if (r->was) bsi_row_reader_open(&was, r->was);
+    bsi_field *after = bsi_alloc(sizeof *after * r->slots->count), *before = bsi_alloc(sizeof *before * r->slots->count);
+    b->text.len = 0;
+    b->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    b->status = BOMSYNC_OK;
+    for (size_t i = 0; i < b->count && !b->status; i++) {
+        const bsi_item *it = &b->item[i];
+        if (it->op != 'd') b->status = bsi_row_fetch(after, &now, it->now, &b->err);
+        if (it->op != 'c' && !b->status) b->status = bsi_row_fetch(before, &was, it->was, &b->err);
+        if (b->status) break;
+        bsi_change c = {.op = it->op, .seq = b->seq + i, .rank = it->op == 'd' ? 90 : 0, .slots = r->slots,
+                        .before = it->op == 'c' ? NULL : before, .after = it->op == 'd' ? NULL : after};
+        if (it->op == 'u')
+            for (uint32_t k = 0; k < r->slots->key_count; k++)
+                if (!bsi_field_eq(&before[k], &after[k]))
+                    b->status = bsi_fail(&b->err, BOMSYNC_E_INTEGRITY, "two keys share a hash; nothing was changed");
+        bsi_change_render(&b->text, &c, r->head);
+        b->end[i] = (uint32_t)b->text.len;
+    }
+    free(after);
+    free(before);
+    if (r->now) bsi_row_reader_close(&now);
+    if (r->was) bsi_row_reader_close(&was);
+}
+
+bomsync_status bsi_items_render(const bsi_item *items, size_t count, const bsi_slots *slots, const bsi_row_source *now,
+                                const bsi_row_source *was, const bsi_change_head *head, int workers, bsi_line_fn fn, void *ctx,
+                                bomsync_error *err) {
+    size_t ahead = count > BATCH ? (size_t)BSI_MAX(workers, 1) * 4 : 1;
+    render_run r = {.slots = slots, .now = now, .was = was, .head = head};
+    r.batch = bsi_calloc(ahead, sizeof *r.batch);
+    for (size_t i = 0; i < ahead; i++) r.batch[i].end = bsi_alloc(sizeof(uint32_t) * BATCH);
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t done = 0; done < count && !st;) {
+        size_t filled = 0;
+        for (; filled < ahead && done < count; filled++) {
+            batch *b = &r.batch[filled];
+            b->item = items + done;
+            b->count = BSI_MIN((size_t)BATCH, count - done);
+            b->seq = done + 1;
+            done += b->count;
+        }
+        bsi_parallel(workers, filled, render_batch, &r);
+        for (size_t f = 0; f < filled && !st; f++) {
+            batch *b = &r.batch[f];
+            if (b->status) {
+                st = b->status;
+                *err = b->err;
+            }
+            for (size_t i = 0; i < b->count && !st; i++) {
+                uint32_t from = i ? b->end[i - 1] : 0;
+                st = fn(ctx, &b->item[i], b->seq + i, (const char *)b->text.data + from, b->end[i] - from, err);
+            }
+        }
+    }
+    for (size_t i = 0; i < ahead; i++) {
+        bsi_buf_free(&r.batch[i].text);
+        free(r.batch[i].end);
+    }
+    free(r.batch);
+    return st;
+}
+
+/* ---- two states ---- */
+
+typedef struct ref_at {
+    bsi_ref ref;
+    uint64_t at;
+} ref_at;
+
+static int by_ref(const void *a, const void *b) {
+    const ref_at *x = a, *y = b;
+    return x->ref < y->ref ? -1 : x->ref > y->ref;
+}
+
+static ref_at *sorted_refs(const bsi_ref *v, size_t n) {
+    ref_at *r = bsi_alloc(sizeof *r * (n + 1));
+    for (size_t i = 0; i < n; i++) r[i] = (ref_at){v[i], i};
+    qsort(r, n, sizeof *r, by_ref);
+    return r;
+}
+
+static bomsync_status add_rows(bsi_row_store *to, bsi_store *s, bsi_ref ref, uint64_t block, uint64_t **places, size_t *count,
+                               size_t *cap, bomsync_error *err) {
+    bsi_block_rows r;
+    bomsync_status st = bsi_store_rows(&r, s, ref, err);
+    for (uint32_t i = 0; i < r.count && !st; i++) {
+        uint64_t at = block << 16 | i;
+        if (places) {
+            if (*count == *cap) *places = bsi_realloc(*places, (*cap = *cap ? *cap * 2 : 1024) * sizeof **places);
+            (*places)[*count] = at;
+            at = (*count)++;
+        }
+        bsi_row row = {r.kh[i], r.rh[i], at};
+        st = bsi_row_store_add(to, 0, &row, err);
+    }
+    return st;
+}
+
+bomsync_status bsi_state_diff(bsi_item **items, size_t *count, bsi_store *s, const bsi_slots *slots, const bsi_ref *a, size_t a_count,
+                              const bsi_ref *b, size_t b_count, bsi_parts *parts, int workers, bomsync_error *err) {
+    ref_at *x = sorted_refs(a, a_count), *y = sorted_refs(b, b_count);
+    const char *tmp = bsi_store_dir(s);
+    bsi_row_store *n = bsi_row_store_open(1, UINT64_MAX, tmp), *o = bsi_row_store_open(1, UINT64_MAX, tmp);
+    uint64_t *place = NULL;
+    size_t places = 0, cap = 0;
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0, j = 0; (i < a_count || j < b_count) && !st;) {
+        if (j == b_count || (i < a_count && x[i].ref < y[j].ref)) {
+            st = add_rows(o, s, x[i].ref, x[i].at, NULL, NULL, NULL, err);
+            i++;
+        } else if (i == a_count || y[j].ref < x[i].ref) {
+            st = add_rows(n, s, y[j].ref, y[j].at, &place, &places, &cap, err);
+            j++;
+        } else {
+            i++, j++;
+        }
+    }
+    free(x);
+    free(y);
+    bsi_join_out out = {.fate = bsi_calloc(places + 1, sizeof(uint64_t))};
+    if (!st) st = bsi_join(&out, n, o, workers, err);
+    bsi_row_store_close(n);
+    bsi_row_store_close(o);
+    *items = bsi_alloc(sizeof **items * (places + out.gone_count + 1));
+    *count = 0;
+    bsi_row_source sa = {.store = s, .refs = a, .slot_count = slots->count}, sb = {.store = s, .refs = b, .slot_count = slots->count};
+    bsi_row_reader ra, rb;
+    bsi_row_reader_open(&ra, &sa);
+    bsi_row_reader_open(&rb, &sb);
+    bsi_field *f = bsi_alloc(sizeof *f * slots->count);
+    for (size_t i = 0; i < places + out.gone_count && !st; i++) {
+        bsi_item it = {0};
+        if (i < places) {
+            uint64_t fate = out.fate[i];
+            if ((fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED)) continue;
+            it = (bsi_item){.op = fate & BSI_FATE_MATCHED ? 'u' : 'c', .now = place[i], .was = BSI_FATE_PLACE(fate)};
+            st = bsi_row_fetch(f, &rb, it.now, err);
+        } else {
+            it = (bsi_item){.op = 'd', .was = out.gone[i - places]};
+            st = bsi_row_fetch(f, &ra, it.was, err);
+        }
+        if (st) break;
+        bsi_field p = bsi_change_partition(slots, f);
+        it.part = bsi_part_of(parts, p.p, p.len);
+        (*items)[(*count)++] = it;
+    }
+    free(f);
+    bsi_row_reader_close(&ra);
+    bsi_row_reader_close(&rb);
+    free(place);
+    free(out.fate);
+    free(out.gone);
+    return st;
+}

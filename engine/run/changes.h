@@ -1,0 +1,68 @@
+/* run/changes.h - changes found, put in order, and rendered by several workers. */
+#ifndef BSI_RUN_CHANGES_H
+#define BSI_RUN_CHANGES_H
+
+#include "bomsync/bomsync.h"
+#include "flow/change.h"
+#include "flow/store.h"
+#include "run/scan.h"
+
+/** Where the records of a change are read again. A place is block << 16 | row. */
+typedef struct bsi_row_source {
+    bsi_scan *scan;              /* a snapshot: block = index in the scan, or */
+    bsi_store *store;            /* a state: block = index in refs */
+    const bsi_ref *refs;
+    const bsi_secret *secret;
+    uint32_t slot_count;         /* of the feed, now */
+} bsi_row_source;
+
+/** One thread's reader of a source: remembers the last block. */
+typedef struct bsi_row_reader {
+    const bsi_row_source *source;
+    uint64_t block;              /* held; UINT64_MAX: none */
+    bsi_rows rows;
+    bsi_block_data data;
+    bsi_buf bytes;
+} bsi_row_reader;
+void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source);
+/** Fields of slot 0..slot_count-1; they borrow the reader until its next fetch of another block. */
+bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, bomsync_error *err);
+void bsi_row_reader_close(bsi_row_reader *r);
+
+typedef struct bsi_item {
+    uint64_t now, was;           /* places: now for c and u, was for u and d */
+    uint32_t part;               /* index into parts */
+    char op;
+} bsi_item;
+
+/** Partition texts, each once. Zero-initialise; bsi_parts_free. One thread. */
+typedef struct bsi_parts {
+    char **name;
+    uint32_t *len;
+    uint32_t count, cap;
+    uint32_t *slot;              /* hash table, index + 1 */
+    uint32_t mask;
+    uint32_t last;
+} bsi_parts;
+uint32_t bsi_part_of(bsi_parts *p, const void *text, size_t bytes);
+void bsi_parts_free(bsi_parts *p);
+
+/** Sort to seq order: rank (creates and updates, then deletes), partition bytes, place. */
+void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts);
+
+typedef bomsync_status (*bsi_line_fn)(void *ctx, const bsi_item *item, uint64_t seq, const char *line, size_t bytes, bomsync_error *err);
+/** Render items in order (seq from 1) through fn, on the calling thread, rendered by workers. head as in bsi_change_render. */
+bomsync_status bsi_items_render(const bsi_item *items, size_t count, const bsi_slots *slots, const bsi_row_source *now,
+                                const bsi_row_source *was, const bsi_change_head *head, int workers, bsi_line_fn fn, void *ctx,
+                                bomsync_error *err);
+
+/**
+ * The changes between two states of one feed.
+ *
+ * Blocks that both lists hold are passed over; the rest is joined by key hash. Items come unsorted: c and u have now =
+ * place in b, u and d was = place in a. Ownership: items malloc'ed.
+ */
+bomsync_status bsi_state_diff(bsi_item **items, size_t *count, bsi_store *s, const bsi_slots *slots, const bsi_ref *a, size_t a_count,
+                              const bsi_ref *b, size_t b_count, bsi_parts *parts, int workers, bomsync_error *err);
+
+#endif

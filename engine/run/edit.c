@@ -1,0 +1,283 @@
+/* run/edit.c - see edit.h.
+ *
+ *   base list   ... s1 [s2 s3] s4 ... s9 | ins ...      touched blocks in brackets, | creates behind an untouched block
+ *   new list    ... s1 n1 n2 n3 s4 ... s9 n4 ...        n: one for each aligned block of the snapshot where that is possible
+ *
+ * A run is a stretch of touched blocks that stand side by side (or a place between two untouched ones). Its records are
+ * streamed in their new order and cut where the snapshot's blocks end, so that the next unchanged block of the snapshot
+ * finds one state block with just its records.
+ */
+#include "run/edit.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#define NO_TAG UINT64_MAX
+
+typedef struct span { /* one run */
+    uint64_t first, end;          /* ordinals of touched blocks [first, end); empty: inserts behind first - 1 */
+    size_t insert, insert_end;
+    size_t gone, pair;
+    bsi_ref *ref;
+    size_t ref_count, ref_cap;
+} span;
+
+typedef struct edit_run {
+    bsi_edit *e;
+    span *span;
+    size_t count, per_task;
+    atomic_int status;
+    bomsync_error *err;
+} edit_run;
+
+typedef struct piece { /* records of the state block being made */
+    bsi_buf enc;
+    uint32_t *off, *body;
+    uint64_t *kh, *rh;
+    uint32_t count, cap;
+    uint64_t tag;
+    uint32_t next_row;
+    bool whole; /* rows 0.. of tag in order so far */
+} piece;
+
+typedef struct editor {
+    bsi_edit *e;
+    span *s;
+    bsi_block_writer *writer;
+    bsi_row_reader now;
+    bsi_block_data old;
+    bsi_field *f, *g;
+    piece p;
+    bsi_buf merged;
+} editor;
+
+static bomsync_status flush(editor *d, bomsync_error *err) {
+    piece *p = &d->p;
+    if (!p->count) return BOMSYNC_OK;
+    bsi_ref ref;
+    bomsync_status st = bsi_block_writer_add(&ref, d->writer, p->count, p->enc.data, p->off, p->body, p->kh, p->rh, err);
+    if (st) return st;
+    span *s = d->s;
+    if (s->ref_count == s->ref_cap) s->ref = bsi_realloc(s->ref, (s->ref_cap = s->ref_cap ? s->ref_cap * 2 : 4) * sizeof *s->ref);
+    s->ref[s->ref_count++] = ref;
+    if (p->tag != NO_TAG && p->whole && d->e->exact && p->count == d->e->now->scan->block[p->tag].records) d->e->exact[p->tag] = ref;
+    p->count = 0;
+    p->enc.len = 0;
+    return BOMSYNC_OK;
+}
+
+static bomsync_status put(editor *d, uint64_t tag, uint32_t row, const uint8_t *image, size_t bytes, uint32_t body, uint64_t kh,
+                          uint64_t rh, bomsync_error *err) {
+    piece *p = &d->p;
+    uint32_t most = d->e->block_records * 2;
+    if (p->count && (tag != p->tag || (tag == NO_TAG && p->count >= most) || p->count >= 60000)) {
+        bomsync_status st = flush(d, err);
+        if (st) return st;
+    }
+    if (!p->count) {
+        p->tag = tag;
+        p->whole = true;
+        p->next_row = 0;
+    }
+    if (p->cap < p->count + 2) {
+        p->cap = p->cap ? p->cap * 2 : 64;
+        p->off = bsi_realloc(p->off, p->cap * sizeof *p->off);
+        p->body = bsi_realloc(p->body, p->cap * sizeof *p->body);
+        p->kh = bsi_realloc(p->kh, p->cap * sizeof *p->kh);
+        p->rh = bsi_realloc(p->rh, p->cap * sizeof *p->rh);
+    }
+    if (row != p->next_row++) p->whole = false;
+    p->off[p->count] = (uint32_t)p->enc.len;
+    p->body[p->count] = body;
+    p->kh[p->count] = kh;
+    p->rh[p->count] = rh;
+    bsi_buf_add(&p->enc, image, bytes);
+    p->off[++p->count] = (uint32_t)p->enc.len;
+    return BOMSYNC_OK;
+}
+
+/* A row image under today's slots: as it is, or built again where columns were added since. */
+static bool today(editor *d, const uint8_t **image, size_t *bytes, uint32_t *body, uint32_t made) {
+    const bsi_slots *s = d->e->slots;
+    if (made == s->count) return true;
+    if (!bsi_image_fields(d->f, s->count, *image, *body, (uint32_t)*bytes, made)) return false;
+    d->merged.len = 0;
+    uint32_t key;
+    *body = bsi_image_build(&d->merged, d->f, s->count, s->key_count, &key);
+    *image = d->merged.data;
+    *bytes = d->merged.len;
+    return true;
+}
+
+static bomsync_status damaged(bomsync_error *err) { return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged"); }
+
+static bomsync_status put_new(editor *d, uint64_t now, bool aligned, bomsync_error *err) {
+    bomsync_status st = bsi_row_fetch(d->g, &d->now, now, err);
+    if (st) return st;
+    bsi_rows *w = &d->now.rows;
+    uint32_t row = now & 0xffff;
+    const uint8_t *image = w->enc.data + w->image[row];
+    size_t bytes = w->image[row + 1] - w->image[row];
+    uint32_t body = w->body[row];
+    bsi_scan *scan = d->now.source->scan;
+    if (!today(d, &image, &bytes, &body, scan->file[scan->block[now >> 16].file].layout->slot_count)) return damaged(err);
+    return put(d, aligned ? now >> 16 : NO_TAG, row, image, bytes, body, w->kh[row], w->rh[row], err);
+}
+
+/* Old and new row of one key: attributes that are equal keep the old text, so that null stays null and empty empty. */
+static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pair *p, bomsync_error *err) {
+    const bsi_slots *s = d->e->slots;
+    bomsync_status st = bsi_row_fetch(d->g, &d->now, p->now, err);
+    if (st) return st;
+    if (!bsi_image_fields(d->f, s->count, d->old.raw.data + d->old.image[old_row], d->old.body[old_row],
+                          d->old.image[old_row + 1] - d->old.image[old_row], d->old.slot_count))
+        return damaged(err);
+    for (uint32_t i = 0; i < s->count; i++)
+        if (!bsi_field_eq(&d->f[i], &d->g[i])) d->f[i] = d->g[i];
+    d->merged.len = 0;
+    uint32_t key, row = p->now & 0xffff;
+    uint32_t body = bsi_image_build(&d->merged, d->f, s->count, s->key_count, &key);
+    return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.rows.kh[row],
+               d->now.rows.rh[row], err);
+}
+
+static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    for (; !st && *at < d->s->insert_end && d->e->insert[*at].after <= after; (*at)++)
+        st = put_new(d, d->e->insert[*at].now, d->e->insert[*at].aligned, err);
+    return st;
+}
+
+static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
+    bsi_edit *e = d->e;
+    bsi_block_rows rows;
+    bomsync_status st = bsi_store_data(&d->old, e->store, e->base[block], err);
+    if (!st) st = bsi_store_rows(&rows, e->store, e->base[block], err);
+    if (!st && rows.count != d->old.count) st = damaged(err);
+    for (uint32_t i = 0; !st && i < d->old.count; i++) {
+        uint64_t place = block << 16 | i;
+        while (*gone < e->gone_count && e->gone[*gone] < place) (*gone)++;
+        while (*pair < e->pair_count && e->pair[*pair].was < place) (*pair)++;
+        bool out = *gone < e->gone_count && e->gone[*gone] == place;
+        const bsi_edit_pair *p = *pair < e->pair_count && e->pair[*pair].was == place ? &e->pair[*pair] : NULL;
+        if (p && p->changed) {
+            st = put_merged(d, i, p, err);
+        } else if (!out) {
+            const uint8_t *image = d->old.raw.data + d->old.image[i];
+            size_t bytes = d->old.image[i + 1] - d->old.image[i];
+            uint32_t body = d->old.body[i];
+            if (!today(d, &image, &bytes, &body, d->old.slot_count)) return damaged(err);
+            st = put(d, p && p->aligned ? p->now >> 16 : NO_TAG, p ? (uint32_t)(p->now & 0xffff) : 0, image, bytes, body, rows.kh[i],
+                     rows.rh[i], err);
+        }
+        if (!st) st = put_inserts(d, insert, place + 1, err);
+    }
+    return st;
+}
+
+static void edit_task(void *ctx, size_t index) {
+    edit_run *r = ctx;
+    bsi_edit *e = r->e;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    editor d = {.e = e};
+    bomsync_status st = bsi_block_writer_open(&d.writer, e->store, e->slots->count, &err);
+    if (e->now) bsi_row_reader_open(&d.now, e->now);
+    d.f = bsi_alloc(sizeof *d.f * e->slots->count);
+    d.g = bsi_alloc(sizeof *d.g * e->slots->count);
+    size_t end = BSI_MIN((index + 1) * r->per_task, r->count);
+    for (size_t i = index * r->per_task; i < end && !st && !atomic_load(&r->status); i++) {
+        span *s = d.s = &r->span[i];
+        size_t insert = s->insert, gone = s->gone, pair = s->pair;
+        st = put_inserts(&d, &insert, s->first << 16, &err); /* those that stand before its first record */
+        for (uint64_t b = s->first; b < s->end && !st; b++) st = edit_block(&d, b, &insert, &gone, &pair, &err);
+        if (!st) st = put_inserts(&d, &insert, UINT64_MAX, &err);
+        if (!st) st = flush(&d, &err);
+    }
+    if (d.writer) {
+        bomsync_status closed = bsi_block_writer_close(d.writer, &err);
+        if (!st) st = closed;
+    }
+    int none = 0;
+    if (st && atomic_compare_exchange_strong(&r->status, &none, (int)st) && r->err) *r->err = err;
+    if (e->now) bsi_row_reader_close(&d.now);
+    bsi_block_data_free(&d.old);
+    bsi_buf_free(&d.p.enc);
+    bsi_buf_free(&d.merged);
+    free(d.p.off);
+    free(d.p.body);
+    free(d.p.kh);
+    free(d.p.rh);
+    free(d.f);
+    free(d.g);
+}
+
+static int pair_order(const void *a, const void *b) {
+    const bsi_edit_pair *x = a, *y = b;
+    return x->was < y->was ? -1 : x->was > y->was;
+}
+static int insert_order(const void *a, const void *b) {
+    const bsi_edit_insert *x = a, *y = b;
+    if (x->after != y->after) return x->after < y->after ? -1 : 1;
+    return x->now < y->now ? -1 : x->now > y->now;
+}
+
+static span *add_span(span **v, size_t *count, size_t *cap) {
+    if (*count == *cap) *v = bsi_realloc(*v, (*cap = *cap ? *cap * 2 : 64) * sizeof **v);
+    (*v)[*count] = (span){0};
+    return &(*v)[(*count)++];
+}
+
+/* The block that an insert stands before, if the one it stands behind is left alone. */
+static uint64_t stands_before(const bsi_edit_insert *i) { return i->after == 0 ? 0 : ((i->after - 1) >> 16) + 1; }
+
+/* Runs in list order, each with where its inserts, deletes and pairs begin. */
+static void plan(edit_run *r) {
+    bsi_edit *e = r->e;
+    size_t cap = 0, ins = 0, gone = 0, pair = 0;
+    for (size_t t = 0; t < e->touched_count || ins < e->insert_count;) {
+        uint64_t next = t < e->touched_count ? e->touched[t] : UINT64_MAX;
+        span *s = add_span(&r->span, &r->count, &cap);
+        s->insert = ins;
+        if (ins < e->insert_count && stands_before(&e->insert[ins]) < next) {
+            s->first = s->end = stands_before(&e->insert[ins]);
+            while (ins < e->insert_count && stands_before(&e->insert[ins]) == s->first) ins++;
+        } else {
+            s->first = next;
+            s->end = next + 1;
+            for (t++; t < e->touched_count && e->touched[t] == s->end; t++) s->end++;
+            while (ins < e->insert_count && stands_before(&e->insert[ins]) <= s->end) ins++;
+            while (gone < e->gone_count && e->gone[gone] >> 16 < s->first) gone++;
+            while (pair < e->pair_count && e->pair[pair].was >> 16 < s->first) pair++;
+        }
+        s->insert_end = ins;
+        s->gone = gone;
+        s->pair = pair;
+    }
+}
+
+bomsync_status bsi_edit_run(bsi_ref **refs, size_t *count, bsi_edit *e, bomsync_error *err) {
+    edit_run r = {.e = e, .err = err};
+    qsort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
+    qsort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
+    plan(&r);
+    r.per_task = BSI_MAX(r.count / ((size_t)BSI_MAX(e->workers, 1) * 4) + 1, (size_t)64);
+    bsi_parallel(e->workers, (r.count + r.per_task - 1) / r.per_task, edit_task, &r);
+    bomsync_status st = (bomsync_status)atomic_load(&r.status);
+    size_t most = e->base_count;
+    for (size_t i = 0; i < r.count; i++) most += r.span[i].ref_count;
+    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
+    size_t n = 0;
+    uint64_t at = 0;
+    for (size_t i = 0; i < r.count; i++) {
+        span *s = &r.span[i];
+        for (; at < s->first && at < e->base_count; at++) out[n++] = e->base[at];
+        for (size_t k = 0; k < s->ref_count; k++) out[n++] = s->ref[k];
+        at = s->end;
+        free(s->ref);
+    }
+    for (; at < e->base_count; at++) out[n++] = e->base[at];
+    free(r.span);
+    *refs = out;
+    *count = n;
+    return st;
+}

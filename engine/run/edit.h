@@ -1,0 +1,42 @@
+/* run/edit.h - the state list of the next generation: base list, minus deletes, updates in place, creates after
+ * the record that precedes them in the snapshot. Only blocks that change are written. */
+#ifndef BSI_RUN_EDIT_H
+#define BSI_RUN_EDIT_H
+
+#include "run/changes.h"
+
+/** A row of a touched block that the snapshot holds too. */
+typedef struct bsi_edit_pair {
+    uint64_t was, now;
+    bool changed;   /* the row is replaced by the merge of old and new */
+    bool aligned;   /* the snapshot's block may become a state block of its own */
+} bsi_edit_pair;
+
+typedef struct bsi_edit_insert {
+    uint64_t after; /* place + 1 of the record it stands behind, 0: front of the list */
+    uint64_t now;
+    bool aligned;
+} bsi_edit_insert;
+
+typedef struct bsi_edit {
+    bsi_store *store;
+    const bsi_slots *slots;
+    const bsi_row_source *now, *was;  /* now NULL without pairs and inserts */
+    const bsi_ref *base;
+    size_t base_count;
+    const uint64_t *gone;             /* places, ascending */
+    size_t gone_count;
+    bsi_edit_pair *pair;              /* sorted by bsi_edit_run */
+    size_t pair_count;
+    bsi_edit_insert *insert;          /* sorted by bsi_edit_run */
+    size_t insert_count;
+    const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside */
+    size_t touched_count;
+    uint32_t block_records;
+    int workers;
+    bsi_ref *exact;                   /* [scan blocks] set to the new state block that holds just its records; may be NULL */
+} bsi_edit;
+/** refs: the new list, malloc'ed. */
+bomsync_status bsi_edit_run(bsi_ref **refs, size_t *count, bsi_edit *e, bomsync_error *err);
+
+#endif

@@ -1,0 +1,71 @@
+/* run/scan.h - a snapshot's files to one ordered list of blocks, each matched with the last image or not.
+ *
+ * The list is the same for any number of workers: see scan.c.
+ */
+#ifndef BSI_RUN_SCAN_H
+#define BSI_RUN_SCAN_H
+
+#include "bomsync/bomsync.h"
+#include "flow/block.h"
+#include "flow/source.h"
+#include "flow/store.h"
+
+#define BSI_NO_MATCH UINT32_MAX
+
+typedef struct bsi_scan_block {
+    uint64_t offset;     /* in the decoded file, of its first byte */
+    uint64_t spill;      /* streams: offset of its bytes in the spill file (unmatched blocks only) */
+    bsi_hash128 fp, plain;
+    uint32_t file, bytes, records, blanks, flags;
+    uint32_t match;      /* index in the image, BSI_NO_MATCH */
+} bsi_scan_block;
+
+typedef struct bsi_scan_file {
+    bsi_source *source;
+    bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
+    uint64_t body;       /* offset of the first record */
+    size_t first, count; /* its blocks */
+    int64_t records;
+    int spill_fd;        /* streams: bytes of unmatched blocks; -1 */
+    uint64_t spill_bytes;
+    bsi_buf head;        /* streams: bytes read while looking for the header */
+    bool at_end;         /* streams: head holds the whole file */
+} bsi_scan_file;
+
+typedef struct bsi_scan {
+    bsi_scan_file *file;
+    size_t file_count;
+    bsi_scan_block *block;
+    size_t count, cap;
+    uint64_t bytes;      /* decoded, all files */
+} bsi_scan;
+
+typedef struct bsi_scan_options {
+    const bomsync_read_options *read;
+    bsi_isa isa;
+    int workers;
+    uint32_t block_records;
+    bool tier_block, tier_sequence;
+    const bsi_secret *secret;
+    const bsi_image *image;   /* NULL: none */
+    const char *tmp;          /* folder for spills */
+    bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
+} bsi_scan_options;
+
+/** Open all files and read their headers into layouts (slots grow). scan zero-initialised. */
+bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_count, bsi_slots *slots,
+                             const bomsync_read_options *read, const char *const *key, uint32_t key_count,
+                             const char *partition, const char *const *ignore, uint32_t ignore_count, int workers,
+                             bomsync_error *err);
+/** Cut and fingerprint everything, match with the image. Each image entry is matched at most once, first in order. */
+bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
+/** The bytes of block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
+bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+void bsi_scan_close(bsi_scan *scan);
+
+/** Delimiter, quote and quotes of the options for one path. */
+bsi_dialect bsi_scan_dialect(const bomsync_read_options *read, const char *path);
+/** Entry of an image by index. */
+const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index);
+
+#endif

@@ -1,0 +1,389 @@
+/* run/sync.c - one sync: read, cut, match, parse, join, judge, publish.
+ *
+ *   open store and feed -> scan (blocks matched with the image) -> open blocks -> parse -> join -> classify
+ *        -> guard -> state blocks, chunks -> one commit
+ *
+ * Each step is a function that takes the sync; the order of the refusals is the order of the steps, and nothing is
+ * written that the commit does not make valid.
+ */
+#include "run/sync.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "core/limits.h"
+#include "run/manifest.h"
+
+static double since(int64_t *t) {
+    int64_t now = bsi_now_ns();
+    double d = (double)(now - *t) / 1e9;
+    *t = now;
+    return d;
+}
+
+/* ---- the feed: as the store knows it, or new ---- */
+
+static bool same_list(const char *const *a, size_t n, char *const *b, size_t m) {
+    if (n != m) return false;
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(a[i], b[i])) return false;
+    return true;
+}
+
+static bomsync_status check_words(bsi_sync *s, bomsync_error *err) {
+    const bomsync_sync_options *o = s->o;
+    const bsi_slots *slots = &s->feed->slots;
+    if (o->key_count && !same_list(o->key, o->key_count, slots->name, slots->key_count))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "--key differs from what feed \"%s\" was made with", s->feed_name);
+    if (o->partition && (slots->partition < 0 || strcmp(slots->name[slots->partition], o->partition)))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "--partition differs from what feed \"%s\" was made with", s->feed_name);
+    if (o->ignore_given && !same_list(o->ignore, o->ignore_count, s->feed->ignore, s->feed->ignore_count))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "--ignore differs from what feed \"%s\" was made with", s->feed_name);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
+    bomsync_status st = bsi_store_feed(&s->feed, s->store, s->feed_name, err);
+    if (st) return st;
+    if (!s->feed) {
+        if (!s->o->key_count) {
+            bsi_fail(err, BOMSYNC_E_USAGE, "feed \"%s\" is new and needs --key", s->feed_name);
+            bsi_hint(err, "name the key columns, e.g. --key plant,parent,child,pos");
+            return BOMSYNC_E_USAGE;
+        }
+        s->new_feed = true;
+        s->feed = bsi_calloc(1, sizeof *s->feed);
+        s->feed->name = bsi_strdup(s->feed_name);
+        s->feed->slots.partition = -1;
+        s->feed->last_sequence = s->feed->last_as_of = -1;
+        s->feed->ignore = bsi_calloc(s->o->ignore_count + 1, sizeof *s->feed->ignore);
+        for (size_t i = 0; i < s->o->ignore_count; i++) s->feed->ignore[i] = bsi_strdup(s->o->ignore[i]);
+        s->feed->ignore_count = (uint32_t)s->o->ignore_count;
+        return BOMSYNC_OK;
+    }
+    s->slots_before = s->feed->slots.count;
+    if (s->feed->slots.count) st = check_words(s, err);
+    if (!st && s->feed->generation) st = bsi_store_generation_get(&s->last, s->store, s->feed->generation, err);
+    if (!st && s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
+    if (!st) st = bsi_store_kept(&s->old_kept, &s->old_kept_count, s->store, s->feed_name, err);
+    if (!st) st = bsi_store_holds(&s->old_hold, &s->old_hold_count, s->store, s->feed_name, err);
+    return st;
+}
+
+static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, bomsync_error *err) {
+    const bomsync_sync_options *o = s->o;
+    bsi_slots *slots = &s->feed->slots;
+    const char **key = bsi_calloc(slots->key_count + o->key_count + 1, sizeof *key);
+    uint32_t keys = slots->count ? slots->key_count : (uint32_t)o->key_count;
+    for (uint32_t i = 0; i < keys; i++) key[i] = bsi_strdup(slots->count ? slots->name[i] : o->key[i]);
+    char *partition = slots->count ? (slots->partition >= 0 ? bsi_strdup(slots->name[slots->partition]) : NULL)
+                                   : (o->partition ? bsi_strdup(o->partition) : NULL);
+    bomsync_status st = bsi_scan_open(&s->scan, paths, n, slots, &o->read, key, keys, partition, (const char *const *)s->feed->ignore,
+                                      s->feed->ignore_count, s->workers, err);
+    free(partition);
+    for (uint32_t i = 0; i < keys; i++) free((char *)(uintptr_t)key[i]);
+    free(key);
+    return st;
+}
+
+/* ---- digest of what was read ---- */
+
+static void snapshot_digest(bsi_sync *s) {
+    bsi_sha *h = bsi_sha_open();
+    bsi_hash128 part[256];
+    size_t n = 0;
+    for (size_t f = 0; f < s->scan.file_count; f++)
+        if (s->scan.file[f].layout) bsi_sha_add(h, s->scan.file[f].layout->digest, 32);
+    size_t piece = 0;
+    for (size_t i = 0; i < s->scan.count; i++) {
+        const bsi_scan_block *b = &s->scan.block[i];
+        bsi_hash128 plain = b->plain;
+        if (b->match != BSI_NO_MATCH) { /* neighbours are neighbours in the image too, nearly always */
+            const bsi_image *im = &s->image;
+            if (b->match < im->piece[piece].first || b->match >= im->piece[piece].first + im->piece[piece].count) {
+                if (piece + 1 < im->piece_count && b->match == im->piece[piece + 1].first) {
+                    piece++;
+                } else {
+                    size_t lo = 0, hi = im->piece_count;
+                    while (hi - lo > 1) {
+                        size_t mid = lo + (hi - lo) / 2;
+                        if (im->piece[mid].first <= b->match) lo = mid;
+                        else hi = mid;
+                    }
+                    piece = lo;
+                }
+            }
+            plain = im->piece[piece].entry[b->match - im->piece[piece].first].plain;
+        }
+        part[n++] = plain;
+        if (n == 256) {
+            bsi_sha_add(h, part, sizeof part);
+            n = 0;
+        }
+    }
+    bsi_sha_add(h, part, n * sizeof *part);
+    bsi_sha_close(h, s->snapshot_digest);
+}
+
+/* ---- the report ---- */
+
+static void fill_generation(bsi_sync *s, bsi_generation *g) {
+    g->feed = bsi_strdup(s->feed_name);
+    g->kind = bsi_strdup(s->o->baseline ? "baseline" : "sync");
+    g->effective_time = s->effective_time;
+    g->committed_at = s->clock;
+    memcpy(g->snapshot_digest, s->snapshot_digest, 32);
+    g->totals = s->t;
+    g->file_count = s->scan.file_count;
+    g->files = bsi_calloc(g->file_count + 1, sizeof *g->files);
+    for (size_t i = 0; i < g->file_count; i++) {
+        const char *path = bsi_source_path(s->scan.file[i].source), *slash = strrchr(path, '/');
+        g->files[i] = (bsi_file_info){bsi_strdup(slash && slash[1] ? slash + 1 : path), bsi_source_raw_bytes(s->scan.file[i].source),
+                                      s->scan.file[i].records};
+    }
+}
+
+static void fill_holds(bsi_sync *s, bsi_generation *g) {
+    g->hold_digests = bsi_calloc(s->hold_count + 1, sizeof *g->hold_digests);
+    for (size_t i = 0; i < s->hold_count; i++) {
+        if (strcmp(s->hold[i].state, "held")) continue;
+        char hex[65];
+        bsi_hex(hex, s->hold[i].digest, 32);
+        g->hold_digests[g->hold_count++] = bsi_strdup(hex);
+    }
+}
+
+static uint64_t memory_peak(void) {
+    bsi_buf b = {0};
+    uint64_t kb = 0;
+    if (!bsi_read_file(&b, "/proc/self/status", 1 << 20, NULL)) {
+        bsi_buf_byte(&b, 0);
+        const char *p = strstr((char *)b.data, "VmHWM:");
+        if (p) kb = strtoull(p + 6, NULL, 10);
+    }
+    bsi_buf_free(&b);
+    return kb * 1024;
+}
+
+static char *stats_json(bsi_sync *s, const bsi_generation *g) {
+    bsi_buf b = {0};
+    uint64_t skipped = s->scan.count - s->open_count, rows = s->open_count ? s->row_base[s->open_count] : 0;
+    const char *path = !s->last ? "first load" : s->open_count == 0 ? "unchanged" : skipped ? "skip and join" : "join";
+    const char *why = !s->last                                 ? "the feed had no records"
+                      : s->open_count == 0                     ? "every block matched the last image"
+                      : skipped * 2 >= s->scan.count           ? "most blocks matched the last image"
+                      : skipped                                ? "few blocks matched the last image"
+                                                               : "no block matched the last image";
+    bsi_buf_addf(&b,
+                 "{\"message_type\":\"stats\",\"records\":%" PRId64 ",\"generations\":%" PRId64 ",\"blocks\":%zu,\"skipped\":%" PRIu64
+                 ",\"tiers\":{\"block\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"key\":%" PRIu64 ",\"cell\":%zu},\"seconds\":{",
+                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), s->scan.count, skipped, s->t.records_in - (int64_t)rows,
+                 skipped, rows, s->item_count);
+    static const char *const stage[] = {"read", "parse", "join", "classify", "emit", "store", "commit"};
+    for (int i = 0; i < 7; i++) bsi_buf_addf(&b, "%s\"%s\":%.6f", i ? "," : "", stage[i], s->seconds[i]);
+    bsi_buf_addf(&b, "},\"memory_peak\":%" PRIu64 ",\"io\":\"%s\",\"isa\":\"%s\",\"path\":\"%s\",\"why\":\"%s\"}", memory_peak(),
+                 s->scan.file_count ? bsi_source_io(s->scan.file[0].source) : "pread", s->isa_name, path, why);
+    bsi_buf_byte(&b, 0);
+    return (char *)b.data;
+}
+
+static void say(bomsync_sink talk, const char *text) {
+    if (talk.write) talk.write(talk.ctx, text, strlen(text));
+}
+
+static bomsync_status finish(bsi_sync *s, bsi_generation *g, bomsync_result *result, bomsync_sink talk) {
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < s->kept_count; i++) {
+        static const uint8_t none[32];
+        if (memcmp(s->kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
+    }
+    if (s->all_held || s->o->dry_run) { /* exceptions of before stay open */
+        for (size_t i = 0; i < s->old_kept_count; i++) {
+            static const uint8_t none[32];
+            if (s->all_held && memcmp(s->old_kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
+        }
+        if (s->t.kept_back) st = BOMSYNC_EXCEPTIONS;
+    }
+    if (g->hold_count) st = BOMSYNC_HELD;
+    g->exit_code = (int)st;
+    result->json = bsi_generation_json(g, false);
+    result->text = bsi_generation_text(g, false);
+    for (size_t i = 0; i < s->hold_count; i++) {
+        if (strcmp(s->hold[i].state, "held")) continue;
+        char hex[65];
+        bsi_hex(hex, s->hold[i].digest, 32);
+        const char *why = strcmp(s->hold[i].rule, "no-evidence") == 0 ? "there is no evidence that the snapshot is complete (give --complete, --expect-records or --control)"
+                                                                      : s->hold[i].rule;
+        char *text = bsi_format("bomsync: held: %lld changes%s%s: %s\n  digest: %s\n  hint: bomsync approve %s --store %s --by WHO --why TEXT\n",
+                                (long long)s->hold[i].changes, s->hold[i].partition[0] ? " of partition " : "", s->hold[i].partition, why, hex, hex,
+                                s->o->store);
+        say(talk, text);
+        free(text);
+    }
+    if (s->o->explain) {
+        char *stats = stats_json(s, g);
+        say(talk, stats);
+        say(talk, "\n");
+        free(stats);
+    }
+    return st;
+}
+
+/* ---- the steps ---- */
+
+static bomsync_status options(bsi_sync *s, bomsync_error *err) {
+    const bomsync_sync_options *o = s->o;
+    const bomsync_read_options *r = &o->read;
+    s->feed_name = o->feed ? o->feed : "default";
+    s->workers = r->workers > 0 ? r->workers : bsi_usable_cores();
+    if (s->workers > 64) s->workers = 64;
+    s->block_records = r->block_records ? r->block_records : BSI_BLOCK_RECORDS;
+    if (s->block_records > 10000) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
+    s->memory_bytes = r->memory_bytes ? r->memory_bytes : (uint64_t)256 << 20;
+    const char *tiers = r->tiers ? r->tiers : "block,sequence,key";
+    s->tier_block = strstr(tiers, "block") != NULL;
+    s->tier_sequence = strstr(tiers, "sequence") != NULL;
+    s->clock = (int64_t)time(NULL);
+    if (o->now && !bsi_time_parse(o->now, &s->clock)) return bsi_fail(err, BOMSYNC_E_USAGE, "--now is no time: \"%s\"", o->now);
+    s->effective_time = s->clock;
+    if (o->expect_records < -1) return bsi_fail(err, BOMSYNC_E_USAGE, "--expect-records must not be negative");
+    return BOMSYNC_OK;
+}
+
+static bomsync_status diff_records(bsi_sync *s, bomsync_error *err) {
+    int64_t t = bsi_now_ns();
+    bomsync_status st = bsi_sync_open_blocks(s, err);
+    if (!st) st = bsi_sync_parse(s, err);
+    s->seconds[1] = since(&t);
+    if (!st) st = bsi_sync_join(s, err);
+    s->seconds[2] = since(&t);
+    if (!st) st = bsi_sync_classify(s, err);
+    s->seconds[3] = since(&t);
+    return st;
+}
+
+static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+    char **paths = NULL;
+    size_t path_count = 0;
+    bomsync_status st = bsi_source_paths(&paths, &path_count, s->o->snapshot, s->o->snapshot_count, err);
+    if (!st) st = open_feed(s, err);
+    if (!st) st = open_snapshot(s, paths, path_count, err);
+    if (!st) st = bsi_sync_evidence(s, paths, path_count, err);
+    bsi_source_paths_free(paths, path_count);
+    if (st) return st;
+    int64_t t = bsi_now_ns();
+    bsi_isa isa;
+    st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
+    if (st) return st;
+    snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
+    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
+                           .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .tmp = s->tmp,
+                           .keep_stream_bytes = true};
+    st = bsi_scan_run(&s->scan, &so, err);
+    if (st) return st;
+    for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
+    snapshot_digest(s);
+    s->seconds[0] = since(&t);
+    st = bsi_sync_counts(s, err);
+    if (!st) st = diff_records(s, err);
+    if (!st) {
+        st = bsi_sync_guard(s, err);
+        if (st == BOMSYNC_HELD) st = BOMSYNC_OK;
+    }
+    if (st) return st;
+    s->t.records = s->feed->records + s->t.created - s->t.deleted;
+    if (s->all_held) s->t.unchanged = s->t.records_in - s->t.held - s->t.kept_back - s->t.duplicates;
+    if (s->t.unchanged + s->t.created + s->t.updated + s->t.held + s->t.kept_back + s->t.duplicates != s->t.records_in || s->t.unchanged < 0)
+        return bsi_fail(err, BOMSYNC_E_INTEGRITY, "the totals do not add up; nothing was changed");
+    fill_generation(s, g);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+    bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
+    g->base = bsi_store_generation(s->store);
+    fill_holds(s, g);
+    if (s->o->dry_run) return BOMSYNC_OK;
+    if (make) {
+        g->number = g->base + 1;
+        bsi_generation *base = NULL;
+        bomsync_status st = bsi_store_generation_get(&base, s->store, g->base, err);
+        if (st) return st;
+        if (base) memcpy(g->base_digest, base->digest, 32);
+        bsi_generation_free(base);
+    }
+    if (!s->all_held) {
+        s->feed->records = s->t.records;
+        memcpy(s->feed->last_snapshot_digest, s->snapshot_digest, 32);
+        memset(s->feed->approved_all, 0, 32);
+        if (s->sequence_given) s->feed->last_sequence = s->sequence;
+        if (s->as_of_given) s->feed->last_as_of = s->as_of;
+    }
+    char *stats = stats_json(s, g);
+    bomsync_status st = bsi_store_stats_put(s->store, stats, err);
+    free(stats);
+    return st ? st : bsi_sync_publish(s, g, err);
+}
+
+static void release(bsi_sync *s) {
+    bsi_scan_close(&s->scan);
+    bsi_image_free(&s->image);
+    bsi_generation_free(s->last);
+    if (s->feed) bsi_feed_free(s->feed);
+    bsi_kept_free(s->kept, s->kept_count);
+    bsi_kept_free(s->old_kept, s->old_kept_count);
+    bsi_holds_free(s->hold, s->hold_count);
+    bsi_holds_free(s->old_hold, s->old_hold_count);
+    for (size_t i = 0; i < s->bad_count; i++) {
+        free(s->bad[i].partition);
+        free(s->bad[i].image);
+        free(s->bad[i].value);
+    }
+    for (size_t i = 0; i < s->scope_count; i++) free(s->scope[i]);
+    bsi_row_store_close(s->n_rows);
+    bsi_row_store_close(s->o_rows);
+    bsi_parts_free(&s->parts);
+    free(s->bad);
+    free(s->scope);
+    free(s->open_block);
+    free(s->row_base);
+    free(s->fate);
+    free(s->open_state);
+    free(s->gone);
+    free(s->first_ref);
+    free(s->item);
+    free(s->part_blocked);
+    free(s->part_made);
+    free(s->base);
+    free(s->tmp);
+    if (s->store) bsi_store_close(s->store);
+}
+
+bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *result, bomsync_sink talk, bomsync_error *err) {
+    *result = (bomsync_result){0};
+    bsi_sync s = {.o = o};
+    bsi_generation *g = bsi_calloc(1, sizeof *g);
+    bomsync_status st = options(&s, err);
+    if (!st) st = bsi_store_open(&s.store, o->store, o->dry_run ? BSI_STORE_READ : BSI_STORE_WRITE, o->wait_seconds, err);
+    if (!st) {
+        const char *dir = getenv("TMPDIR");
+        s.tmp = o->read.tmp ? bsi_strdup(o->read.tmp) : o->dry_run ? bsi_strdup(dir ? dir : "/tmp") : bsi_format("%s/tmp", o->store);
+        st = run(&s, g, err);
+    }
+    if (!st) st = publish(&s, g, err);
+    if (!st) st = finish(&s, g, result, talk);
+    bsi_generation_free(g);
+    release(&s);
+    return st;
+}
+
+void bomsync_result_free(bomsync_result *r) {
+    free(r->json);
+    free(r->text);
+    *r = (bomsync_result){0};
+}
+
+const char *bomsync_version(void) { return BOMSYNC_VERSION; }
+bomsync_status bomsync_init(const char *store, int shards, bomsync_error *err) { return bsi_store_create(store, shards, err); }

@@ -1,0 +1,112 @@
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_guard.c judges,
+ * sync_publish.c writes. */
+#ifndef BSI_RUN_SYNC_H
+#define BSI_RUN_SYNC_H
+
+#include "flow/join.h"
+#include "run/changes.h"
+
+/** A record that was kept back, as parse saw it. */
+typedef struct bsi_kept_row {
+    uint64_t place;      /* scan block << 16 | row */
+    uint64_t index;      /* N index */
+    uint64_t kh;
+    bsi_rule rule;
+    uint64_t byte;       /* in its file */
+    uint32_t column;     /* UINT32_MAX: the record */
+    bool key_read, partition_read;
+    char *partition;     /* owned, NULL if it cannot be read */
+    uint8_t *image;      /* owned, NULL */
+    uint32_t image_bytes, body_bytes;
+    char *value;         /* the raw record, clipped; owned */
+} bsi_kept_row;
+
+typedef struct bsi_sync {
+    const bomsync_sync_options *o;
+    const char *feed_name;
+    int workers;
+    uint32_t block_records;
+    uint64_t memory_bytes;
+    char *tmp;
+    bool tier_block, tier_sequence;
+    int64_t effective_time;
+    bsi_store *store;
+    bsi_feed *feed;             /* as it will be written; made anew for a new feed */
+    bool new_feed;
+    uint32_t slots_before;      /* slots of the feed before this snapshot */
+    bsi_generation *last;       /* the feed's last generation, or NULL */
+    bsi_ref *base;
+    size_t base_count;
+    bsi_image image;
+    bsi_scan scan;
+    bool evidence, sequence_given, as_of_given;
+    int64_t sequence, as_of;
+    char **scope;               /* partitions, NULL: all */
+    size_t scope_count;
+    /* rows of the blocks that no image entry settles */
+    uint32_t *open_block;       /* scan block of each, ascending */
+    uint64_t *row_base;         /* [open_count + 1] N index of its first row */
+    size_t open_count;
+    uint64_t *fate;             /* [row_base[open_count]] */
+    bsi_row_store *n_rows, *o_rows;
+    uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending */
+    size_t open_state_count;
+    uint64_t *gone;             /* O places to delete, ascending */
+    size_t gone_count;
+    bsi_kept_row *bad;
+    size_t bad_count, bad_cap;
+    bsi_ref *first_ref;         /* first load: state block written while parsing, [open_count] */
+    /* what changed */
+    bsi_parts parts;
+    bsi_item *item;
+    size_t item_count;
+    bool *part_blocked;         /* deletes of this part are withheld: a key could not be read */
+    bool all_blocked;
+    int64_t *part_made;         /* [part_made_count] creates by part, where items are only counted */
+    uint32_t part_made_count;
+    bsi_totals t;
+    uint64_t conflicts;
+    /* what is written */
+    bsi_kept *kept;
+    size_t kept_count, kept_cap;
+    bsi_hold *hold;
+    size_t hold_count;
+    bsi_kept *old_kept;
+    size_t old_kept_count;
+    bsi_hold *old_hold;
+    size_t old_hold_count;
+    bool all_held;
+    uint8_t snapshot_digest[32];
+    double seconds[8];          /* read, parse, join, classify, emit, store, commit */
+    int64_t clock;
+    char isa_name[16];
+} bsi_sync;
+
+/* sync_rows.c */
+bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
+bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);
+bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
+bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
+void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
+
+/* sync_guard.c */
+bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_count, bomsync_error *err); /* before reading: control file, stale */
+bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err);       /* after reading: expected counts, trailers, file records */
+bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err);        /* both degrees: holds, kept deletes */
+void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since is taken over from the last run */
+
+/* sync_publish.c */
+bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err);
+/** Chunks of a generation into outbox/.tmp-<n>; g gets its chunk infos. now may be NULL. */
+bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                                const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                                bomsync_error *err);
+/** The generation's digest from its other members. */
+void bsi_generation_digest(bsi_generation *g);
+/** Partition counts of g from those of the base (may be NULL) and the items; made: creates by part without items, or NULL. */
+void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, const bsi_item *items, size_t count,
+                               const bsi_parts *parts, const int64_t *made);
+/** Write manifest.json into outbox/.tmp-<n> and sync the folder. */
+bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err);
+
+#endif

@@ -1,0 +1,626 @@
+/* run/sync_publish.c - from decided changes to a published generation.
+ *
+ *   new state blocks (shards) -> chunks in outbox/.tmp-g -> root commit -> rename to outbox/g
+ *
+ * The image that is written beside it says of each block of this snapshot whether one state block holds just its
+ * records; only such a block is skipped next time.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/limits.h"
+#include "run/edit.h"
+#include "run/manifest.h"
+#include "run/sync.h"
+
+/* ---- chunks ---- */
+
+typedef struct chunk_sink {
+    bsi_chunks *chunks;
+    const bsi_parts *parts;
+} chunk_sink;
+
+static bomsync_status add_line(void *ctx, const bsi_item *item, uint64_t seq, const char *line, size_t bytes, bomsync_error *err) {
+    chunk_sink *c = ctx;
+    return bsi_chunks_add_line(c->chunks, item->op, item->op == 'd' ? 90 : 0, c->parts->name[item->part], c->parts->len[item->part], seq,
+                               line, bytes, err);
+}
+
+bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                                const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                                bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+    bomsync_status st = bsi_remove_tree(dir, err);
+    if (!st) st = bsi_mkdirs(dir, err);
+    chunk_sink sink = {.parts = parts};
+    if (!st && count) {
+        char id[65];
+        bsi_hex(id, g->base_digest, 32);
+        id[16] = 0;
+        bsi_change_head head = {.entity = g->feed, .id_prefix = id, .generation = -1};
+        st = bsi_chunks_open(&sink.chunks, dir, workers, err);
+        if (!st) st = bsi_items_render(items, count, slots, now, was, &head, workers, add_line, &sink, err);
+        if (sink.chunks) {
+            bomsync_status closed = bsi_chunks_close(sink.chunks, &g->chunks, &g->chunk_count, err);
+            if (!st) st = closed;
+        }
+    }
+    free(dir);
+    return st;
+}
+
+bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+    char *path = bsi_format("%s/manifest.json", dir);
+    char *json = bsi_manifest_json(g, bsi_store_id(store));
+    bomsync_status st = bsi_write_file(path, json, strlen(json), err);
+    if (!st) st = bsi_fsync_path(dir, err);
+    if (!st) {
+        char *outbox = bsi_format("%s/outbox", bsi_store_dir(store));
+        st = bsi_fsync_path(outbox, err);
+        free(outbox);
+    }
+    free(json);
+    free(path);
+    free(dir);
+    return st;
+}
+
+/* ---- digests and counts ---- */
+
+void bsi_generation_digest(bsi_generation *g) {
+    bsi_sha *h = bsi_sha_open();
+    bsi_sha_add(h, g->base_digest, 32);
+    bsi_sha_add(h, g->feed, strlen(g->feed) + 1);
+    bsi_sha_add(h, g->snapshot_digest, 32);
+    bsi_sha_add(h, g->contract_digest, 32);
+    const bsi_totals *t = &g->totals;
+    int64_t v[] = {t->created, t->updated, t->deleted, t->unchanged, t->schema_only, t->suppressed, t->unowned, t->held,
+                   t->deletes_held, t->kept_back, t->duplicates, t->filtered, t->records_in, t->records};
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
+        char text[24];
+        int n = snprintf(text, sizeof text, "%lld,", (long long)v[i]);
+        bsi_sha_add(h, text, (size_t)n);
+    }
+    for (size_t i = 0; i < g->chunk_count; i++) {
+        char hex[33];
+        bsi_hash128_hex(hex, g->chunks[i].content_xxh3);
+        bsi_sha_add(h, hex, 32);
+    }
+    bsi_sha_close(h, g->digest);
+}
+
+static int part_order(const void *a, const void *b) {
+    return strcmp(((const bsi_partition_count *)a)->name, ((const bsi_partition_count *)b)->name);
+}
+
+void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, const bsi_item *items, size_t count,
+                               const bsi_parts *parts, const int64_t *made) {
+    size_t from_last = last ? last->partition_count : 0;
+    bsi_partition_count *v = bsi_calloc(from_last + parts->count + 1, sizeof *v);
+    size_t n = 0;
+    for (; n < from_last; n++) v[n] = (bsi_partition_count){.name = bsi_strdup(last->partitions[n].name), .records = last->partitions[n].records};
+    size_t *to = bsi_alloc(sizeof *to * (parts->count + 1));
+    for (uint32_t p = 0; p < parts->count; p++) {
+        size_t k = 0;
+        while (k < n && strcmp(v[k].name, parts->name[p])) k++;
+        if (k == n) v[n++].name = bsi_strdup(parts->name[p]);
+        to[p] = k;
+    }
+    for (size_t i = 0; i < count; i++) {
+        bsi_partition_count *c = &v[to[items[i].part]];
+        if (items[i].op == 'c') c->created++, c->records++;
+        if (items[i].op == 'u') c->updated++;
+        if (items[i].op == 'd') c->deleted++, c->records--;
+    }
+    for (uint32_t p = 0; made && p < parts->count; p++) {
+        v[to[p]].created += made[p];
+        v[to[p]].records += made[p];
+    }
+    free(to);
+    qsort(v, n, sizeof *v, part_order);
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].records || v[i].deleted || v[i].created || v[i].updated) v[kept++] = v[i];
+        else free(v[i].name);
+    }
+    g->partitions = v;
+    g->partition_count = kept;
+}
+
+/* ---- the new state ---- */
+
+static bool whole(const bsi_sync *s, size_t open) {
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++)
+        if (s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) return false;
+    return s->row_base[open + 1] > s->row_base[open];
+}
+
+/* First load: blocks were written while they were parsed; those with rows that may not stay are written again. */
+static bomsync_status first_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, size_t *count, bomsync_error *err) {
+    *refs = bsi_alloc(sizeof **refs * (s->open_count + 1));
+    *count = 0;
+    bsi_block_writer *w = NULL;
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+    bsi_row_reader r;
+    bsi_row_reader_open(&r, &now);
+    bsi_field *f = bsi_alloc(sizeof *f * now.slot_count);
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < s->open_count && !st; i++) {
+        if (whole(s, i) && s->first_ref[i] != BSI_REF_NONE) {
+            (*refs)[(*count)++] = exact[s->open_block[i]] = s->first_ref[i];
+            continue;
+        }
+        bsi_buf enc = {0};
+        uint32_t rows = s->scan.block[s->open_block[i]].records, n = 0, key;
+        uint32_t *off = bsi_alloc(sizeof *off * (rows + 1)), *body = bsi_alloc(sizeof *body * (rows + 1));
+        uint64_t *kh = bsi_alloc(sizeof *kh * (rows + 1)), *rh = bsi_alloc(sizeof *rh * (rows + 1));
+        for (uint32_t k = 0; k < rows && !st; k++) {
+            if (s->fate[s->row_base[i] + k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) continue;
+            st = bsi_row_fetch(f, &r, (uint64_t)s->open_block[i] << 16 | k, err);
+            if (st) break;
+            off[n] = (uint32_t)enc.len;
+            body[n] = bsi_image_build(&enc, f, now.slot_count, s->feed->slots.key_count, &key);
+            kh[n] = r.rows.kh[k];
+            rh[n] = r.rows.rh[k];
+            off[++n] = (uint32_t)enc.len;
+        }
+        if (n && !st) {
+            if (!w) st = bsi_block_writer_open(&w, s->store, now.slot_count, err);
+            if (!st) st = bsi_block_writer_add(&(*refs)[*count], w, n, enc.data, off, body, kh, rh, err);
+            if (!st && n == rows) exact[s->open_block[i]] = (*refs)[*count];
+            (*count)++;
+        }
+        bsi_buf_free(&enc);
+        free(off);
+        free(body);
+        free(kh);
+        free(rh);
+    }
+    if (w) {
+        bomsync_status closed = bsi_block_writer_close(w, err);
+        if (!st) st = closed;
+    }
+    free(f);
+    bsi_row_reader_close(&r);
+    return st;
+}
+
+static bool is_open_state(const bsi_sync *s, uint64_t ordinal) {
+    size_t lo = 0, hi = s->open_state_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (s->open_state[mid] < ordinal) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < s->open_state_count && s->open_state[lo] == ordinal;
+}
+
+typedef struct wanted { /* refs of matched blocks that a create stands behind, and their place in the list */
+    bsi_ref ref;
+    uint64_t ordinal;
+} wanted;
+
+static int by_ref(const void *a, const void *b) {
+    const wanted *x = a, *y = b;
+    return x->ref < y->ref ? -1 : x->ref > y->ref;
+}
+
+static int by_u64(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static bool creates(const bsi_sync *s, uint64_t k) {
+    return !(s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE | BSI_FATE_MATCHED));
+}
+
+/* A block of the snapshot may become a state block of its own if its good rows stand in the state in the same order,
+ * close together, and none was kept back. */
+static bool in_order(const bsi_sync *s, size_t open) {
+    uint64_t last = 0, first = UINT64_MAX;
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
+        uint64_t f = s->fate[k];
+        if (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) return false;
+        if (!(f & BSI_FATE_MATCHED)) continue;
+        uint64_t place = BSI_FATE_PLACE(f) + 1;
+        if (place <= last) return false;
+        last = place;
+        if (first == UINT64_MAX) first = place;
+    }
+    return first == UINT64_MAX || (last - first) >> 16 <= 16;
+}
+
+typedef struct u64_list {
+    uint64_t *v;
+    size_t n, cap;
+} u64_list;
+
+static void u64_add(u64_list *l, uint64_t v) {
+    if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 256) * sizeof *l->v);
+    l->v[l->n++] = v;
+}
+
+static void u64_sort_unique(u64_list *l) {
+    if (!l->n) return;
+    qsort(l->v, l->n, sizeof *l->v, by_u64);
+    size_t n = 1;
+    for (size_t i = 1; i < l->n; i++)
+        if (l->v[i] != l->v[n - 1]) l->v[n++] = l->v[i];
+    l->n = n;
+}
+
+static bool u64_has(const u64_list *l, uint64_t v) { return l->n && bsearch(&v, l->v, l->n, sizeof *l->v, by_u64) != NULL; }
+
+/* Which state blocks are written again: those that change, and those that share an aligned block with them. */
+static void touched_blocks(const bsi_sync *s, u64_list *t) {
+    for (size_t i = 0; i < s->gone_count; i++) u64_add(t, s->gone[i] >> 16);
+    for (int pass = 0; pass < 3; pass++) {
+        u64_list more = {0};
+        for (size_t i = 0; i < s->open_count; i++) {
+            bool touches = false, aligned = in_order(s, i);
+            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
+                uint64_t f = s->fate[k];
+                if (creates(s, k)) touches = true;
+                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
+                if (f & BSI_FATE_CHANGED) {
+                    touches = true;
+                    if (!pass) u64_add(&more, BSI_FATE_PLACE(f) >> 16);
+                } else if (pass && aligned && u64_has(t, BSI_FATE_PLACE(f) >> 16)) {
+                    touches = true;
+                }
+            }
+            if (!touches || !aligned || !pass) continue;
+            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
+                if (s->fate[k] & BSI_FATE_MATCHED) u64_add(&more, BSI_FATE_PLACE(s->fate[k]) >> 16);
+        }
+        for (size_t i = 0; i < more.n; i++) u64_add(t, more.v[i]);
+        free(more.v);
+        u64_sort_unique(t);
+    }
+}
+
+static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, size_t *count, bomsync_error *err) {
+    u64_list touched = {0};
+    touched_blocks(s, &touched);
+    bsi_edit_pair *pair = NULL;
+    bsi_edit_insert *insert = NULL;
+    size_t pairs = 0, pair_cap = 0, inserts = 0, insert_cap = 0;
+    wanted *want = NULL;
+    size_t wants = 0, want_cap = 0;
+    /* anchors: what stands before each create. Matched blocks give their last row; its ordinal is found below */
+    const uint64_t MATCHED_ANCHOR = 1ull << 62;
+    size_t open = 0;
+    uint64_t after = 0;
+    for (size_t b = 0; b < s->scan.count; b++) {
+        bsi_scan_block *blk = &s->scan.block[b];
+        if (blk->match != BSI_NO_MATCH) {
+            if (blk->records) after = MATCHED_ANCHOR | b;
+            continue;
+        }
+        size_t i = open++;
+        bool aligned = in_order(s, i);
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
+            uint64_t f = s->fate[k], place = (uint64_t)b << 16 | (k - s->row_base[i]);
+            if (creates(s, k)) {
+                if (inserts == insert_cap) insert = bsi_realloc(insert, (insert_cap = insert_cap ? insert_cap * 2 : 256) * sizeof *insert);
+                insert[inserts++] = (bsi_edit_insert){.after = after, .now = place, .aligned = aligned};
+                if ((after & MATCHED_ANCHOR) && (!wants || want[wants - 1].ordinal != (after & ~MATCHED_ANCHOR))) {
+                    if (wants == want_cap) want = bsi_realloc(want, (want_cap = want_cap ? want_cap * 2 : 64) * sizeof *want);
+                    want[wants++] = (wanted){bsi_image_at(&s->image, s->scan.block[after & ~MATCHED_ANCHOR].match)->ref, after & ~MATCHED_ANCHOR};
+                }
+                continue;
+            }
+            if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
+            after = BSI_FATE_PLACE(f) + 1;
+            if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
+            if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
+            pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
+        }
+    }
+    /* matched anchors: scan block -> ref -> ordinal in the list */
+    uint64_t *place_of_block = NULL;
+    if (wants) {
+        qsort(want, wants, sizeof *want, by_ref);
+        place_of_block = bsi_calloc(s->scan.count, sizeof *place_of_block);
+        for (size_t i = 0; i < s->base_count; i++) {
+            wanted key = {.ref = s->base[i]}, *w = bsearch(&key, want, wants, sizeof *want, by_ref);
+            if (w) place_of_block[w->ordinal] = (((uint64_t)i + 1) << 16); /* behind its last row: before the next block */
+        }
+    }
+    bool split = false;
+    for (size_t i = 0; i < inserts; i++) {
+        if (insert[i].after & MATCHED_ANCHOR) {
+            insert[i].after = place_of_block[insert[i].after & ~MATCHED_ANCHOR];
+        } else if (insert[i].after && is_open_state(s, (insert[i].after - 1) >> 16)) {
+            u64_add(&touched, (insert[i].after - 1) >> 16); /* stands inside an open block */
+            split = true;
+        }
+    }
+    if (split) {
+        u64_sort_unique(&touched);
+        pairs = 0; /* more blocks are touched than the pairs above speak of */
+        for (size_t i = 0; i < s->open_count; i++) {
+            bool aligned = in_order(s, i);
+            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
+                uint64_t f = s->fate[k];
+                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
+                if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
+                if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
+                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)s->open_block[i] << 16 | (k - s->row_base[i]),
+                                                .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
+            }
+        }
+    }
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+    bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
+                  .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
+                  .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = exact};
+    bomsync_status st = bsi_edit_run(refs, count, &e, err);
+    free(touched.v);
+    free(pair);
+    free(insert);
+    free(want);
+    free(place_of_block);
+    return st;
+}
+
+/* ---- the new image ---- */
+
+/* An open block that changed nothing and whose rows are just one state block, in order, may be skipped from now on. */
+static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
+    uint64_t first = s->fate[s->row_base[open]];
+    if (!whole(s, open) || !(first & BSI_FATE_MATCHED) || (BSI_FATE_PLACE(first) & 0xffff)) return BSI_REF_NONE;
+    uint64_t place = BSI_FATE_PLACE(first);
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++, place++)
+        if (!(s->fate[k] & BSI_FATE_MATCHED) || (s->fate[k] & BSI_FATE_CHANGED) || BSI_FATE_PLACE(s->fate[k]) != place) return BSI_REF_NONE;
+    bsi_block_rows rows;
+    if (bsi_store_rows(&rows, s->store, s->base[BSI_FATE_PLACE(first) >> 16], err)) return BSI_REF_NONE;
+    return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
+}
+
+static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
+    size_t extra = s->scope || s->o->upsert ? s->image.count : 0;
+    bsi_image_entry *v = bsi_alloc(sizeof *v * (s->scan.count + extra + 1));
+    uint8_t *used = extra ? bsi_calloc(s->image.count / 8 + 1, 1) : NULL;
+    *count = *exact_count = 0;
+    for (size_t i = 0; i < s->scan.count; i++) {
+        bsi_scan_block *b = &s->scan.block[i];
+        bsi_image_entry *e = &v[(*count)++];
+        if (b->match != BSI_NO_MATCH) {
+            *e = *bsi_image_at(&s->image, b->match);
+            if (used) used[b->match >> 3] |= (uint8_t)(1u << (b->match & 7));
+        } else {
+            bool skippable = exact[i] != BSI_REF_NONE && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+            *e = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = skippable ? exact[i] : BSI_REF_NONE, .bytes = b->bytes,
+                                   .records = b->records, .blanks = b->blanks};
+            e->flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u);
+        }
+        e->flags &= ~(uint32_t)BSI_IMAGE_AT_END;
+        if (b->flags & BSI_CUT_AT_END) e->flags |= BSI_IMAGE_AT_END;
+        *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
+    }
+    for (size_t i = 0; i < extra; i++) {
+        const bsi_image_entry *e = bsi_image_at(&s->image, i);
+        if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT)) continue;
+        v[(*count)++] = *e; /* a snapshot of a part says nothing about the rest: it stays skippable */
+    }
+    free(used);
+    return v;
+}
+
+static int ref_order(const void *a, const void *b) {
+    bsi_ref x = *(const bsi_ref *)a, y = *(const bsi_ref *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* State blocks that no exact entry stands for; entries whose block is gone from the state lose their ref. */
+static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_ref *state, size_t state_count, size_t *count) {
+    bsi_ref *covered = bsi_alloc(sizeof *covered * (image_count + 1)), *live = bsi_alloc(sizeof *live * (state_count + 1));
+    size_t n = 0;
+    memcpy(live, state, sizeof *live * state_count);
+    bool sorted = true;
+    for (size_t i = 1; i < state_count && sorted; i++) sorted = live[i - 1] <= live[i];
+    if (!sorted) qsort(live, state_count, sizeof *live, ref_order);
+    sorted = true;
+    for (size_t i = 0; i < image_count; i++) {
+        if (!(image[i].flags & BSI_IMAGE_EXACT)) continue;
+        if (n && covered[n - 1] > image[i].ref) sorted = false;
+        covered[n++] = image[i].ref;
+    }
+    if (!sorted) qsort(covered, n, sizeof *covered, ref_order);
+    bsi_ref *out = bsi_alloc(sizeof *out * (state_count + 1));
+    *count = 0;
+    bool lost = false;
+    size_t k = 0;
+    for (size_t i = 0; i < state_count; i++) {
+        while (k < n && covered[k] < live[i]) k++, lost = true;
+        if (k < n && covered[k] == live[i]) k++;
+        else out[(*count)++] = live[i];
+    }
+    lost |= k < n;
+    for (size_t i = 0; lost && i < image_count; i++) {
+        if (!(image[i].flags & BSI_IMAGE_EXACT) || bsearch(&image[i].ref, live, state_count, sizeof *live, ref_order)) continue;
+        image[i].flags &= ~(uint32_t)BSI_IMAGE_EXACT;
+        image[i].ref = BSI_REF_NONE;
+    }
+    free(covered);
+    free(live);
+    return out;
+}
+
+/* ---- kept rows ---- */
+
+static void keep_exceptions(bsi_sync *s) {
+    for (size_t i = 0; i < s->bad_count; i++) {
+        bsi_kept_row *b = &s->bad[i];
+        bsi_scan_file *f = &s->scan.file[s->scan.block[b->place >> 16].file];
+        bsi_kept k = {.kh = b->kh, .key_read = b->key_read, .rule = bsi_strdup(bsi_rule_name(b->rule)), .byte = (int64_t)b->byte,
+                      .line = bsi_source_line(f->source, b->byte), .file = bsi_strdup(bsi_source_path(f->source)),
+                      .partition = bsi_strdup(b->partition ? b->partition : ""), .value = b->value ? bsi_strdup(b->value) : NULL,
+                      .since = s->effective_time, .slot_count = s->feed->slots.count};
+        if (b->column != UINT32_MAX && b->column < f->layout->column_count) k.column = bsi_strdup(f->layout->column_name[b->column]);
+        if (b->image) {
+            k.image = bsi_alloc(b->image_bytes + 1);
+            memcpy(k.image, b->image, b->image_bytes);
+            k.image_bytes = b->image_bytes;
+            k.body_bytes = b->body_bytes;
+        }
+        bsi_sync_kept_add(s, k);
+    }
+}
+
+static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
+    if (!s->conflicts) return BOMSYNC_OK;
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+    bsi_row_reader r;
+    bsi_row_reader_open(&r, &now);
+    bsi_field *f = bsi_alloc(sizeof *f * now.slot_count);
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < s->open_count && !st; i++)
+        for (uint64_t n = s->row_base[i]; n < s->row_base[i + 1] && !st; n++) {
+            if (!(s->fate[n] & BSI_FATE_CONFLICT) || (s->fate[n] & BSI_FATE_BAD)) continue;
+            uint32_t row = (uint32_t)(n - s->row_base[i]);
+            bsi_scan_block *b = &s->scan.block[s->open_block[i]];
+            st = bsi_row_fetch(f, &r, (uint64_t)s->open_block[i] << 16 | row, err);
+            if (st) break;
+            bsi_source *src = s->scan.file[b->file].source;
+            bsi_field p = bsi_change_partition(&s->feed->slots, f);
+            uint32_t raw = r.rows.raw[row], bytes = r.rows.image[row + 1] - r.rows.image[row];
+            uint32_t len = BSI_MIN(r.rows.raw[row + 1] - raw, 100u);
+            while (len && (r.bytes.data[raw + len - 1] == '\n' || r.bytes.data[raw + len - 1] == '\r')) len--;
+            bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_strdup(bsi_rule_name(BSI_RULE_DUPLICATE)),
+                          .byte = (int64_t)(b->offset + raw), .line = bsi_source_line(src, b->offset + raw),
+                          .file = bsi_strdup(bsi_source_path(src)), .partition = bsi_strndup((const char *)p.p, p.len),
+                          .value = bsi_strndup((const char *)r.bytes.data + raw, len), .since = s->effective_time,
+                          .slot_count = s->feed->slots.count, .image = bsi_alloc(bytes + 1), .image_bytes = bytes,
+                          .body_bytes = r.rows.body[row]};
+            memcpy(k.image, r.rows.enc.data + r.rows.image[row], bytes);
+            bsi_sync_kept_add(s, k);
+        }
+    free(f);
+    bsi_row_reader_close(&r);
+    return st;
+}
+
+static bool kept_in_scope(const bsi_sync *s, const bsi_kept *k) {
+    if (!s->scope) return true;
+    for (size_t i = 0; i < s->scope_count; i++)
+        if (strcmp(s->scope[i], k->partition) == 0) return true;
+    return false;
+}
+
+static bool speaks_of(const bsi_sync *s, uint64_t kh) {
+    for (size_t i = 0; i < s->kept_count; i++)
+        if (s->kept[i].key_read && s->kept[i].kh == kh) return true;
+    return false;
+}
+
+/* A snapshot of a part leaves what it does not speak of as it was: exceptions and holds of other partitions. */
+static void keep_unspoken(bsi_sync *s) {
+    if (!s->scope) return;
+    for (size_t i = 0; i < s->old_kept_count; i++) {
+        bsi_kept *o = &s->old_kept[i];
+        if (kept_in_scope(s, o) || (o->key_read && speaks_of(s, o->kh))) continue;
+        bsi_kept k = *o;
+        k.rule = bsi_strdup(o->rule);
+        k.partition = bsi_strdup(o->partition);
+        k.file = o->file ? bsi_strdup(o->file) : NULL;
+        k.column = o->column ? bsi_strdup(o->column) : NULL;
+        k.value = o->value ? bsi_strdup(o->value) : NULL;
+        k.image = o->image ? bsi_alloc(o->image_bytes + 1) : NULL;
+        if (k.image) memcpy(k.image, o->image, o->image_bytes);
+        bsi_sync_kept_add(s, k);
+    }
+    for (size_t i = 0; i < s->old_hold_count; i++) {
+        bsi_hold *o = &s->old_hold[i];
+        bool mine = !o->partition[0];
+        for (size_t k = 0; k < s->scope_count; k++) mine |= strcmp(s->scope[k], o->partition) == 0;
+        if (mine) continue;
+        s->hold = bsi_realloc(s->hold, (s->hold_count + 1) * sizeof *s->hold);
+        s->hold[s->hold_count++] = (bsi_hold){.feed = bsi_strdup(o->feed), .partition = bsi_strdup(o->partition), .rule = bsi_strdup(o->rule),
+                                              .changes = o->changes, .since = o->since, .state = bsi_strdup(o->state),
+                                              .by = o->by ? bsi_strdup(o->by) : NULL, .why = o->why ? bsi_strdup(o->why) : NULL};
+        memcpy(s->hold[s->hold_count - 1].digest, o->digest, 32);
+    }
+}
+
+/* ---- publish ---- */
+
+bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    bsi_ref *exact = bsi_alloc(sizeof *exact * (s->scan.count + 1));
+    memset(exact, 0xff, sizeof *exact * (s->scan.count + 1));
+    bsi_ref *refs = NULL;
+    size_t ref_count = 0;
+    bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
+    if (!s->all_held) {
+        keep_exceptions(s);
+        st = keep_conflicts(s, err);
+        keep_unspoken(s);
+    }
+    if (make && !st) {
+        bsi_items_sort(s->item, s->item_count, &s->parts);
+        int64_t t0 = bsi_now_ns();
+        st = s->first_ref ? first_state(s, exact, &refs, &ref_count, err) : edited_state(s, exact, &refs, &ref_count, err);
+        s->seconds[5] += (double)(bsi_now_ns() - t0) / 1e9;
+        bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
+        t0 = bsi_now_ns();
+        bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+        bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+        size_t lines = s->o->baseline ? 0 : s->item_count;
+        if (!st) st = bsi_write_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+        g->slot_count = s->feed->slots.count;
+        bsi_generation_digest(g);
+        if (!st) st = bsi_write_manifest(s->store, g, err);
+        s->seconds[4] += (double)(bsi_now_ns() - t0) / 1e9;
+    }
+    if (!make && !s->all_held && !st)
+        for (size_t i = 0; i < s->open_count && !st; i++)
+            if (s->row_base[i + 1] > s->row_base[i]) exact[s->open_block[i]] = same_as_state(s, i, err);
+    if (make && !st)
+        for (size_t i = 0; i < s->open_count; i++)
+            if (exact[s->open_block[i]] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i] && !s->first_ref)
+                exact[s->open_block[i]] = same_as_state(s, i, err);
+    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
+    bsi_image_entry *image = NULL;
+    bsi_ref *orphan = NULL;
+    bool whole_image = s->open_count == 0 && s->scan.count == s->image.count && !s->scope && !s->o->upsert && !make;
+    if (!st && !s->all_held && !whole_image && (s->last || make)) {
+        size_t count, exacts;
+        image = new_image(s, exact, &count, &exacts);
+        size_t had = 0;
+        for (size_t i = 0; i < s->image.piece_count; i++)
+            for (uint32_t k = 0; k < s->image.piece[i].count; k++) had += s->image.piece[i].entry[k].flags & BSI_IMAGE_EXACT;
+        if (make || exacts * 2 >= had) { /* a shuffled or volatile snapshot rewrites nothing: the old image stays good */
+            const bsi_ref *state = make ? refs : s->base;
+            size_t state_count = make ? ref_count : s->base_count;
+            if (!state) st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
+            if (!state) state = s->base, state_count = s->base_count;
+            if (!st) orphan = orphans(image, count, state, state_count, &p.orphan_count);
+            p.orphan = orphan;
+            p.image = image;
+            p.image_count = count;
+        }
+    }
+    p.state = refs;
+    p.state_count = ref_count;
+    p.kept = s->kept;
+    p.kept_count = s->kept_count;
+    p.set_kept = !s->all_held;
+    p.holds = s->hold;
+    p.hold_count = s->hold_count;
+    p.set_holds = true;
+    char *journal = bsi_generation_json(g, false);
+    p.journal_json = journal;
+    int64_t t0 = bsi_now_ns();
+    if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
+    s->seconds[6] += (double)(bsi_now_ns() - t0) / 1e9;
+    free(journal);
+    free(exact);
+    free(refs);
+    free(image);
+    free(orphan);
+    return st;
+}

@@ -1,0 +1,683 @@
+/* run/sync_rows.c - from matched and unmatched blocks to what happened to each record.
+ *
+ *   scan blocks   M M M u M u u M ...     M matched an exact image entry: its records are published as they are
+ *   open blocks         u   u u           parsed: N rows
+ *   open state          the state blocks that no matched entry stands for: O rows
+ *
+ * The join settles N against O. Then one question is left: does a record that looks new have a twin in a skipped
+ * block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
+ * twin is opened and the join is made again.
+ */
+#include "run/sync.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "core/limits.h"
+
+enum { TASK_BLOCKS = 512, SPAN_BYTES = 1 << 20 };
+
+/* ---- which blocks are open ---- */
+
+static int by_u64(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void list_open(bsi_sync *s) {
+    free(s->open_block);
+    free(s->row_base);
+    size_t n = 0;
+    for (size_t i = 0; i < s->scan.count; i++) n += s->scan.block[i].match == BSI_NO_MATCH;
+    s->open_block = bsi_alloc(sizeof *s->open_block * (n + 1));
+    s->row_base = bsi_alloc(sizeof *s->row_base * (n + 1));
+    s->open_count = 0;
+    uint64_t rows = 0;
+    for (size_t i = 0; i < s->scan.count; i++) {
+        if (s->scan.block[i].match != BSI_NO_MATCH) continue;
+        s->open_block[s->open_count] = (uint32_t)i;
+        s->row_base[s->open_count++] = rows;
+        rows += s->scan.block[i].records;
+    }
+    s->row_base[s->open_count] = rows;
+}
+
+typedef struct ref_set {
+    bsi_ref *slot;
+    uint64_t mask;
+    size_t count;
+} ref_set;
+
+static void ref_add(ref_set *x, bsi_ref ref) {
+    if (x->count * 2 >= x->mask) {
+        ref_set big = {.mask = x->mask ? x->mask * 2 + 1 : 255};
+        big.slot = bsi_alloc(sizeof *big.slot * (big.mask + 1));
+        memset(big.slot, 0xff, sizeof *big.slot * (big.mask + 1));
+        for (uint64_t i = 0; x->slot && i <= x->mask; i++)
+            if (x->slot[i] != BSI_REF_NONE) ref_add(&big, x->slot[i]);
+        free(x->slot);
+        *x = big;
+    }
+    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
+    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
+    if (x->slot[h] == BSI_REF_NONE) x->count++;
+    x->slot[h] = ref;
+}
+
+static bool ref_has(const ref_set *x, bsi_ref ref) {
+    if (!x->slot) return false;
+    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
+    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
+    return x->slot[h] == ref;
+}
+
+bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
+    list_open(s);
+    uint64_t matched = s->scan.count - s->open_count;
+    free(s->open_state);
+    s->open_state_count = 0;
+    s->open_state = bsi_alloc(sizeof(uint64_t) * 1);
+    if (!s->last) return BOMSYNC_OK;
+    if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
+    if (!s->base) {
+        bomsync_status st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
+        if (st) return st;
+    }
+    free(s->open_state);
+    s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + 1));
+    if (!matched) {
+        for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
+        return BOMSYNC_OK;
+    }
+    uint8_t *used = bsi_calloc(s->image.count / 8 + 1, 1);
+    for (size_t i = 0; i < s->scan.count; i++)
+        if (s->scan.block[i].match != BSI_NO_MATCH) used[s->scan.block[i].match >> 3] |= (uint8_t)(1u << (s->scan.block[i].match & 7));
+    ref_set open = {0};
+    for (size_t i = 0; i < s->image.orphan_count; i++) ref_add(&open, s->image.orphan[i]);
+    for (size_t p = 0; p < s->image.piece_count; p++)
+        for (uint32_t k = 0; k < s->image.piece[p].count; k++) {
+            uint64_t i = s->image.piece[p].first + k;
+            const bsi_image_entry *e = &s->image.piece[p].entry[k];
+            if ((e->flags & BSI_IMAGE_EXACT) && !(used[i >> 3] >> (i & 7) & 1)) ref_add(&open, e->ref);
+        }
+    free(used);
+    for (size_t i = 0; i < s->base_count && open.count; i++)
+        if (ref_has(&open, s->base[i])) s->open_state[s->open_state_count++] = i;
+    free(open.slot);
+    return BOMSYNC_OK;
+}
+
+void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row) {
+    size_t lo = 0, hi = s->open_count;
+    while (hi - lo > 1) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (s->row_base[mid] <= index) lo = mid;
+        else hi = mid;
+    }
+    *open = lo;
+    *row = (uint32_t)(index - s->row_base[lo]);
+}
+
+/* ---- parsing ---- */
+
+typedef struct parse_run {
+    bsi_sync *s;
+    pthread_mutex_t lock;
+    bomsync_status status;
+    bomsync_error *err;
+    atomic_int lane;
+    unsigned number; /* of this run in the process: a thread knows by it whether it has its lane yet */
+    bool first_load;
+    atomic_ullong ragged, rows;
+    bsi_block_writer **writer; /* one a lane */
+} parse_run;
+
+static _Thread_local int my_lane = -1;
+static _Thread_local unsigned my_run;
+static atomic_uint runs;
+
+static int lane_of(parse_run *r) {
+    if (my_run != r->number) {
+        my_run = r->number;
+        my_lane = atomic_fetch_add(&r->lane, 1);
+    }
+    return my_lane;
+}
+
+/* As many blocks as stand one behind the other in the file and fit one read. */
+static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
+    bsi_scan *scan = &s->scan;
+    bsi_scan_block *b = &scan->block[s->open_block[open]];
+    bsi_scan_file *f = &scan->file[b->file];
+    *count = 1;
+    if (!bsi_source_random(f->source) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, s->open_block[open], buf, err);
+    uint64_t bytes = b->bytes;
+    while (open + *count < end) {
+        uint32_t i = s->open_block[open + *count];
+        bsi_scan_block *n = &scan->block[i];
+        if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        bytes += n->bytes;
+        (*count)++;
+    }
+    buf->len = 0;
+    bsi_buf_reserve(buf, bytes + 64);
+    ssize_t got = bsi_source_pread(f->source, buf->data, bytes, b->offset, err);
+    if (got < 0) return err->status;
+    if ((uint64_t)got != bytes) return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%s\" changed while it was read", bsi_source_path(f->source));
+    buf->len = bytes;
+    return BOMSYNC_OK;
+}
+
+static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, uint32_t block, uint64_t index, const uint8_t *p, size_t n) {
+    bsi_sync *s = r->s;
+    bsi_kept_row k = {.place = (uint64_t)block << 16 | b->row, .index = index, .rule = b->rule, .column = b->column,
+                      .key_read = b->key_read, .partition_read = b->partition_read};
+    k.byte = s->scan.block[block].offset + b->byte;
+    if (b->key_read) {
+        k.kh = w->kh[b->row];
+        k.image_bytes = w->image[b->row + 1] - w->image[b->row];
+        k.body_bytes = w->body[b->row];
+        k.image = bsi_alloc(k.image_bytes + 1);
+        memcpy(k.image, w->enc.data + w->image[b->row], k.image_bytes);
+    }
+    if (b->partition_read)
+        k.partition = b->partition.len ? bsi_strndup((const char *)b->partition.data, b->partition.len) : bsi_strdup("_");
+    uint32_t from = w->raw[b->row], to = BSI_MIN(w->raw[b->row + 1], (uint32_t)n);
+    uint32_t len = BSI_MIN(to - from, 100u);
+    while (len && (p[from + len - 1] == '\n' || p[from + len - 1] == '\r')) len--;
+    k.value = bsi_strndup((const char *)p + from, len);
+    pthread_mutex_lock(&r->lock);
+    if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
+    s->bad[s->bad_count++] = k;
+    pthread_mutex_unlock(&r->lock);
+}
+
+static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t open, const uint8_t *p, size_t n, bomsync_error *err) {
+    bsi_sync *s = r->s;
+    uint32_t block = s->open_block[open];
+    bsi_scan_block *b = &s->scan.block[block];
+    if (w->count != b->records)
+        return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%s\" changed while it was read", bsi_source_path(s->scan.file[b->file].source));
+    uint64_t base = s->row_base[open];
+    for (uint32_t i = 0; i < w->bad_count; i++) {
+        bsi_bad_row *bad = &w->bads[i];
+        note_bad(r, w, bad, block, base + bad->row, p, n);
+        s->fate[base + bad->row] = BSI_FATE_BAD;
+        if (bad->rule == BSI_RULE_COLUMNS) atomic_fetch_add(&r->ragged, 1);
+    }
+    for (uint32_t i = 0, bad = 0; i < w->count; i++) {
+        bsi_row row = {w->kh[i], w->rh[i], base + i};
+        if (w->bad[i] && !w->bads[bad++].key_read) continue;
+        bomsync_status st = bsi_row_store_add(s->n_rows, lane, &row, err);
+        if (st) return st;
+    }
+    if (!r->first_load || !w->count || w->bad_count) return BOMSYNC_OK;
+    return bsi_block_writer_add(&s->first_ref[open], r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, err);
+}
+
+static void parse_task(void *ctx, size_t index) {
+    parse_run *r = ctx;
+    bsi_sync *s = r->s;
+    if (r->status) return;
+    int lane = lane_of(r);
+    bsi_rows w = {0};
+    bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = BOMSYNC_OK;
+    if (r->first_load && !r->writer[lane]) st = bsi_block_writer_open(&r->writer[lane], s->store, s->feed->slots.count, &err);
+    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, s->open_count);
+    for (size_t i = index * TASK_BLOCKS; i < end && !st;) {
+        size_t count;
+        st = load_span(s, i, end, &count, &buf, &err);
+        const uint8_t *p = buf.data;
+        for (size_t k = 0; k < count && !st; k++) {
+            bsi_scan_block *b = &s->scan.block[s->open_block[i + k]];
+            size_t n = BSI_MIN((size_t)b->bytes, buf.len);
+            bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
+            st = take_block(r, lane, &w, i + k, p, n, &err);
+            p += b->bytes;
+        }
+        i += count;
+    }
+    bsi_rows_free(&w);
+    bsi_buf_free(&buf);
+    if (st) {
+        pthread_mutex_lock(&r->lock);
+        if (!r->status) {
+            r->status = st;
+            *r->err = err;
+        }
+        pthread_mutex_unlock(&r->lock);
+    }
+}
+
+static int bad_order(const void *a, const void *b) {
+    const bsi_kept_row *x = a, *y = b;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
+    uint64_t rows = s->row_base[s->open_count];
+    s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
+    s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
+    s->o_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
+    parse_run r = {.s = s, .err = err, .number = atomic_fetch_add(&runs, 1) + 1};
+    r.first_load = !s->feed->records && !s->o->dry_run && !(s->last && s->base_count);
+    if (r.first_load) {
+        s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
+        memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));
+    }
+    r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
+    pthread_mutex_init(&r.lock, NULL);
+    bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, &r);
+    for (int i = 0; i <= s->workers; i++) {
+        if (!r.writer[i]) continue;
+        bomsync_status st = bsi_block_writer_close(r.writer[i], err);
+        if (st && !r.status) r.status = st;
+    }
+    free(r.writer);
+    pthread_mutex_destroy(&r.lock);
+    qsort(s->bad, s->bad_count, sizeof *s->bad, bad_order);
+    uint64_t ragged = atomic_load(&r.ragged), all = 0;
+    for (size_t f = 0; f < s->scan.file_count; f++) all += (uint64_t)s->scan.file[f].records;
+    if (!r.status && ragged > 20 && ragged * 20 > all) {
+        bsi_kept_row *k = s->bad;
+        while (k->rule != BSI_RULE_COLUMNS) k++;
+        bsi_source *src = s->scan.file[s->scan.block[k->place >> 16].file].source;
+        bsi_fail(err, BOMSYNC_E_REFUSED, "%llu of %llu records have too few or too many columns", (unsigned long long)ragged,
+                 (unsigned long long)all);
+        bsi_at(err, bsi_source_path(src), (int64_t)k->byte, bsi_source_line(src, k->byte), NULL, k->value, strlen(k->value));
+        bsi_hint(err, "nothing was changed; check --delimiter and --quotes, or ask for the file again");
+        return BOMSYNC_E_REFUSED;
+    }
+    return r.status;
+}
+
+/* ---- joining ---- */
+
+typedef struct old_rows_run {
+    bsi_sync *s;
+    atomic_int lane;
+    atomic_int status;
+    bomsync_error *err;
+    /* twin search */
+    const uint64_t *kh;    /* candidates, ascending */
+    size_t kh_count;
+    const uint8_t *filter; /* 2^20 bits */
+    const uint8_t *is_open; /* bit a state block */
+    pthread_mutex_t lock;
+    bsi_ref *hit;
+    size_t hit_count, hit_cap;
+} old_rows_run;
+
+static void fail_run(old_rows_run *r, bomsync_status st, const bomsync_error *err) {
+    int none = 0;
+    if (atomic_compare_exchange_strong(&r->status, &none, (int)st)) *r->err = *err;
+}
+
+static void add_old_rows(void *ctx, size_t lane) {
+    old_rows_run *r = ctx;
+    bsi_sync *s = r->s;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    size_t per = s->open_state_count / (size_t)s->workers + 1;
+    size_t end = BSI_MIN((lane + 1) * per, s->open_state_count);
+    for (size_t i = lane * per; i < end; i++) {
+        bsi_block_rows rows;
+        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[s->open_state[i]], &err);
+        for (uint32_t k = 0; !st && k < rows.count; k++) {
+            bsi_row row = {rows.kh[k], rows.rh[k], s->open_state[i] << 16 | k};
+            st = bsi_row_store_add(s->o_rows, (int)lane, &row, &err);
+        }
+        if (st) {
+            fail_run(r, st, &err);
+            return;
+        }
+    }
+}
+
+static void search_twins(void *ctx, size_t index) {
+    old_rows_run *r = ctx;
+    bsi_sync *s = r->s;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    size_t per = 4096, end = BSI_MIN((index + 1) * per, s->base_count);
+    for (size_t i = index * per; i < end; i++) {
+        if (r->is_open[i >> 3] >> (i & 7) & 1) continue;
+        bsi_block_rows rows;
+        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
+        if (st) {
+            fail_run(r, st, &err);
+            return;
+        }
+        for (uint32_t k = 0; k < rows.count; k++) {
+            uint32_t h = (uint32_t)(rows.kh[k] >> 44);
+            if (!(r->filter[h >> 3] >> (h & 7) & 1)) continue;
+            if (!bsearch(&rows.kh[k], r->kh, r->kh_count, sizeof *r->kh, by_u64)) continue;
+            pthread_mutex_lock(&r->lock);
+            if (r->hit_count == r->hit_cap) r->hit = bsi_realloc(r->hit, (r->hit_cap = r->hit_cap ? r->hit_cap * 2 : 16) * sizeof *r->hit);
+            r->hit[r->hit_count++] = s->base[i];
+            pthread_mutex_unlock(&r->lock);
+            break;
+        }
+    }
+}
+
+/* Key hashes of N rows without an old partner, in file order of the open blocks: needs the rows' hashes again. */
+static bomsync_status candidates(bsi_sync *s, uint64_t **kh, size_t *count, bomsync_error *err) {
+    size_t cap = 1024;
+    *kh = bsi_alloc(cap * sizeof **kh);
+    *count = 0;
+    bsi_rows w = {0};
+    bsi_buf buf = {0};
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < s->open_count && !st; i++) {
+        bool any = false;
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) any |= !(s->fate[k] & BSI_FATE_MATCHED);
+        if (!any) continue;
+        st = bsi_scan_bytes(&s->scan, s->open_block[i], &buf, err);
+        if (st) break;
+        bsi_parse_block(&w, s->scan.file[s->scan.block[s->open_block[i]].file].layout, bsi_store_secret(s->store), buf.data, buf.len, true);
+        for (uint32_t k = 0, bad = 0; k < w.count; k++) {
+            if (w.bad[k] && !w.bads[bad++].key_read) continue;
+            if (s->fate[s->row_base[i] + k] & BSI_FATE_MATCHED) continue;
+            if (*count == cap) *kh = bsi_realloc(*kh, (cap *= 2) * sizeof **kh);
+            (*kh)[(*count)++] = w.kh[k];
+        }
+    }
+    bsi_rows_free(&w);
+    bsi_buf_free(&buf);
+    qsort(*kh, *count, sizeof **kh, by_u64);
+    return st;
+}
+
+/* Scan blocks whose skipped state block holds a twin are opened. *opened: how many. */
+static bomsync_status open_twins(bsi_sync *s, size_t *opened, bomsync_error *err) {
+    *opened = 0;
+    if (s->open_count == s->scan.count || !s->base_count) return BOMSYNC_OK;
+    uint64_t *kh;
+    size_t count;
+    bomsync_status st = candidates(s, &kh, &count, err);
+    old_rows_run r = {.s = s, .err = err, .kh = kh, .kh_count = count};
+    if (!st && count) {
+        uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
+        for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
+        for (size_t i = 0; i < s->open_state_count; i++) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
+        r.filter = filter;
+        r.is_open = is_open;
+        pthread_mutex_init(&r.lock, NULL);
+        bsi_parallel(s->workers, (s->base_count + 4095) / 4096, search_twins, &r);
+        pthread_mutex_destroy(&r.lock);
+        free(filter);
+        free(is_open);
+        st = (bomsync_status)atomic_load(&r.status);
+    }
+    if (!st && r.hit_count) {
+        ref_set hits = {0};
+        for (size_t i = 0; i < r.hit_count; i++) ref_add(&hits, r.hit[i]);
+        for (size_t i = 0; i < s->scan.count; i++) {
+            bsi_scan_block *b = &s->scan.block[i];
+            if (b->match == BSI_NO_MATCH || !ref_has(&hits, bsi_image_at(&s->image, b->match)->ref)) continue;
+            b->plain = bsi_image_at(&s->image, b->match)->plain;
+            b->match = BSI_NO_MATCH;
+            (*opened)++;
+        }
+        free(hits.slot);
+    }
+    free(r.hit);
+    free(kh);
+    return st;
+}
+
+static bomsync_status join_once(bsi_sync *s, bomsync_error *err) {
+    old_rows_run r = {.s = s, .err = err};
+    bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
+    bomsync_status st = (bomsync_status)atomic_load(&r.status);
+    bsi_join_out out = {.fate = s->fate};
+    if (!st) st = bsi_join(&out, s->n_rows, s->o_rows, s->workers, err);
+    s->gone = out.gone;
+    s->gone_count = out.gone_count;
+    s->conflicts = out.conflicts;
+    s->t.duplicates = (int64_t)out.duplicates;
+    return st;
+}
+
+static void forget_rows(bsi_sync *s) {
+    bsi_row_store_close(s->n_rows);
+    bsi_row_store_close(s->o_rows);
+    s->n_rows = s->o_rows = NULL;
+}
+
+bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
+    bomsync_status st = join_once(s, err);
+    size_t opened = 0;
+    if (!st) st = open_twins(s, &opened, err);
+    if (!st && opened) {
+        /* rare: everything that was found out about rows is found out again with the twins' blocks */
+        forget_rows(s);
+        free(s->fate);
+        free(s->gone);
+        s->gone = NULL;
+        for (size_t i = 0; i < s->bad_count; i++) {
+            free(s->bad[i].partition);
+            free(s->bad[i].image);
+            free(s->bad[i].value);
+        }
+        s->bad_count = 0;
+        /* a stream keeps the bytes of matched blocks only if told so: see keep_stream_bytes */
+        st = bsi_sync_open_blocks(s, err);
+        if (!st) st = bsi_sync_parse(s, err);
+        if (!st) st = join_once(s, err);
+    }
+    forget_rows(s);
+    return st;
+}
+
+/* ---- what it means ---- */
+
+typedef struct class_task {
+    bsi_parts parts;
+    bsi_item *item;
+    size_t count, cap;
+    int64_t *made;       /* [parts] creates, where items are only counted */
+    uint32_t made_cap;
+    int64_t schema_only, outside;
+    uint64_t outside_place;
+    bomsync_status status;
+    bomsync_error err;
+} class_task;
+
+typedef struct class_run {
+    bsi_sync *s;
+    class_task *task;
+    size_t tasks;
+    bool need_rows;   /* partitions or schema_only must be looked up */
+    bool need_schema;
+    bool count_only; /* a baseline's first load: 10 M creates need no list */
+} class_run;
+
+static bool in_scope(const bsi_sync *s, const uint8_t *p, size_t n) {
+    if (!s->scope) return true;
+    for (size_t i = 0; i < s->scope_count; i++)
+        if (strlen(s->scope[i]) == n && memcmp(s->scope[i], p, n) == 0) return true;
+    return false;
+}
+
+static bool schema_only(const bsi_sync *s, const bsi_layout *l, const bsi_field *old, const bsi_field *now, uint32_t slots) {
+    uint32_t a = 0;
+    for (uint32_t i = s->feed->slots.key_count; i < slots; i++) {
+        while (a < l->absent_count && l->absent[a] < i) a++;
+        if (bsi_field_eq(&old[i], &now[i])) continue;
+        bool dropped = (a < l->absent_count && l->absent[a] == i) || i >= l->slot_count;
+        bool added = i >= s->slots_before || (old[i].null && !l->null_count);
+        if (!dropped && !added) return false;
+    }
+    return true;
+}
+
+static void classify_task(void *ctx, size_t index) {
+    class_run *r = ctx;
+    bsi_sync *s = r->s;
+    class_task *t = &r->task[index];
+    t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    uint32_t slots = s->feed->slots.count;
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = slots};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = slots};
+    bsi_row_reader a, b;
+    bsi_row_reader_open(&a, &now);
+    bsi_row_reader_open(&b, &was);
+    bsi_field *f = bsi_alloc(sizeof *f * slots), *g = bsi_alloc(sizeof *g * slots);
+    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, s->open_count);
+    for (size_t i = index * TASK_BLOCKS; i < end && !t->status; i++)
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1] && !t->status; k++) {
+            uint64_t fate = s->fate[k];
+            bool skip = fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE);
+            bool same = (fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED);
+            if ((skip || same) && !s->scope) continue;
+            uint64_t place = (uint64_t)s->open_block[i] << 16 | (k - s->row_base[i]);
+            bsi_item it = {.now = place, .was = BSI_FATE_PLACE(fate), .op = fate & BSI_FATE_MATCHED ? 'u' : 'c'};
+            if (r->need_rows && !(fate & BSI_FATE_BAD)) {
+                t->status = bsi_row_fetch(f, &a, place, &t->err);
+                if (t->status) break;
+                bsi_field p = bsi_change_partition(&s->feed->slots, f);
+                if (!in_scope(s, p.p, p.len)) {
+                    t->outside++;
+                    t->outside_place = place;
+                }
+                it.part = bsi_part_of(&t->parts, p.p, p.len);
+                if (it.op == 'u' && r->need_schema && !skip && !same) {
+                    t->status = bsi_row_fetch(g, &b, it.was, &t->err);
+                    if (!t->status) t->schema_only += schema_only(s, s->scan.file[s->scan.block[s->open_block[i]].file].layout, g, f, slots);
+                }
+            } else {
+                it.part = bsi_part_of(&t->parts, "_", 1);
+            }
+            if (skip || same) continue;
+            if (r->count_only) {
+                if (it.part >= t->made_cap) {
+                    uint32_t cap = BSI_MAX(t->parts.cap, it.part + 1);
+                    t->made = bsi_realloc(t->made, cap * sizeof *t->made);
+                    memset(t->made + t->made_cap, 0, (cap - t->made_cap) * sizeof *t->made);
+                    t->made_cap = cap;
+                }
+                t->made[it.part]++;
+                continue;
+            }
+            if (t->count == t->cap) t->item = bsi_realloc(t->item, (t->cap = t->cap ? t->cap * 2 : 64) * sizeof *t->item);
+            t->item[t->count++] = it;
+        }
+    free(f);
+    free(g);
+    bsi_row_reader_close(&a);
+    bsi_row_reader_close(&b);
+}
+
+static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
+    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+    bsi_row_reader b;
+    bsi_row_reader_open(&b, &was);
+    bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);
+    bomsync_status st = BOMSYNC_OK;
+    size_t kept = 0;
+    for (size_t i = 0; i < s->gone_count && !st; i++) {
+        bsi_field p = {(const uint8_t *)"_", 1, false};
+        if (s->feed->slots.partition >= 0) {
+            st = bsi_row_fetch(f, &b, s->gone[i], err);
+            if (st) break;
+            p = bsi_change_partition(&s->feed->slots, f);
+        }
+        if (!in_scope(s, p.p, p.len)) continue;
+        s->gone[kept++] = s->gone[i];
+        item[(*count)++] = (bsi_item){.op = 'd', .was = s->gone[i], .part = bsi_part_of(&s->parts, p.p, p.len)};
+    }
+    s->gone_count = kept;
+    free(f);
+    bsi_row_reader_close(&b);
+    return st;
+}
+
+/* Without evidence a last record that has no line end passes only if it is what is stored. */
+static void distrust_unfinished(bsi_sync *s) {
+    if (s->evidence) return;
+    for (size_t f = 0; f < s->scan.file_count; f++) {
+        bsi_scan_file *file = &s->scan.file[f];
+        if (!file->count) continue;
+        size_t block = file->first + file->count - 1;
+        bsi_scan_block *b = &s->scan.block[block];
+        if (!(b->flags & BSI_CUT_NO_LINE_END) || b->match != BSI_NO_MATCH || !b->records) continue;
+        size_t i = 0;
+        while (s->open_block[i] != block) i++;
+        uint64_t index = s->row_base[i + 1] - 1, fate = s->fate[index];
+        if (fate & (BSI_FATE_BAD | BSI_FATE_DUPLICATE | BSI_FATE_CONFLICT)) continue;
+        if ((fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED)) continue;
+        s->fate[index] = (fate & ~BSI_FATE_CHANGED) | BSI_FATE_BAD;
+        if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
+        s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)block << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
+                                                .byte = b->offset + b->bytes, .column = UINT32_MAX, .value = bsi_strdup("")};
+    }
+}
+
+bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
+    distrust_unfinished(s);
+    if (s->o->upsert) s->gone_count = 0;
+    class_run r = {.s = s, .tasks = (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS};
+    bool changed_schema = s->slots_before != s->feed->slots.count;
+    for (size_t f = 0; f < s->scan.file_count; f++)
+        if (s->scan.file[f].layout && s->scan.file[f].layout->absent_count) changed_schema = true;
+    r.need_schema = s->last && changed_schema;
+    r.need_rows = s->feed->slots.partition >= 0 || r.need_schema;
+    r.count_only = s->first_ref && s->o->baseline;
+    r.task = bsi_calloc(r.tasks + 1, sizeof *r.task);
+    bsi_parallel(s->workers, r.tasks, classify_task, &r);
+    size_t total = s->gone_count;
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < r.tasks; i++) {
+        total += r.task[i].count;
+        s->t.schema_only += r.task[i].schema_only;
+        if (r.task[i].status && !st) {
+            st = r.task[i].status;
+            *err = r.task[i].err;
+        }
+        if (r.task[i].outside && !st) {
+            uint32_t block = (uint32_t)(r.task[i].outside_place >> 16);
+            bsi_source *src = s->scan.file[s->scan.block[block].file].source;
+            st = bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
+            bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
+            bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
+        }
+    }
+    s->item = NULL;
+    size_t room = 0;
+    for (size_t i = 0; i < r.tasks; i++) {
+        class_task *t = &r.task[i];
+        if (room < s->item_count + t->count) /* grows while the tasks' lists shrink: never both whole in memory */
+            s->item = bsi_realloc(s->item, (room = BSI_MIN(total, (s->item_count + t->count) * 5 / 4)) * sizeof *s->item);
+        uint32_t *map = bsi_alloc(sizeof *map * (t->parts.count + 1));
+        for (uint32_t p = 0; p < t->parts.count; p++) map[p] = bsi_part_of(&s->parts, t->parts.name[p], t->parts.len[p]);
+        if (r.count_only) {
+            s->part_made = bsi_realloc(s->part_made, (s->parts.count + 1) * sizeof *s->part_made);
+            for (; s->part_made_count < s->parts.count; s->part_made_count++) s->part_made[s->part_made_count] = 0;
+            for (uint32_t p = 0; p < BSI_MIN(t->parts.count, t->made_cap); p++) {
+                s->part_made[map[p]] += t->made[p];
+                s->t.created += t->made[p];
+            }
+            free(t->made);
+        }
+        for (size_t k = 0; k < t->count && !st; k++) {
+            s->item[s->item_count] = t->item[k];
+            s->item[s->item_count++].part = map[t->item[k].part];
+            if (t->item[k].op == 'u') s->t.updated++;
+            else s->t.created++;
+        }
+        free(map);
+        free(t->item);
+        bsi_parts_free(&t->parts);
+    }
+    free(r.task);
+    s->item = bsi_realloc(s->item, (total + 1) * sizeof *s->item);
+    if (!st) st = classify_gone(s, s->item, &s->item_count, err);
+    s->t.deleted = (int64_t)s->gone_count;
+    s->t.kept_back = (int64_t)s->conflicts;
+    for (size_t i = 0; i < s->bad_count; i++) s->t.kept_back += !(s->fate[s->bad[i].index] & BSI_FATE_CONFLICT);
+    s->t.unchanged = s->t.records_in - s->t.created - s->t.updated - s->t.kept_back - s->t.duplicates;
+    return st;
+}

@@ -1,0 +1,264 @@
+/* store/store_inner.h - what the files of the store share. Byte layouts: FORMAT.md.
+ *
+ *   bsi_store ── root (one LMDB environment) ── meta feeds generations state image lists kept holds journal dicts ...
+ *             └─ shard[P] (one each)         ── data rows          each with a thread of its own once it is written to
+ *
+ * Locks: shard.mutex guards that shard's queue, its environment handle and its read transaction; no two are held at
+ * once. The root belongs to the thread that calls.
+ */
+#ifndef BSI_STORE_INNER_H
+#define BSI_STORE_INNER_H
+
+#include <assert.h>
+#include <lmdb.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <zstd.h>
+
+#include "core/limits.h"
+#include "flow/store.h"
+
+#define BSI_STORE_FORMAT 1
+#define BSI_STORE_SHARDS_MAX 64
+#define BSI_STORE_DIRTY_BYTES (32u << 20)  /* dirty pages are private memory: this much over all environments */
+#define BSI_STORE_QUEUE_BYTES (8u << 20)   /* segments waiting for their shard's thread, over all shards */
+#define BSI_STORE_GROUP_BLOCKS 4           /* blocks in one zstd frame: see store_blocks.c */
+#define BSI_STORE_GROUP_BYTES (16u << 10)  /* a group of wide blocks ends here */
+#define BSI_STORE_SEGMENT_BYTES (1u << 20) /* a segment of wide blocks ends here */
+#define BSI_STORE_LOCK_BYTES 8192          /* size of LMDB's lock.mdb for 126 readers */
+#define BSI_STORE_RECORD_BYTES_MAX (3u << 30)
+
+/* Databases. The index is also the kind byte in the header of their values. */
+typedef enum bsi_db {
+    BSI_DB_META,
+    BSI_DB_FEEDS,
+    BSI_DB_GENERATIONS,
+    BSI_DB_STATE,
+    BSI_DB_IMAGE,
+    BSI_DB_LISTS,
+    BSI_DB_KEPT,
+    BSI_DB_HOLDS,
+    BSI_DB_JOURNAL,
+    BSI_DB_DICTS, /* from here to MULTI: made empty, for later */
+    BSI_DB_CONTRACTS,
+    BSI_DB_LAYOUTS,
+    BSI_DB_LOOKUP,
+    BSI_DB_REFS,
+    BSI_DB_MULTI,
+    BSI_DB_ROOT_COUNT,
+    BSI_DB_DATA = BSI_DB_ROOT_COUNT,
+    BSI_DB_ROWS,
+    BSI_DB_COUNT
+} bsi_db;
+typedef struct bsi_db_spec {
+    const char *name;
+    bool integer; /* key is a u64 */
+} bsi_db_spec;
+extern const bsi_db_spec bsi_db_specs[BSI_DB_COUNT];
+
+typedef struct bsi_env {
+    MDB_env *env; /* NULL: not open */
+    MDB_txn *read;
+    char *path, *label; /* label: "root", "shard-03" */
+    MDB_dbi dbi[BSI_DB_COUNT];
+    bool shard, write;
+} bsi_env;
+
+/* ---- environments (store_env.c) ---- */
+bomsync_status bsi_env_open(bsi_env *e, const char *dir, const char *label, bool shard, bool write, bool make,
+                            bomsync_error *err);
+void bsi_env_close(bsi_env *e);
+bomsync_status bsi_env_renew(bsi_env *e, bomsync_error *err); /* the read view moves to the newest commit */
+bomsync_status bsi_env_begin(MDB_txn **txn, bsi_env *e, bomsync_error *err);
+bomsync_status bsi_env_commit(bsi_env *e, MDB_txn *txn, bomsync_error *err);
+bomsync_status bsi_env_fail(bomsync_error *err, const bsi_env *e, int rc, const char *what);
+uint64_t bsi_env_free_pages(const bsi_env *e, uint64_t from); /* pages >= from on the free list */
+bool bsi_env_last(const bsi_env *e, MDB_txn *txn, bsi_db db, uint64_t *id);
+
+/* ---- values ---- */
+#define BSI_VALUE_HEAD 16
+typedef struct bsi_span {
+    const uint8_t *p; /* NULL: no such value */
+    size_t n;
+} bsi_span;
+static inline MDB_val bsi_key_id(const uint64_t *id) { return (MDB_val){sizeof *id, (void *)(uintptr_t)id}; }
+static inline MDB_val bsi_key_text(const char *s) { return (MDB_val){strlen(s), (void *)(uintptr_t)s}; }
+static inline size_t bsi_pad8(size_t n) { return (n + 7) & ~(size_t)7; }
+static inline uint32_t bsi_get32(const void *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static inline uint64_t bsi_get64(const void *p) {
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+uint64_t bsi_value_salt(bsi_db db, size_t bytes, MDB_val key);
+/** Start a value in b: room for the header. The payload is appended, then bsi_value_seal ends it. */
+void bsi_value_start(bsi_buf *b);
+/** checked: payload bytes that the checksum covers (all, or a segment's directory). Pads to a multiple of 8. */
+bomsync_status bsi_value_seal(bsi_buf *b, bsi_db db, MDB_val key, size_t checked, bomsync_error *err);
+/** Header, sizes and checksum of a value as LMDB gave it. quick: not the checksum. */
+bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bool quick,
+                               bomsync_error *err);
+bomsync_status bsi_value_get(bsi_span *payload, const bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bomsync_error *err);
+bomsync_status bsi_value_put(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bsi_buf *sealed, unsigned flags,
+                             bomsync_error *err);
+/** Seals and puts b, which bsi_value_start began; all of it checked. */
+bomsync_status bsi_value_save(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bsi_buf *b, unsigned flags,
+                              bomsync_error *err);
+bomsync_status bsi_value_drop(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bomsync_error *err); /* absent is fine */
+/** Delete every integer key above id. *any: there was one. */
+bomsync_status bsi_env_cut(bsi_env *e, MDB_txn *txn, bsi_db db, uint64_t id, bool *any, bomsync_error *err);
+bomsync_status bsi_bad(bomsync_error *err, const bsi_env *e, bsi_db db, MDB_val key, const char *what);
+char *bsi_key_name(bsi_db db, MDB_val key); /* for messages; free() */
+
+/* ---- reading packed records ---- */
+typedef struct bsi_reader {
+    const uint8_t *p, *end;
+    bool ok;
+} bsi_reader;
+uint64_t bsi_read_varint(bsi_reader *r);
+int64_t bsi_read_signed(bsi_reader *r);
+void bsi_read_bytes(bsi_reader *r, void *out, size_t n);
+char *bsi_read_text(bsi_reader *r); /* malloc'ed; NULL if it was written as NULL */
+size_t bsi_read_count(bsi_reader *r, size_t least); /* a count whose elements take at least `least` bytes each */
+void bsi_put_signed(bsi_buf *b, int64_t v);
+void bsi_put_text(bsi_buf *b, const char *s);
+/** Append a codec byte and raw, compressed if that is shorter; and back. */
+void bsi_put_squeezed(bsi_buf *b, const bsi_buf *raw);
+bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
+
+/* ---- the store ---- */
+typedef struct bsi_counters { /* ids used up to the last commit; 0: none yet */
+    uint64_t segment, piece, list, journal, generation;
+} bsi_counters;
+
+typedef struct bsi_job {
+    struct bsi_job *next;
+    uint64_t id;
+    bsi_buf data, rows; /* sealed values */
+} bsi_job;
+
+typedef struct bsi_shard {
+    bsi_env env;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake, idle;
+    pthread_t thread;
+    bool running, flush, stop;
+    bsi_job *head, *tail;
+    size_t queued;
+    bomsync_error error; /* the first that struck its thread */
+    struct bsi_store *store;
+    /* the thread's own: */
+    MDB_txn *txn;
+    size_t dirty;
+    uint64_t last;
+    bool cut;
+} bsi_shard;
+
+struct bsi_store {
+    char *dir;
+    char id[33];
+    bsi_secret secret;
+    int shard_count;
+    bsi_store_mode mode;
+    int lock_fd, readers_fd;
+    bsi_env root;
+    bsi_shard *shard;
+    bsi_counters counters;
+    atomic_uint_fast64_t next_segment;
+    atomic_uint_fast64_t view; /* changes whenever pointers into the mapping die; unique in the process */
+    char *stats;
+    bool failed; /* a publish failed half-way: nothing more goes through this handle */
+};
+
+uint64_t bsi_store_new_view(void);
+bomsync_status bsi_store_meta_put(bsi_store *s, MDB_txn *txn, const char *key, const void *p, size_t n, bomsync_error *err);
+bomsync_status bsi_store_counters_put(bsi_store *s, MDB_txn *txn, const bsi_counters *c, bomsync_error *err);
+char *bsi_store_path(const bsi_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bomsync_status bsi_store_lay_out(const char *dir, bomsync_error *err);      /* lock, readers, outbox, tmp, ledger */
+bomsync_status bsi_store_sync_all(const char *dir, int shards, bomsync_error *err);
+bomsync_status bsi_store_settle(const char *tmp, const char *dir, bomsync_error *err); /* rename, sync the folder above */
+char *bsi_store_beside(const char *dir, bomsync_error *err);                /* makes DIR.tmp-XXXXXX; free() */
+bomsync_status bsi_store_target(const char *dir, bomsync_error *err);       /* may a store be made there? */
+bomsync_status bsi_store_rename_outbox(bsi_store *s, int64_t generation, bomsync_error *err);
+bomsync_status bsi_store_removed_below(const char *dir, const char *prefix, int64_t keep, bomsync_error *err);
+
+/* ---- records (store_records.c) ---- */
+bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err);
+bomsync_status bsi_feed_load(bsi_feed **out, bsi_store *s, MDB_txn *txn, const char *name, bomsync_error *err);
+bomsync_status bsi_generation_save(bsi_store *s, MDB_txn *txn, const bsi_generation *g, int64_t previous, bool outbox,
+                                   bomsync_error *err);
+bomsync_status bsi_generation_load(bsi_generation **out, int64_t *previous, bool *outbox, bsi_store *s, MDB_txn *txn,
+                                   int64_t number, bomsync_error *err);
+bomsync_status bsi_kept_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_kept *k, size_t count,
+                             bomsync_error *err);
+bomsync_status bsi_holds_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_hold *h, size_t count,
+                              bomsync_error *err);
+
+/* ---- lists (store_lists.c) ---- */
+typedef struct bsi_list_piece { /* 32 bytes, stored as it is */
+    uint64_t id;
+    bsi_hash128 digest;
+    uint32_t count, first; /* first: of an image, entries before it in its page */
+} bsi_list_piece;
+typedef struct bsi_list {
+    bsi_db db; /* BSI_DB_STATE or BSI_DB_IMAGE */
+    uint64_t id, count;
+    bsi_list_piece *piece;
+    size_t piece_count;
+    bsi_ref *orphan;
+    size_t orphan_count;
+} bsi_list;
+void bsi_list_free(bsi_list *l);
+bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
+bomsync_status bsi_list_piece_refs(bsi_ref *out, bsi_store *s, MDB_txn *txn, const bsi_list_piece *p, bomsync_error *err);
+
+/** Writes the pieces that are new, in root transactions of its own once there are many; the list itself is left to the last one. */
+typedef struct bsi_lister {
+    bsi_store *s;
+    MDB_txn *txn; /* NULL: none open */
+    size_t dirty;
+    bool last; /* the transaction that counts: never committed half-way */
+    bsi_counters counters;
+} bsi_lister;
+bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err);
+bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref, size_t count, uint64_t previous,
+                                bomsync_error *err);
+bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_ref *orphan,
+                                size_t orphan_count, uint64_t previous, bomsync_error *err);
+bomsync_status bsi_list_save(bsi_lister *l, bsi_list *list, bomsync_error *err);
+/** Drop an image list and those of its pages that `next` (may be NULL) does not use. */
+bomsync_status bsi_list_drop_image(bsi_lister *l, uint64_t id, const bsi_list *next, bomsync_error *err);
+
+/* ---- shards and blocks (store_shard.c, store_blocks.c) ---- */
+bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
+bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
+bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
+bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
+void bsi_shards_close(bsi_store *s);
+bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);
+
+/* A segment's data value, decoded and bounds-checked. */
+typedef struct bsi_group {
+    uint32_t kind, block_first, block_count, packed, raw, check;
+    size_t offset;
+} bsi_group;
+typedef struct bsi_block_place {
+    uint32_t group, start, bytes, records; /* start: in the group's raw form */
+} bsi_block_place;
+typedef struct bsi_segment {
+    uint64_t id, view;
+    const uint8_t *payload;
+    uint32_t slot_count, block_count, group_count;
+    bsi_group group[BSI_SEGMENT_BLOCKS];
+    bsi_block_place block[BSI_SEGMENT_BLOCKS];
+} bsi_segment;
+bomsync_status bsi_segment_load(bsi_segment *out, bsi_store *s, uint64_t id, bomsync_error *err);
+uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block);
+
+#endif

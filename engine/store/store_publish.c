@@ -1,0 +1,261 @@
+/* store/store_publish.c - the one commit point, and the journal.
+ *
+ *   shards commit, side by side ──> root: new pieces (own transactions once they are many)
+ *                               ──> root: lists, feed, generation, kept, holds, journal, counters, stats   <── here it counts
+ *                               ──> outbox/.tmp-g becomes outbox/g
+ *
+ * Until that root transaction nothing refers to what was written; after it, a missing rename is made up for by the next
+ * opening. If anything fails before, the handle is used up: close it, and the next writer cuts off what is left.
+ *
+ * A journal line's hash is the SHA-256 of the line as it is without its member "hash", which includes "prev", the hash of
+ * the line before (64 zeros for the first). Changing, dropping or swapping lines breaks the chain.
+ */
+#include <time.h>
+
+#include "store/store_inner.h"
+
+/* ---- journal ---- */
+
+static const char zero_hash[65] = "0000000000000000000000000000000000000000000000000000000000000000";
+#define HASH_TAIL 75 /* ,"hash":"<64>"} */
+
+/* hash of a line, and what it says of itself; false if it does not look like one. */
+static bool line_hashes(const char *line, size_t n, char computed[65], char said[65], char prev[65]) {
+    static const char tail[] = ",\"hash\":\"", before[] = ",\"prev\":\"";
+    uint8_t sha[32];
+    if (n < HASH_TAIL + 75 || memcmp(line + n - HASH_TAIL, tail, 9) || memcmp(line + n - 2, "\"}", 2)) return false;
+    const char *p = line + n - HASH_TAIL - 74;
+    if (memcmp(p, before, 9) || p[73] != '"') return false;
+    bsi_sha *s = bsi_sha_open();
+    bsi_sha_add(s, line, n - HASH_TAIL);
+    bsi_sha_add(s, "}", 1);
+    bsi_sha_close(s, sha);
+    bsi_hex(computed, sha, 32);
+    computed[64] = said[64] = prev[64] = 0;
+    memcpy(said, line + n - HASH_TAIL + 9, 64);
+    memcpy(prev, p + 9, 64);
+    return true;
+}
+
+static bomsync_status last_hash(char out[65], bsi_store *s, MDB_txn *txn, uint64_t n, bomsync_error *err) {
+    memcpy(out, zero_hash, 65);
+    if (!n) return BOMSYNC_OK;
+    bsi_span v;
+    char computed[65], prev[65];
+    MDB_val key = bsi_key_id(&n);
+    bomsync_status st = bsi_value_get(&v, &s->root, txn, BSI_DB_JOURNAL, key, err);
+    if (st) return st;
+    if (!v.p) return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "missing");
+    if (!line_hashes((const char *)v.p, v.n, computed, out, prev)) return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "cannot be read");
+    return BOMSYNC_OK;
+}
+
+/* {"n":7,"at":"...","kind":"snapshot",<members>,"prev":"...","hash":"..."} */
+static bomsync_status add_journal(bsi_store *s, MDB_txn *txn, bsi_counters *c, const char *kind, const char *json, int64_t at,
+                                  bomsync_error *err) {
+    char prev[65], hash[65], when[21];
+    bomsync_status st = last_hash(prev, s, txn, c->journal, err);
+    if (st) return st;
+    uint64_t n = c->journal + 1;
+    bsi_buf b = {0};
+    uint8_t sha[32];
+    size_t len = json ? strlen(json) : 0;
+    bsi_time_format(when, at);
+    bsi_value_start(&b);
+    bsi_buf_addf(&b, "{\"n\":%llu,\"at\":\"%s\",\"kind\":", (unsigned long long)n, when);
+    bsi_json_string(&b, kind, strlen(kind));
+    if (len > 2) { /* the members between its braces */
+        bsi_buf_byte(&b, ',');
+        bsi_buf_add(&b, json + 1, len - 2);
+    }
+    bsi_buf_addf(&b, ",\"prev\":\"%s\"", prev);
+    bsi_buf_byte(&b, '}');
+    bsi_sha_once(b.data + BSI_VALUE_HEAD, b.len - BSI_VALUE_HEAD, sha);
+    bsi_hex(hash, sha, 32);
+    hash[64] = 0;
+    b.len--;
+    bsi_buf_addf(&b, ",\"hash\":\"%s\"}", hash);
+    st = bsi_value_save(&s->root, txn, BSI_DB_JOURNAL, bsi_key_id(&n), &b, MDB_APPEND, err);
+    bsi_buf_free(&b);
+    if (!st) c->journal = n;
+    return st;
+}
+
+bomsync_status bsi_store_journal(bsi_store *s, bomsync_status (*fn)(void *ctx, const char *json, size_t n, bomsync_error *err),
+                                 void *ctx, bomsync_error *err) {
+    char before[65];
+    memcpy(before, zero_hash, 65);
+    bomsync_status st = BOMSYNC_OK;
+    for (uint64_t n = 1; !st && n <= s->counters.journal; n++) {
+        bsi_span v;
+        char computed[65], said[65], prev[65];
+        MDB_val key = bsi_key_id(&n);
+        st = bsi_value_get(&v, &s->root, s->root.read, BSI_DB_JOURNAL, key, err);
+        if (st) return st;
+        if (!v.p) return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "missing");
+        if (!line_hashes((const char *)v.p, v.n, computed, said, prev) || strcmp(computed, said) || strcmp(prev, before))
+            return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "the chain is broken");
+        memcpy(before, said, 65);
+        if (fn) st = fn(ctx, (const char *)v.p, v.n, err);
+    }
+    return st;
+}
+
+/* ---- stats ---- */
+
+bomsync_status bsi_store_stats_put(bsi_store *s, const char *json, bomsync_error *err) {
+    (void)err;
+    free(s->stats);
+    s->stats = bsi_strdup(json);
+    return BOMSYNC_OK;
+}
+
+bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err) {
+    bsi_span v;
+    *json = NULL;
+    bomsync_status st = bsi_value_get(&v, &s->root, s->root.read, BSI_DB_META, bsi_key_text("stats"), err);
+    if (!st && v.p) *json = bsi_strndup((const char *)v.p, v.n);
+    return st;
+}
+
+/* ---- publish ---- */
+
+typedef struct publish {
+    bsi_store *s;
+    const bsi_publish *p;
+    bsi_feed feed;      /* shallow copy of the caller's, with what publish sets */
+    uint64_t image_old; /* to be dropped */
+    int64_t previous;   /* the feed's generation before */
+    bsi_lister l;
+    bsi_list state, image;
+} publish;
+
+static bomsync_status stored_feed(publish *u, bomsync_error *err) {
+    bsi_feed *old;
+    const bsi_publish *p = u->p;
+    u->feed = *p->feed;
+    u->feed.image_list = 0;
+    u->feed.generation = 0;
+    bomsync_status st = bsi_feed_load(&old, u->s, u->s->root.read, p->feed->name, err);
+    if (st || !old) return st;
+    u->previous = u->feed.generation = old->generation;
+    u->feed.image_list = old->image_list;
+    bsi_feed_free(old);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status previous_state(uint64_t *list, const publish *u, bomsync_error *err) {
+    bsi_generation *g;
+    *list = 0;
+    bomsync_status st = bsi_store_generation_get(&g, u->s, u->previous, err);
+    if (!st && g) *list = g->state_list;
+    bsi_generation_free(g);
+    return st;
+}
+
+static bool same_pieces(const bsi_list *a, const bsi_list *b) {
+    if (a->piece_count != b->piece_count || a->count != b->count) return false;
+    return !a->piece_count || memcmp(a->piece, b->piece, a->piece_count * sizeof *a->piece) == 0;
+}
+
+static bomsync_status put_state(publish *u, bomsync_error *err) {
+    const bsi_publish *p = u->p;
+    if (!p->generation || (!p->state && p->generation->state_list)) return BOMSYNC_OK;
+    uint64_t before;
+    bsi_list old;
+    bomsync_status st = previous_state(&before, u, err);
+    if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, before, err);
+    if (!st) st = bsi_list_load(&old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
+    if (st) return st;
+    if (before && same_pieces(&old, &u->state)) u->state.id = before;
+    bsi_list_free(&old);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status put_image(publish *u, bomsync_error *err) {
+    const bsi_publish *p = u->p;
+    if (!p->image && !p->drop_image) return BOMSYNC_OK;
+    u->image_old = u->feed.image_list;
+    u->feed.image_list = 0;
+    if (!p->image || p->drop_image) return BOMSYNC_OK;
+    return bsi_lister_image(&u->image, &u->l, p->image, p->image_count, p->orphan, p->orphan_count, u->image_old, err);
+}
+
+/* What the last transaction must hold. */
+static bomsync_status put_rest(publish *u, bomsync_error *err) {
+    bsi_store *s = u->s;
+    const bsi_publish *p = u->p;
+    bsi_generation *g = p->generation;
+    bomsync_status st = bsi_lister_begin_last(&u->l, err);
+    MDB_txn *txn = u->l.txn;
+    if (!st && u->image_old) st = bsi_list_drop_image(&u->l, u->image_old, p->image && !p->drop_image ? &u->image : NULL, err);
+    if (!st && u->image.db) st = bsi_list_save(&u->l, &u->image, err);
+    if (!st && u->state.db && !u->state.id) st = bsi_list_save(&u->l, &u->state, err);
+    if (!st && u->image.db) u->feed.image_list = u->image.id;
+    if (!st && g) {
+        if (u->state.db) g->state_list = u->state.id;
+        u->feed.generation = g->number;
+        st = bsi_generation_save(s, txn, g, u->previous, p->outbox, err);
+        u->l.counters.generation = (uint64_t)g->number;
+    }
+    if (!st && p->feed) st = bsi_feed_save(s, txn, &u->feed, err);
+    if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, p->kept_count, err);
+    if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);
+    int64_t at = g ? g->committed_at : (int64_t)time(NULL);
+    if (!st && p->journal_kind) st = add_journal(s, txn, &u->l.counters, p->journal_kind, p->journal_json, at, err);
+    if (!st && s->stats) st = bsi_store_meta_put(s, txn, "stats", s->stats, strlen(s->stats), err);
+    u->l.counters.segment = atomic_load(&s->next_segment) - 1;
+    return st ? st : bsi_store_counters_put(s, txn, &u->l.counters, err);
+}
+
+static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bomsync_error *err) {
+    if (s->mode == BSI_STORE_READ) return bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only");
+    if (s->failed) return bsi_fail(err, BOMSYNC_E_USAGE, "the store must be opened again after a failed publish");
+    if (!p->feed && (p->generation || p->image || p->drop_image || p->set_kept || p->set_holds))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "nothing can be published without a feed");
+    if (p->generation && p->generation->number != (int64_t)s->counters.generation + 1)
+        return bsi_fail(err, BOMSYNC_E_USAGE, "generation %lld does not follow %llu", (long long)p->generation->number,
+                        (unsigned long long)s->counters.generation);
+    size_t n = p->journal_json ? strlen(p->journal_json) : 0;
+    if (p->journal_json && (n < 2 || p->journal_json[0] != '{' || p->journal_json[n - 1] != '}'))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "a journal entry must be a JSON object");
+    return BOMSYNC_OK;
+}
+
+/* Readers of this handle move to the new state; the ids that were used stay used. */
+static bomsync_status adopt(publish *u, bomsync_error *err) {
+    bsi_store *s = u->s;
+    s->counters = u->l.counters;
+    free(s->stats);
+    s->stats = NULL;
+    bomsync_status st = bsi_env_renew(&s->root, err);
+    if (!st) st = bsi_shards_renew(s, err);
+    atomic_store(&s->view, bsi_store_new_view());
+    return st;
+}
+
+bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_error *err) {
+    bomsync_status st = check_publish(s, p, err);
+    if (st) return st;
+    publish u = {.s = s, .p = p, .l = {.s = s, .counters = s->counters}};
+    st = bsi_shards_flush(s, err);
+    if (!st && p->feed) st = stored_feed(&u, err);
+    if (!st) st = put_state(&u, err);
+    if (!st) st = put_image(&u, err);
+    if (!st) st = put_rest(&u, err);
+    MDB_txn *txn = u.l.txn;
+    if (!st) st = bsi_env_commit(&s->root, txn, err);
+    else if (txn) mdb_txn_abort(txn);
+    bsi_list_free(&u.state);
+    bsi_list_free(&u.image);
+    if (st) {
+        s->failed = true;
+        return st;
+    }
+    st = adopt(&u, err);
+    if (!st && p->outbox && p->generation) {
+        st = bsi_store_rename_outbox(s, p->generation->number, err);
+        if (st) bsi_hint(err, "generation %lld is made; the next run names its folder", (long long)p->generation->number);
+    }
+    return st;
+}
