@@ -274,7 +274,7 @@ bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, i
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(workers, PARTS, join_part, &r);
     pthread_mutex_destroy(&r.lock);
-    qsort(r.gone, r.gone_count, sizeof *r.gone, by_place);
+    bsi_sort(r.gone, r.gone_count, sizeof *r.gone, by_place);
     out->gone = r.gone;
     out->gone_count = r.gone_count;
     out->conflicts = atomic_load(&r.conflicts);

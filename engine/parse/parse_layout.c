@@ -45,7 +45,7 @@ static int by_name(const void *a, const void *b) {
 static entry *sorted(const char *const *names, uint32_t count) {
     entry *e = bsi_alloc((count + 1) * sizeof *e);
     for (uint32_t i = 0; i < count; i++) e[i] = (entry){names[i], i};
-    qsort(e, count, sizeof *e, by_name);
+    bsi_sort(e, count, sizeof *e, by_name);
     return e;
 }
 

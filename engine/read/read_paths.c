@@ -129,7 +129,7 @@ static int by_file(const void *a, const void *b) {
 /* Of several names of one file the first stays. */
 static void unique(found_list *l) {
     if (!l->count) return;
-    qsort(l->item, l->count, sizeof *l->item, by_file);
+    bsi_sort(l->item, l->count, sizeof *l->item, by_file);
     size_t n = 1;
     for (size_t i = 1; i < l->count; i++) {
         if (l->item[i].dev == l->item[n - 1].dev && l->item[i].ino == l->item[n - 1].ino)
@@ -138,7 +138,7 @@ static void unique(found_list *l) {
             l->item[n++] = l->item[i];
     }
     l->count = n;
-    qsort(l->item, l->count, sizeof *l->item, by_path);
+    bsi_sort(l->item, l->count, sizeof *l->item, by_path);
 }
 
 static bomsync_status readable(const found_list *l, bomsync_error *err) {

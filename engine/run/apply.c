@@ -189,7 +189,7 @@ static bomsync_status gather_hashes(apply_run *r, const bsi_rows *w, const bsi_l
 
 static void keep_only_twice(apply_run *r) {
     size_t kept = 0;
-    if (r->twice_count) qsort(r->twice, r->twice_count, sizeof *r->twice, by_u64);
+    bsi_sort(r->twice, r->twice_count, sizeof *r->twice, by_u64);
     for (size_t i = 1; i < r->twice_count; i++)
         if (r->twice[i] == r->twice[i - 1] && (!kept || r->twice[kept - 1] != r->twice[i])) r->twice[kept++] = r->twice[i];
     r->twice_count = kept;
@@ -233,7 +233,7 @@ static bool equal_copies(const twin *t, size_t n) {
 
 static bomsync_status take_twins(apply_run *r, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
-    if (r->twin_count) qsort(r->twin, r->twin_count, sizeof *r->twin, by_key_and_place);
+    bsi_sort(r->twin, r->twin_count, sizeof *r->twin, by_key_and_place);
     for (size_t i = 0, n; i < r->twin_count && !st; i += n) {
         const twin *t = &r->twin[i];
         for (n = 1; i + n < r->twin_count && by_key(t, &t[n]) == 0;) n++;

@@ -129,14 +129,14 @@ void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts) {
     rank_of_part *r = bsi_alloc(sizeof *r * (parts->count + 1));
     uint32_t *to = bsi_alloc(sizeof *to * (parts->count + 1));
     for (uint32_t i = 0; i < parts->count; i++) r[i] = (rank_of_part){parts, i};
-    qsort(r, parts->count, sizeof *r, by_name);
+    bsi_sort(r, parts->count, sizeof *r, by_name);
     for (uint32_t i = 0; i < parts->count; i++) to[r[i].index] = i;
     bool sorted = true;
     for (size_t i = 0; i < count; i++) {
         items[i].part = to[items[i].part] + (items[i].op == 'd' ? parts->count : 0);
         if (i && by_seq(&items[i - 1], &items[i]) > 0) sorted = false;
     }
-    if (!sorted) qsort(items, count, sizeof *items, by_seq);
+    if (!sorted) bsi_sort(items, count, sizeof *items, by_seq);
     for (size_t i = 0; i < count; i++) items[i].part = r[items[i].part % parts->count].index;
     free(r);
     free(to);
@@ -244,7 +244,7 @@ static int by_ref(const void *a, const void *b) {
 static ref_at *sorted_refs(const bsi_ref *v, size_t n) {
     ref_at *r = bsi_alloc(sizeof *r * (n + 1));
     for (size_t i = 0; i < n; i++) r[i] = (ref_at){v[i], i};
-    qsort(r, n, sizeof *r, by_ref);
+    bsi_sort(r, n, sizeof *r, by_ref);
     return r;
 }
 

@@ -82,7 +82,7 @@ static int by_key(const void *a, const void *b) {
 bomsync_status bsi_table_write(bsi_table *t, bomsync_sink out, bomsync_error *err) {
     const bsi_slots *s = t->slots;
     sort_keys = s->key_count;
-    qsort(t->row, t->count, sizeof *t->row, by_key);
+    bsi_sort(t->row, t->count, sizeof *t->row, by_key);
     bsi_buf b = {0};
     bsi_field *f = bsi_alloc(sizeof *f * (s->count + 1));
     bomsync_status st = BOMSYNC_OK;

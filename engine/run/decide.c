@@ -120,7 +120,7 @@ static bomsync_status held_places(decision *d, const bsi_hold *h, uint64_t **pla
     size_t n = 0;
     for (size_t i = 0; i < d->kept_count; i++)
         if (memcmp(d->kept[i].hold, h->digest, 32) == 0) kh[n++] = d->kept[i].kh;
-    qsort(kh, n, sizeof *kh, by_u64);
+    bsi_sort(kh, n, sizeof *kh, by_u64);
     *place = bsi_alloc(sizeof **place * (n + 1));
     *count = 0;
     bomsync_status st = BOMSYNC_OK;
@@ -211,7 +211,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     size_t n = 0;
     for (size_t i = 0; i < entries; i++)
         if (image[i].flags & BSI_IMAGE_EXACT) exact[n++] = image[i].ref;
-    qsort(exact, n, sizeof *exact, by_u64);
+    bsi_sort(exact, n, sizeof *exact, by_u64);
     for (size_t i = 0; i < ref_count; i++)
         if (!bsearch(&refs[i], exact, n, sizeof *exact, by_u64)) orphan[orphan_count++] = refs[i];
     d->feed->records = g->totals.records;

@@ -225,7 +225,7 @@ static uint64_t *twins(const row_list *a, const row_list *b, int workers, size_t
     bsi_parallel(workers, PARTS, twins_of_part, &r);
     free(r.kh);
     free(r.first);
-    if (r.dup_count) qsort(r.dup, r.dup_count, sizeof *r.dup, by_u64);
+    bsi_sort(r.dup, r.dup_count, sizeof *r.dup, by_u64);
     *count = r.dup_count;
     return r.dup;
 }
@@ -385,7 +385,7 @@ static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, boms
     free(self.gone);
     if (st) return st;
     for (size_t i = 0; i < d->old.left_count; i++) leave_out(&d->now, d->old.left_out[i]);
-    qsort(d->now.left_out, d->now.left_count, sizeof(uint64_t), by_u64); /* one list for both sides */
+    bsi_sort(d->now.left_out, d->now.left_count, sizeof(uint64_t), by_u64); /* one list for both sides */
     bsi_join_out out = {0};
     st = join_side(&d->now.rows, &d->old.rows, &d->now, &out, d->workers, d->tmp, err);
     if (st) return st;
@@ -524,7 +524,7 @@ static uint64_t duplicates_of(uint64_t *const *hash, const uint32_t *column, uin
         for (uint32_t c = 0; c < n; c++) h = (h ^ hash[column[c]][r]) * 0x9E3779B97F4A7C15ull + 1;
         scratch[r] = h;
     }
-    qsort(scratch, rows, sizeof *scratch, by_u64);
+    bsi_sort(scratch, rows, sizeof *scratch, by_u64);
     uint64_t d = 0;
     for (size_t r = 1; r < rows; r++) d += scratch[r] == scratch[r - 1];
     return d;

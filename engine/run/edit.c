@@ -257,8 +257,8 @@ static void plan(edit_run *r) {
 
 bomsync_status bsi_edit_run(bsi_ref **refs, size_t *count, bsi_edit *e, bomsync_error *err) {
     edit_run r = {.e = e, .err = err};
-    qsort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
-    qsort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
+    bsi_sort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
+    bsi_sort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
     plan(&r);
     r.per_task = BSI_MAX(r.count / ((size_t)BSI_MAX(e->workers, 1) * 4) + 1, (size_t)64);
     bsi_parallel(e->workers, (r.count + r.per_task - 1) / r.per_task, edit_task, &r);

@@ -16,7 +16,7 @@ static bomsync_status kept_keys(uint64_t **out, size_t *count, const bsi_kept *k
     *count = 0;
     for (size_t i = 0; i < n; i++)
         if (k[i].key_read) (*out)[(*count)++] = k[i].kh;
-    qsort(*out, *count, sizeof **out, by_u64);
+    bsi_sort(*out, *count, sizeof **out, by_u64);
     return BOMSYNC_OK;
 }
 

@@ -295,7 +295,7 @@ static bomsync_status hold_part(bsi_sync *s, uint32_t part, const char *rule, bo
         uint32_t key;
         bsi_image_build(&g[n++].key, f, keys, keys, &key);
     }
-    if (n) qsort(g, n, sizeof *g, by_key);
+    bsi_sort(g, n, sizeof *g, by_key);
     uint8_t digest[32];
     bsi_sha *h = bsi_sha_open();
     bsi_sha_add(h, s->feed_name, strlen(s->feed_name) + 1);

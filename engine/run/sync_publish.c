@@ -118,7 +118,7 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
         v[to[p]].records += made[p];
     }
     free(to);
-    qsort(v, n, sizeof *v, part_order);
+    bsi_sort(v, n, sizeof *v, part_order);
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         if (v[i].records || v[i].deleted || v[i].created || v[i].updated) v[kept++] = v[i];
@@ -243,7 +243,7 @@ static void u64_add(u64_list *l, uint64_t v) {
 
 static void u64_sort_unique(u64_list *l) {
     if (!l->n) return;
-    qsort(l->v, l->n, sizeof *l->v, by_u64);
+    bsi_sort(l->v, l->n, sizeof *l->v, by_u64);
     size_t n = 1;
     for (size_t i = 1; i < l->n; i++)
         if (l->v[i] != l->v[n - 1]) l->v[n++] = l->v[i];
@@ -321,7 +321,7 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
     /* matched anchors: scan block -> ref -> ordinal in the list */
     uint64_t *place_of_block = NULL;
     if (wants) {
-        qsort(want, wants, sizeof *want, by_ref);
+        bsi_sort(want, wants, sizeof *want, by_ref);
         place_of_block = bsi_calloc(s->scan.count, sizeof *place_of_block);
         for (size_t i = 0; i < s->base_count; i++) {
             wanted key = {.ref = s->base[i]}, *w = bsearch(&key, want, wants, sizeof *want, by_ref);
@@ -422,14 +422,14 @@ static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_re
     memcpy(live, state, sizeof *live * state_count);
     bool sorted = true;
     for (size_t i = 1; i < state_count && sorted; i++) sorted = live[i - 1] <= live[i];
-    if (!sorted) qsort(live, state_count, sizeof *live, ref_order);
+    if (!sorted) bsi_sort(live, state_count, sizeof *live, ref_order);
     sorted = true;
     for (size_t i = 0; i < image_count; i++) {
         if (!(image[i].flags & BSI_IMAGE_EXACT)) continue;
         if (n && covered[n - 1] > image[i].ref) sorted = false;
         covered[n++] = image[i].ref;
     }
-    if (!sorted) qsort(covered, n, sizeof *covered, ref_order);
+    if (!sorted) bsi_sort(covered, n, sizeof *covered, ref_order);
     bsi_ref *out = bsi_alloc(sizeof *out * (state_count + 1));
     *count = 0;
     bool lost = false;
@@ -615,7 +615,10 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     char *journal = bsi_generation_json(g, false);
     p.journal_json = journal;
     int64_t t0 = bsi_now_ns();
+    uint32_t slot_count = s->feed->slots.count;
+    if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
     if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
+    s->feed->slots.count = slot_count;
     s->seconds[6] += (double)(bsi_now_ns() - t0) / 1e9;
     free(journal);
     free(exact);

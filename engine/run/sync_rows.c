@@ -278,7 +278,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     }
     free(r.writer);
     pthread_mutex_destroy(&r.lock);
-    qsort(s->bad, s->bad_count, sizeof *s->bad, bad_order);
+    bsi_sort(s->bad, s->bad_count, sizeof *s->bad, bad_order);
     uint64_t ragged = atomic_load(&r.ragged), all = 0;
     for (size_t f = 0; f < s->scan.file_count; f++) all += (uint64_t)s->scan.file[f].records;
     if (!r.status && ragged > 20 && ragged * 20 > all) {
@@ -386,7 +386,7 @@ static bomsync_status candidates(bsi_sync *s, uint64_t **kh, size_t *count, boms
     }
     bsi_rows_free(&w);
     bsi_buf_free(&buf);
-    qsort(*kh, *count, sizeof **kh, by_u64);
+    bsi_sort(*kh, *count, sizeof **kh, by_u64);
     return st;
 }
 

@@ -352,7 +352,7 @@ static int by_id(const void *a, const void *b) {
 }
 
 static void ids_sort(ids *s) {
-    if (s->count) qsort(s->id, s->count, sizeof *s->id, by_id);
+    bsi_sort(s->id, s->count, sizeof *s->id, by_id);
     size_t n = 0;
     for (size_t i = 0; i < s->count; i++)
         if (!n || s->id[n - 1] != s->id[i]) s->id[n++] = s->id[i];
