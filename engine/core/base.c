@@ -275,15 +275,18 @@ typedef struct parallel_run {
     void *ctx;
     size_t count;
     atomic_size_t next;
+    atomic_int lane;
 } parallel_run;
+
+static _Thread_local int this_lane;
+int bsi_lane(void) { return this_lane; }
 
 static void *parallel_work(void *p) {
     parallel_run *r = p;
-    for (;;) {
-        size_t i = atomic_fetch_add(&r->next, 1);
-        if (i >= r->count) return NULL;
-        r->fn(r->ctx, i);
-    }
+    this_lane = atomic_fetch_add(&r->lane, 1);
+    for (size_t i; (i = atomic_fetch_add(&r->next, 1)) < r->count;) r->fn(r->ctx, i);
+    this_lane = 0;
+    return NULL;
 }
 
 void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *ctx) {

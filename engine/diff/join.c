@@ -156,12 +156,23 @@ static bomsync_status gather(bsi_row **rows, size_t *count, bsi_row_store *s, si
     return BOMSYNC_OK;
 }
 
+typedef struct u64_list {
+    uint64_t *v;
+    size_t count, cap;
+} u64_list;
+
+static void append(u64_list *l, const uint64_t *v, size_t n) {
+    if (!n) return;
+    if (l->cap < l->count + n) l->v = bsi_realloc(l->v, (l->cap = (l->count + n) * 2) * sizeof *l->v);
+    memcpy(l->v + l->count, v, n * sizeof *v);
+    l->count += n;
+}
+
 typedef struct join_run {
     bsi_join_out *out;
     bsi_row_store *n, *o;
     pthread_mutex_t lock;
-    uint64_t *gone;
-    size_t gone_count, gone_cap;
+    u64_list gone, fresh;
     atomic_ullong conflicts, duplicates;
     bomsync_status status;
     bomsync_error *err;
@@ -209,7 +220,8 @@ static void join_part(void *ctx, size_t p) {
     if (!st) st = gather(&o, &o_count, r->o, p, &err);
     uint32_t *head = NULL, *next = NULL;
     uint64_t *gone = NULL;
-    size_t gone_count = 0;
+    uint64_t *fresh = NULL;
+    size_t gone_count = 0, fresh_count = 0;
     if (!st && n_count + o_count) {
         size_t mask = 15;
         while (mask < n_count * 2) mask = mask * 2 + 1;
@@ -242,26 +254,26 @@ static void join_part(void *ctx, size_t p) {
             uint64_t f = r->out->fate[n[head[h] - 1].at];
             if (!(f & BSI_FATE_MATCHED)) settle_group(r, n, next, head[h], UINT64_MAX, 0);
         }
+        if (r->out->want_fresh) {
+            fresh = bsi_alloc((n_count + 1) * sizeof *fresh);
+            for (size_t i = 0; i < n_count; i++)
+                if (!(r->out->fate[n[i].at] & BSI_FATE_MATCHED)) fresh[fresh_count++] = n[i].kh;
+        }
     }
     pthread_mutex_lock(&r->lock);
     if (st && !r->status) {
         r->status = st;
         if (r->err) *r->err = err;
     }
-    if (gone_count) {
-        if (r->gone_cap < r->gone_count + gone_count) {
-            r->gone_cap = (r->gone_count + gone_count) * 2;
-            r->gone = bsi_realloc(r->gone, r->gone_cap * sizeof *r->gone);
-        }
-        memcpy(r->gone + r->gone_count, gone, gone_count * sizeof *gone);
-        r->gone_count += gone_count;
-    }
+    append(&r->gone, gone, gone_count);
+    append(&r->fresh, fresh, fresh_count);
     pthread_mutex_unlock(&r->lock);
     free(n);
     free(o);
     free(head);
     free(next);
     free(gone);
+    free(fresh);
 }
 
 static int by_place(const void *a, const void *b) {
@@ -274,9 +286,11 @@ bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, i
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(workers, PARTS, join_part, &r);
     pthread_mutex_destroy(&r.lock);
-    bsi_sort(r.gone, r.gone_count, sizeof *r.gone, by_place);
-    out->gone = r.gone;
-    out->gone_count = r.gone_count;
+    bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, by_place);
+    out->gone = r.gone.v;
+    out->gone_count = r.gone.count;
+    out->fresh = r.fresh.v;
+    out->fresh_count = r.fresh.count;
     out->conflicts = atomic_load(&r.conflicts);
     out->duplicates = atomic_load(&r.duplicates);
     return r.status;

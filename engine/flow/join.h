@@ -38,6 +38,9 @@ typedef struct bsi_join_out {
     size_t gone_count;
     uint64_t conflicts;   /* rows with CONFLICT */
     uint64_t duplicates;
+    bool want_fresh;      /* given by the caller: list the key hashes of rows that no old row has, too */
+    uint64_t *fresh;      /* in no order, one for each row; malloc'ed */
+    size_t fresh_count;
 } bsi_join_out;
 /** Consumes both stores' contents (they stay open, readable again). workers threads. O keys are unique.
  *  Of identical copies the one with the lowest index is not a duplicate. A group with a BAD row and another row is a conflict. */

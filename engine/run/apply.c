@@ -160,7 +160,7 @@ static bomsync_status each_block(apply_run *r, bomsync_status (*each)(apply_run 
     bsi_rows w = {0};
     bsi_buf bytes = {0};
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < r->scan.count && !st; i++) {
+    for (size_t i = 0; i < r->scan.block_count && !st; i++) {
         const bsi_layout *l = r->scan.file[r->scan.block[i].file].layout;
         st = bsi_scan_bytes(&r->scan, i, &bytes, err);
         if (st) break;
@@ -255,7 +255,7 @@ static bomsync_status open_state(apply_run *r, const char *state, const bomsync_
     st = bsi_scan_open(&r->scan, &path, 1, &r->slots, read, (const char *const *)r->deltas.key_name, r->deltas.key_count, NULL, NULL, 0, workers, err);
     bsi_scan_options so = {.read = read, .isa = isa, .workers = workers, .secret = &r->secret, .tmp = tmp ? tmp : "/tmp", .keep_stream_bytes = true,
                            .block_records = read->block_records ? read->block_records : BSI_BLOCK_RECORDS};
-    if (!st && r->slots.count) st = bsi_scan_run(&r->scan, &so, err);
+    if (!st && r->slots.count) st = bsi_scan_blocks(&r->scan, &so, err);
     free(path);
     return st;
 }

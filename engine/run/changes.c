@@ -21,10 +21,15 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
     const bsi_row_source *s = r->source;
     r->block = UINT64_MAX;
     bomsync_status st;
-    if (s->scan) {
+    if (s->scan && s->scan->parsed && s->scan->parsed[block]) {
+        r->at = s->scan->parsed[block];
+        r->bytes.len = 0;
+        st = BOMSYNC_OK;
+    } else if (s->scan) {
         st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
         if (!st)
             bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
+        r->at = &r->rows;
     } else {
         st = bsi_store_data(&r->data, s->store, s->refs[block], err);
     }
@@ -42,7 +47,7 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
     const bsi_row_source *s = r->source;
     bool ok;
     if (s->scan) {
-        bsi_rows *w = &r->rows;
+        const bsi_rows *w = r->at;
         if (row >= w->count) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
         uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
         ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);

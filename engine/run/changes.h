@@ -20,6 +20,7 @@ typedef struct bsi_row_source {
 typedef struct bsi_row_reader {
     const bsi_row_source *source;
     uint64_t block;              /* held; UINT64_MAX: none */
+    const bsi_rows *at;          /* rows of a scan's block: kept by the scan, or `rows` */
     bsi_rows rows;
     bsi_block_data data;
     bsi_buf bytes;

@@ -14,11 +14,12 @@
 
 #include "core/limits.h"
 #include "flow/join.h"
+#include "flow/twins.h"
 #include "run/changes.h"
 #include "run/csv_out.h"
 #include "run/query.h"
 
-enum { TASK_BLOCKS = 512 };
+enum { TASK_BLOCKS = 512, PIECE_ENTRIES = 64, SPAN_BYTES = 256 << 10 };
 
 typedef struct old_row {
     uint64_t kh, rh, place;
@@ -31,8 +32,8 @@ typedef struct row_list {
 
 typedef struct side {
     bsi_scan scan;
-    bool *open;          /* [scan blocks]: parsed whole */
-    row_list rows;       /* of open blocks, in file order */
+    uint8_t *settled;    /* OLD: [open blocks] a block of NEW has the same bytes */
+    row_list rows;       /* of open blocks that are not settled, in file order */
     uint64_t bad, ragged;
     uint64_t *left_out;  /* key hashes that take no part, ascending */
     size_t left_count, left_cap;
@@ -45,8 +46,11 @@ typedef struct diff_run {
     bsi_secret secret;
     bsi_slots slots;
     side old, now;
-    bsi_image image;
-    bsi_image_piece piece;
+    uint64_t memory_bytes;
+    bsi_image image;         /* of OLD, in memory */
+    bsi_image_entry *entry;
+    bsi_image_piece *piece;
+    size_t piece_count;
     int64_t created, updated, deleted, unchanged, schema_only, duplicates, kept_back, records_old, records_new;
 } diff_run;
 
@@ -76,7 +80,6 @@ typedef struct parse_task {
 typedef struct parse_run {
     diff_run *d;
     side *s;
-    bool matched; /* the matched blocks, keys only; else the open ones */
     parse_task *task;
 } parse_run;
 
@@ -85,9 +88,7 @@ static void row_add(row_list *l, old_row r) {
     l->v[l->n++] = r;
 }
 
-static bool wants(const parse_run *r, size_t i) {
-    return r->matched ? r->s->scan.block[i].match != BSI_NO_MATCH && !r->s->open[i] : r->s->open[i];
-}
+static bool wants(const parse_run *r, size_t i) { return !r->s->settled || !r->s->settled[i]; }
 
 /* Wanted blocks that stand one behind the other in the file are read at once. */
 static bomsync_status load(parse_run *r, size_t i, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
@@ -97,8 +98,11 @@ static bomsync_status load(parse_run *r, size_t i, size_t end, size_t *count, bs
     *count = 1;
     if (!bsi_source_random(src) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
     uint64_t bytes = b->bytes;
-    while (i + *count < end && wants(r, i + *count) && bytes + scan->block[i + *count].bytes <= BSI_READ_BYTES && !(scan->block[i + *count].flags & BSI_CUT_OVERSIZE))
-        bytes += scan->block[i + (*count)++].bytes;
+    for (; i + *count < end && wants(r, i + *count); (*count)++) {
+        const bsi_scan_block *n = &scan->block[i + *count];
+        if (n->offset != b->offset + bytes || bytes + n->bytes > BSI_READ_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        bytes += n->bytes;
+    }
     buf->len = 0;
     bsi_buf_reserve(buf, bytes + 64);
     ssize_t got = bsi_source_pread(src, buf->data, bytes, b->offset, err);
@@ -115,7 +119,7 @@ static void parse_blocks(void *ctx, size_t index) {
     bsi_rows w = {0};
     bsi_buf buf = {0};
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, scan->count);
+    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, scan->block_count);
     for (size_t i = index * TASK_BLOCKS; i < end && !t->status;) {
         if (!wants(r, i)) {
             i++;
@@ -126,7 +130,7 @@ static void parse_blocks(void *ctx, size_t index) {
         const uint8_t *p = buf.data;
         for (size_t k = 0; k < count && !t->status; k++) {
             bsi_scan_block *b = &scan->block[i + k];
-            bsi_parse_block(&w, scan->file[b->file].layout, &r->d->secret, p, BSI_MIN((size_t)b->bytes, buf.len), r->matched);
+            bsi_parse_block(&w, scan->file[b->file].layout, &r->d->secret, p, BSI_MIN((size_t)b->bytes, buf.len), false);
             p += b->bytes;
             for (uint32_t row = 0, bad = 0; row < w.count; row++) {
                 if (w.bad[row]) {
@@ -147,13 +151,15 @@ static void parse_blocks(void *ctx, size_t index) {
     bsi_buf_free(&buf);
 }
 
-/* Appends to *rows the rows of the open (or matched) blocks of one side. */
-static bomsync_status parse_side(diff_run *d, side *s, bool matched, row_list *rows, bomsync_error *err) {
-    size_t tasks = (s->scan.count + TASK_BLOCKS - 1) / TASK_BLOCKS;
-    parse_run r = {.d = d, .s = s, .matched = matched};
+/* The rows of the blocks of one side that are not settled. */
+static bomsync_status parse_side(diff_run *d, side *s, bomsync_error *err) {
+    size_t tasks = (s->scan.block_count + TASK_BLOCKS - 1) / TASK_BLOCKS;
+    row_list *rows = &s->rows;
+    rows->n = s->bad = s->ragged = s->left_count = 0;
+    parse_run r = {.d = d, .s = s};
     r.task = bsi_calloc(tasks + 1, sizeof *r.task);
     bsi_parallel(d->workers, tasks, parse_blocks, &r);
-    size_t total = rows->n;
+    size_t total = 0;
     for (size_t i = 0; i < tasks; i++) total += r.task[i].rows.n;
     rows->v = bsi_realloc(rows->v, (total + 1) * sizeof *rows->v);
     rows->cap = total;
@@ -166,8 +172,9 @@ static bomsync_status parse_side(diff_run *d, side *s, bool matched, row_list *r
         }
         if (t->rows.n) memcpy(rows->v + rows->n, t->rows.v, t->rows.n * sizeof *t->rows.v);
         rows->n += t->rows.n;
-        if (!matched) s->bad += t->bad, s->ragged += t->ragged;
-        for (size_t k = 0; k < t->left_count && !matched; k++) leave_out(s, t->left[k]);
+        s->bad += t->bad;
+        s->ragged += t->ragged;
+        for (size_t k = 0; k < t->left_count; k++) leave_out(s, t->left[k]);
         free(t->rows.v);
         free(t->left);
     }
@@ -177,69 +184,141 @@ static bomsync_status parse_side(diff_run *d, side *s, bool matched, row_list *r
 
 /* ---- keys that stand more than once ---- */
 
-typedef struct twin_run {
-    const row_list *a, *b;
-    size_t *first;  /* counting sort: [parts + 1] into order */
-    uint64_t *kh;
-    uint64_t *dup;
-    size_t dup_count, dup_cap;
+typedef struct stretch { /* of a matched run: what one task looks at */
+    const bsi_scan_run *run;
+    uint64_t first, count; /* entries, from the run's first */
+    uint64_t before, bytes;
+} stretch;
+
+typedef struct key_run {
+    diff_run *d;
+    stretch *stretch;
+    size_t count, cap;
+    bsi_twins *twins;      /* first pass: where the keys go */
+    const uint64_t *dup;   /* second pass: keys to find, ascending */
+    size_t dup_count;
+    uint8_t *filter;       /* 2^20 bits of them */
+    uint8_t *hit;          /* [entries] blocks to look at after all */
+    atomic_bool any_hit;
     atomic_flag lock;
-} twin_run;
-
-static void twins_of_part(void *ctx, size_t part) {
-    twin_run *r = ctx;
-    size_t from = r->first[part], n = r->first[part + 1] - from, mask = 15;
-    if (n < 2) return;
-    while (mask < n * 2) mask = mask * 2 + 1;
-    uint64_t *table = bsi_calloc(mask + 1, sizeof *table);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t kh = r->kh[from + i] ? r->kh[from + i] : 1;
-        size_t h = (kh * 0x9E3779B97F4A7C15ull >> 20) & mask;
-        while (table[h] && table[h] != kh) h = (h + 1) & mask;
-        if (!table[h]) {
-            table[h] = kh;
-            continue;
-        }
-        while (atomic_flag_test_and_set(&r->lock)) {}
-        if (r->dup_count == r->dup_cap) r->dup = bsi_realloc(r->dup, (r->dup_cap = r->dup_cap ? r->dup_cap * 2 : 64) * sizeof *r->dup);
-        r->dup[r->dup_count++] = kh;
-        atomic_flag_clear(&r->lock);
-    }
-    free(table);
-}
-
-/* Key hashes that stand more than once among a and b together, ascending. */
-static uint64_t *twins(const row_list *a, const row_list *b, int workers, size_t *count) {
-    enum { PARTS = 1024 };
-    twin_run r = {.a = a, .b = b, .lock = ATOMIC_FLAG_INIT};
-    size_t at[PARTS + 1] = {0}, n = a->n + b->n;
-    for (size_t i = 0; i < n; i++) at[((i < a->n ? a->v[i].kh : b->v[i - a->n].kh) >> 54) + 1]++;
-    for (size_t p = 0; p < PARTS; p++) at[p + 1] += at[p];
-    r.first = bsi_alloc(sizeof at);
-    memcpy(r.first, at, sizeof at);
-    r.kh = bsi_alloc((n + 1) * sizeof *r.kh);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t kh = i < a->n ? a->v[i].kh : b->v[i - a->n].kh;
-        r.kh[at[kh >> 54]++] = kh;
-    }
-    bsi_parallel(workers, PARTS, twins_of_part, &r);
-    free(r.kh);
-    free(r.first);
-    bsi_sort(r.dup, r.dup_count, sizeof *r.dup, by_u64);
-    *count = r.dup_count;
-    return r.dup;
-}
+    bomsync_status status;
+    bomsync_error *err;
+} key_run;
 
 static bool has(const uint64_t *v, size_t n, uint64_t x) { return n && bsearch(&x, v, n, sizeof x, by_u64) != NULL; }
 
-/* A matched block that holds a key which stands elsewhere too is compared record by record after all. */
-static void open_twins(diff_run *d, const row_list *common, const uint64_t *dup, size_t count) {
-    for (size_t i = 0; i < common->n && count; i++) {
-        if (!has(dup, count, common->v[i].kh)) continue;
-        size_t b = common->v[i].place >> 16;
-        d->now.open[b] = true;
-        d->old.open[d->now.scan.block[b].match] = true;
+static void plan_stretches(key_run *r) {
+    const bsi_scan *scan = &r->d->now.scan;
+    bsi_image_walk w = {.image = &r->d->image};
+    for (size_t i = 0; i < scan->run_count; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        stretch s = {.run = run};
+        for (uint64_t k = 0; run->matched && k < run->count; k++) {
+            uint32_t bytes = bsi_image_next(&w, run->first + k)->bytes;
+            s.count++;
+            s.bytes += bytes;
+            if (s.bytes < SPAN_BYTES && k + 1 < run->count) continue;
+            if (r->count == r->cap) r->stretch = bsi_realloc(r->stretch, (r->cap = r->cap ? r->cap * 2 : 64) * sizeof *r->stretch);
+            r->stretch[r->count++] = s;
+            s = (stretch){.run = run, .first = k + 1, .before = s.before + s.bytes};
+        }
     }
+}
+
+static bool wanted(const key_run *r, const bsi_rows *w) {
+    for (uint32_t i = 0; i < w->count; i++) {
+        uint32_t h = (uint32_t)(w->kh[i] >> 44);
+        if ((r->filter[h >> 3] >> (h & 7) & 1) && has(r->dup, r->dup_count, w->kh[i])) return true;
+    }
+    return false;
+}
+
+/* Block by block: those with a record that cannot be read, or with a key that is looked for. */
+static void mark_blocks(key_run *r, const stretch *s, bsi_rows *w, const uint8_t *p) {
+    bsi_image_walk walk = {.image = &r->d->image};
+    for (uint64_t k = 0; k < s->count; k++) {
+        uint64_t entry = s->run->first + s->first + k;
+        uint32_t bytes = bsi_image_next(&walk, entry)->bytes;
+        bsi_parse_block(w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, p, bytes, true);
+        p += bytes;
+        if (!w->bad_count && !(r->dup && wanted(r, w))) continue;
+        r->hit[entry] = 1;
+        atomic_store(&r->any_hit, true);
+    }
+}
+
+static void keys_task(void *ctx, size_t index) {
+    key_run *r = ctx;
+    const stretch *s = &r->stretch[index];
+    bsi_rows w = {0};
+    bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, &buf, &err);
+    if (!st && r->dup) {
+        mark_blocks(r, s, &w, buf.data);
+    } else if (!st) {
+        bsi_parse_block(&w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, buf.data, s->bytes, true);
+        for (uint32_t i = 0; i < w.count && !st; i++)
+            if (!w.bad[i]) st = bsi_twins_add(r->twins, bsi_lane(), w.kh[i], &err);
+        if (w.bad_count) mark_blocks(r, s, &w, buf.data);
+    }
+    bsi_rows_free(&w);
+    bsi_buf_free(&buf);
+    while (st && atomic_flag_test_and_set(&r->lock)) {}
+    if (st && !r->status) {
+        r->status = st;
+        *r->err = err;
+    }
+    if (st) atomic_flag_clear(&r->lock);
+}
+
+static uint64_t *open_keys(const diff_run *d, size_t *count) {
+    uint64_t *kh = bsi_alloc((d->old.rows.n + d->now.rows.n + 1) * sizeof *kh);
+    *count = 0;
+    for (size_t i = 0; i < d->old.rows.n; i++) kh[(*count)++] = d->old.rows.v[i].kh;
+    for (size_t i = 0; i < d->now.rows.n; i++) kh[(*count)++] = d->now.rows.v[i].kh;
+    bsi_sort(kh, *count, sizeof *kh, by_u64);
+    return kh;
+}
+
+static bool is_hit(void *ctx, uint64_t index, const bsi_image_entry *e) {
+    (void)e;
+    return ((const uint8_t *)ctx)[index];
+}
+
+/* Matched blocks that hold a key that stands elsewhere too, or a record that cannot be read, are compared record by record
+ * after all. *opened: there were some. */
+static bomsync_status open_twins(diff_run *d, bool *opened, bomsync_error *err) {
+    key_run r = {.d = d, .lock = ATOMIC_FLAG_INIT, .err = err};
+    *opened = false;
+    plan_stretches(&r);
+    if (!r.count) return BOMSYNC_OK;
+    r.hit = bsi_calloc(d->image.count + 1, 1);
+    r.twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
+    bsi_parallel(d->workers, r.count, keys_task, &r);
+    size_t probes, dups = 0;
+    uint64_t *probe = open_keys(d, &probes), *dup = NULL;
+    if (!r.status) r.status = bsi_twins_find(&dup, &dups, r.twins, probe, probes, d->workers, err);
+    bsi_twins_close(r.twins);
+    free(probe);
+    if (!r.status && dups) {
+        r.dup = dup;
+        r.dup_count = dups;
+        r.filter = bsi_calloc(1 << 17, 1);
+        for (size_t i = 0; i < dups; i++) r.filter[dup[i] >> 47] |= (uint8_t)(1u << (dup[i] >> 44 & 7));
+        bsi_parallel(d->workers, r.count, keys_task, &r);
+        free(r.filter);
+    }
+    free(r.stretch);
+    free(dup);
+    if (!r.status && atomic_load(&r.any_hit)) {
+        for (uint64_t i = 0; i < d->image.count; i++)
+            if (r.hit[i]) d->old.settled[i] = 0;
+        bsi_scan_reopen(&d->now.scan, &d->image, is_hit, r.hit);
+        *opened = true;
+    }
+    free(r.hit);
+    return r.status;
 }
 
 /* ---- the comparison ---- */
@@ -257,28 +336,31 @@ static bomsync_status scan_both(diff_run *d, bomsync_error *err) {
     if (!st) st = bsi_scan_open(&d->now.scan, new_path, 1, &d->slots, ro, d->o->key, (uint32_t)d->o->key_count, NULL, d->o->ignore, (uint32_t)d->o->ignore_count, d->workers, err);
     for (size_t f = 0; f < d->old.scan.file_count && !st; f++)
         if (d->old.scan.file[f].layout) bsi_layout_widen(d->old.scan.file[f].layout, &d->slots);
-    if (!st) st = bsi_scan_run(&d->old.scan, &so, err);
+    if (!st) st = bsi_scan_blocks(&d->old.scan, &so, err);
     if (st) return st;
-    bsi_image_entry *e = bsi_alloc(sizeof *e * (d->old.scan.count + 1));
-    for (size_t i = 0; i < d->old.scan.count; i++) {
+    size_t n = d->old.scan.block_count;
+    bsi_image_entry *e = bsi_alloc(sizeof *e * (n + 1));
+    for (size_t i = 0; i < n; i++) {
         const bsi_scan_block *b = &d->old.scan.block[i];
         bool usable = b->records && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
         e[i] = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = i, .bytes = b->bytes, .records = b->records, .blanks = b->blanks,
                                  .flags = (usable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
                                           (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u)};
     }
-    d->piece = (bsi_image_piece){.entry = e, .count = (uint32_t)d->old.scan.count};
-    d->image = (bsi_image){.piece = &d->piece, .piece_count = 1, .count = d->old.scan.count};
+    d->entry = e;
+    d->piece_count = (n + PIECE_ENTRIES - 1) / PIECE_ENTRIES; /* pieces let the scan split the work */
+    d->piece = bsi_alloc(sizeof *d->piece * (d->piece_count + 1));
+    for (size_t i = 0; i < d->piece_count; i++)
+        d->piece[i] = (bsi_image_piece){.entry = e + i * PIECE_ENTRIES, .first = i * PIECE_ENTRIES,
+                                        .count = (uint32_t)BSI_MIN((size_t)PIECE_ENTRIES, n - i * PIECE_ENTRIES)};
+    d->image = (bsi_image){.piece = d->piece, .piece_count = d->piece_count, .count = n};
     so.image = &d->image;
-    st = bsi_scan_run(&d->now.scan, &so, err);
-    d->old.open = bsi_alloc(d->old.scan.count + 1);
-    d->now.open = bsi_calloc(d->now.scan.count + 1, 1);
-    memset(d->old.open, 1, d->old.scan.count + 1);
-    for (size_t i = 0; i < d->now.scan.count && !st; i++) {
-        if (d->now.scan.block[i].match == BSI_NO_MATCH) d->now.open[i] = true;
-        else d->old.open[d->now.scan.block[i].match] = false;
+    st = bsi_scan_blocks(&d->now.scan, &so, err);
+    d->old.settled = bsi_calloc(n + 1, 1);
+    for (size_t i = 0; i < d->now.scan.run_count && !st; i++) {
+        const bsi_scan_run *r = &d->now.scan.run[i];
+        if (r->matched) memset(d->old.settled + r->first, 1, r->count);
     }
-    free(e);
     return st;
 }
 
@@ -334,41 +416,13 @@ static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, boms
     if (st) return st;
     for (size_t f = 0; f < d->old.scan.file_count; f++) d->records_old += d->old.scan.file[f].records;
     for (size_t f = 0; f < d->now.scan.file_count; f++) d->records_new += d->now.scan.file[f].records;
-    row_list common = {0};
-    st = parse_side(d, &d->now, true, &common, err);
-    if (!st) st = parse_side(d, &d->old, false, &d->old.rows, err);
-    if (!st) st = parse_side(d, &d->now, false, &d->now.rows, err);
+    st = parse_side(d, &d->old, err);
+    if (!st) st = parse_side(d, &d->now, err);
+    bool opened = false;
+    if (!st) st = open_twins(d, &opened, err);
+    if (!st && opened) st = parse_side(d, &d->old, err);
+    if (!st && opened) st = parse_side(d, &d->now, err);
     if (st) return st;
-    size_t dups = 0, more = 0;
-    uint64_t *dup = twins(&common, &d->now.rows, d->workers, &dups), *dup2 = twins(&common, &d->old.rows, d->workers, &more);
-    bool bad_matched = false; /* a matched block with a record that cannot be read is looked at too */
-    uint64_t common_records = 0;
-    for (size_t i = 0; i < d->now.scan.count; i++)
-        if (d->now.scan.block[i].match != BSI_NO_MATCH) common_records += d->now.scan.block[i].records;
-    bad_matched = common_records != common.n;
-    size_t opened = 0;
-    open_twins(d, &common, dup, dups);
-    open_twins(d, &common, dup2, more);
-    if (bad_matched) { /* blocks that gave fewer rows than records */
-        uint32_t *seen = bsi_calloc(d->now.scan.count + 1, sizeof *seen);
-        for (size_t i = 0; i < common.n; i++) seen[common.v[i].place >> 16]++;
-        for (size_t i = 0; i < d->now.scan.count; i++) {
-            bsi_scan_block *b = &d->now.scan.block[i];
-            if (b->match != BSI_NO_MATCH && !d->now.open[i] && seen[i] != b->records) d->now.open[i] = d->old.open[b->match] = true;
-        }
-        free(seen);
-    }
-    for (size_t i = 0; i < d->now.scan.count; i++) opened += d->now.open[i] && d->now.scan.block[i].match != BSI_NO_MATCH;
-    free(dup);
-    free(dup2);
-    free(common.v);
-    if (opened) {
-        d->old.rows.n = d->now.rows.n = 0;
-        d->old.bad = d->now.bad = d->old.ragged = d->now.ragged = d->old.left_count = d->now.left_count = 0;
-        st = parse_side(d, &d->old, false, &d->old.rows, err);
-        if (!st) st = parse_side(d, &d->now, false, &d->now.rows, err);
-        if (st) return st;
-    }
     st = refuse_ragged(&d->old, d->records_old, err);
     if (!st) st = refuse_ragged(&d->now, d->records_new, err);
     if (st) return st;
@@ -410,8 +464,8 @@ static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, boms
         d->deleted++;
     }
     d->unchanged = equal;
-    for (size_t i = 0; i < d->now.scan.count; i++)
-        if (!d->now.open[i]) d->unchanged += d->now.scan.block[i].records;
+    for (size_t i = 0; i < d->now.scan.run_count; i++)
+        if (d->now.scan.run[i].matched) d->unchanged += (int64_t)d->now.scan.run[i].records;
     d->kept_back = (int64_t)d->now.bad;
     free(out.fate);
     free(out.gone);
@@ -608,7 +662,8 @@ static bomsync_status propose_keys(diff_run *d, bomsync_sink talk, bomsync_error
 }
 
 bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bomsync_sink talk, bool json, bomsync_error *err) {
-    diff_run d = {.o = o, .workers = o->read.workers > 0 ? o->read.workers : bsi_usable_cores(), .slots = {.partition = -1}};
+    diff_run d = {.o = o, .workers = o->read.workers > 0 ? o->read.workers : bsi_usable_cores(), .slots = {.partition = -1},
+                  .memory_bytes = o->read.memory_bytes ? o->read.memory_bytes : (uint64_t)256 << 20};
     d.tmp = o->read.tmp ? o->read.tmp : getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
     if (getrandom(d.secret.bytes, sizeof d.secret.bytes, 0) < 0) return bsi_fail(err, BOMSYNC_E_USAGE, "could not draw random bytes");
     bsi_item *item = NULL;
@@ -645,10 +700,12 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
     side *side_of[] = {&d.old, &d.now};
     for (int i = 0; i < 2; i++) {
         bsi_scan_close(&side_of[i]->scan);
-        free(side_of[i]->open);
+        free(side_of[i]->settled);
         free(side_of[i]->rows.v);
         free(side_of[i]->left_out);
     }
+    free(d.entry);
+    free(d.piece);
     bsi_slots_free(&d.slots);
     return st;
 }

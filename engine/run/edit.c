@@ -114,7 +114,7 @@ static bomsync_status damaged(bomsync_error *err) { return bsi_fail(err, BOMSYNC
 static bomsync_status put_new(editor *d, uint64_t now, bool aligned, bomsync_error *err) {
     bomsync_status st = bsi_row_fetch(d->g, &d->now, now, err);
     if (st) return st;
-    bsi_rows *w = &d->now.rows;
+    const bsi_rows *w = d->now.at;
     uint32_t row = now & 0xffff;
     const uint8_t *image = w->enc.data + w->image[row];
     size_t bytes = w->image[row + 1] - w->image[row];
@@ -137,8 +137,8 @@ static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pai
     d->merged.len = 0;
     uint32_t key, row = p->now & 0xffff;
     uint32_t body = bsi_image_build(&d->merged, d->f, s->count, s->key_count, &key);
-    return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.rows.kh[row],
-               d->now.rows.rh[row], err);
+    return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.at->kh[row],
+               d->now.at->rh[row], err);
 }
 
 static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync_error *err) {

@@ -34,7 +34,7 @@ typedef struct bsi_edit {
     size_t touched_count;
     uint32_t block_records;
     int workers;
-    bsi_ref *exact;                   /* [scan blocks] set to the new state block that holds just its records; may be NULL */
+    bsi_ref *exact;                   /* [open blocks of the scan] set to the new state block that holds just its records; may be NULL */
 } bsi_edit;
 /** refs: the new list, malloc'ed. */
 bomsync_status bsi_edit_run(bsi_ref **refs, size_t *count, bsi_edit *e, bomsync_error *err);

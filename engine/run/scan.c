@@ -14,6 +14,9 @@
  * when the first unit gets lost). Which entry a block takes is decided in file order when the units are stitched,
  * so two equal blocks never depend on who was faster.
  *
+ * What was found is a list of runs: matched blocks side by side take one run of 64 bytes however many they are, so that
+ * an unchanged snapshot of any size costs no memory; only open blocks are listed one by one.
+ *
  * Tried and dropped: mmap of the input (page faults cost more than the copy of pread into a buffer that stays in
  * cache); claiming entries in the workers (order then depends on timing).
  */
@@ -28,31 +31,37 @@
 
 #include "core/limits.h"
 
+#define BSI_WORKERS_MAX 64
+
 enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, UNIT_BYTES = 16 << 20, HEAD_BYTES = 64 << 10 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
-const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index) {
+static size_t piece_of(const bsi_image *image, uint64_t index) {
     size_t lo = 0, hi = image->piece_count;
     while (hi - lo > 1) {
         size_t mid = lo + (hi - lo) / 2;
         if (image->piece[mid].first <= index) lo = mid;
         else hi = mid;
     }
-    return &image->piece[lo].entry[index - image->piece[lo].first];
+    return lo;
 }
 
-typedef struct image_walk { /* cheap access to neighbouring entries */
-    const bsi_image *image;
-    size_t piece;
-} image_walk;
+const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index) {
+    const bsi_image_piece *p = &image->piece[piece_of(image, index)];
+    return &p->entry[index - p->first];
+}
 
-static const bsi_image_entry *walk_to(image_walk *w, uint64_t index) {
+const bsi_image_entry *bsi_image_next(bsi_image_walk *w, uint64_t index) {
     const bsi_image *im = w->image;
     if (index >= im->count) return NULL;
-    while (index < im->piece[w->piece].first) w->piece--;
-    while (index >= im->piece[w->piece].first + im->piece[w->piece].count) w->piece++;
-    return &im->piece[w->piece].entry[index - im->piece[w->piece].first];
+    const bsi_image_piece *p = &im->piece[w->piece];
+    if (index - p->first >= p->count) { /* most often the next one */
+        if (w->piece + 1 < im->piece_count && index == p[1].first) w->piece++;
+        else w->piece = piece_of(im, index);
+        p = &im->piece[w->piece];
+    }
+    return &p->entry[index - p->first];
 }
 
 typedef struct fp_index {
@@ -89,42 +98,51 @@ typedef struct cursor {
     const bsi_scan_options *o;
     bsi_cut_options cut;
     fp_index *index;
-    bsi_buf buf;        /* bytes from buf_at on */
-    size_t at;          /* next block starts at buf.data[at] */
+    bsi_buf *buf;       /* bytes from the byte at `offset - at` on */
+    size_t at;          /* next block starts at buf->data[at] */
     uint64_t offset;    /* of that byte in the file */
     bool end;           /* buf reaches the end of the file */
     uint64_t next;      /* image entry expected here */
     bool trust;         /* the last block matched: try the stored length first */
     unsigned lost;
-    image_walk walk;
+    bsi_image_walk walk;
+    size_t checked;     /* piece + 1 whose checksum was found right, 0: none */
 } cursor;
 
-static void cursor_open(cursor *c, bsi_scan *scan, uint32_t file, const bsi_scan_options *o, fp_index *index, uint64_t offset,
+/* What one step of the chain found: matched entries first..first+count, or one open block. */
+typedef struct found_step {
+    bsi_scan_run run;
+    bsi_scan_block block;
+} found_step;
+
+static void cursor_open(cursor *c, bsi_scan *scan, uint32_t file, const bsi_scan_options *o, fp_index *index, bsi_buf *buf, uint64_t offset,
                         uint64_t next) {
-    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .offset = offset, .next = next, .trust = true};
+    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .next = next, .trust = true};
+    buf->len = 0;
     c->cut = (bsi_cut_options){.dialect = c->f->layout->dialect, .block_records = o->block_records, .isa = (int)o->isa};
     c->walk.image = o->image;
 }
 
 /* Keep what is not consumed, read more behind it. */
 static bomsync_status cursor_fill(cursor *c, bomsync_error *err) {
-    size_t rest = c->buf.len - c->at;
-    if (rest) memmove(c->buf.data, c->buf.data + c->at, rest);
-    c->buf.len = rest;
+    bsi_buf *buf = c->buf;
+    size_t rest = buf->len - c->at;
+    if (rest) memmove(buf->data, buf->data + c->at, rest);
+    buf->len = rest;
     c->at = 0;
     size_t want = rest < BSI_READ_BYTES / 2 ? BSI_READ_BYTES - rest : rest; /* a long record: double */
-    bsi_buf_reserve(&c->buf, want + MARGIN);
+    bsi_buf_reserve(buf, want + MARGIN);
     bsi_source *s = c->f->source;
     if (bsi_source_random(s)) {
-        ssize_t n = bsi_source_pread(s, c->buf.data + rest, want, c->offset + rest, err);
+        ssize_t n = bsi_source_pread(s, buf->data + rest, want, c->offset + rest, err);
         if (n < 0) return err->status;
-        c->buf.len += (size_t)n;
-        c->end = c->offset + c->buf.len >= bsi_source_size(s);
+        buf->len += (size_t)n;
+        c->end = c->offset + buf->len >= bsi_source_size(s);
         return BOMSYNC_OK;
     }
     if (c->f->head.len) { /* what the header search had read ahead */
-        bsi_buf_add(&c->buf, c->f->head.data, c->f->head.len);
-        bsi_buf_reserve(&c->buf, MARGIN);
+        bsi_buf_add(buf, c->f->head.data, c->f->head.len);
+        bsi_buf_reserve(buf, MARGIN);
         c->f->head.len = 0;
         c->end = c->f->at_end;
         return BOMSYNC_OK;
@@ -133,9 +151,9 @@ static bomsync_status cursor_fill(cursor *c, bomsync_error *err) {
         c->end = true;
         return BOMSYNC_OK;
     }
-    ssize_t n = bsi_source_read(s, c->buf.data + rest, want, err);
+    ssize_t n = bsi_source_read(s, buf->data + rest, want, err);
     if (n < 0) return err->status;
-    c->buf.len += (size_t)n;
+    buf->len += (size_t)n;
     if (n == 0) c->end = true;
     return BOMSYNC_OK;
 }
@@ -148,36 +166,56 @@ static void fingerprint(const cursor *c, const uint8_t *p, size_t n, bsi_hash128
 
 static bool entry_usable(const bsi_image_entry *e) { return e && (e->flags & BSI_IMAGE_EXACT); }
 
-/* Is the block at the cursor the one that the image expects? Then no line end needs to be found. */
-static bool expected(cursor *c, bsi_scan_block *b) {
-    const bsi_image_entry *e = walk_to(&c->walk, c->next);
-    size_t have = c->buf.len - c->at;
-    if (!entry_usable(e) || e->bytes > have) return false;
-    bool at_end = c->end && e->bytes == have;
-    if ((e->flags & BSI_IMAGE_AT_END) && !at_end) return false; /* it ended with its file: more bytes, another cut */
-    const uint8_t *p = c->buf.data + c->at;
-    if ((e->flags & BSI_IMAGE_LONE_CR) && !at_end && (e->bytes == have || p[e->bytes] == '\n')) return false;
-    fingerprint(c, p, e->bytes, &b->fp);
-    if (!bsi_hash128_eq(b->fp, e->fp)) return false;
-    b->bytes = e->bytes;
-    b->records = e->records;
-    b->blanks = e->blanks;
-    b->flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u);
-    b->plain = e->plain;
-    b->match = (uint32_t)c->next++;
-    return true;
+/* Entries are used only from pages whose checksum is right: a flipped bit in a ref would name another state block. */
+static bomsync_status check_piece(cursor *c, size_t piece, bomsync_error *err) {
+    if (!c->o->store || c->checked == piece + 1) return BOMSYNC_OK;
+    c->checked = piece + 1;
+    return bsi_store_image_check(c->o->store, &c->o->image->piece[piece], err);
 }
 
-static bool look_up(cursor *c, bsi_scan_block *b) {
+/* Are the blocks at the cursor the ones that the image expects? Then no line end needs to be found. Goes on to `until`,
+ * and to the end of the bytes at hand; *starved: more bytes may settle the next one. */
+static bomsync_status match_ahead(cursor *c, uint64_t until, bsi_scan_run *run, bool *starved, bomsync_error *err) {
+    const bsi_hash128 mix = c->f->layout->mix;
+    *starved = false;
+    run->first = c->next;
+    run->count = run->bytes = run->records = 0;
+    while (c->offset < until) {
+        const bsi_image_entry *e = bsi_image_next(&c->walk, c->next);
+        if (!entry_usable(e)) break;
+        size_t have = c->buf->len - c->at;
+        if (e->bytes + 1u > have && !c->end) {
+            *starved = true;
+            break;
+        }
+        if (e->bytes > have) break;
+        bool at_end = c->end && e->bytes == have;
+        const uint8_t *p = c->buf->data + c->at;
+        if ((e->flags & BSI_IMAGE_AT_END) && !at_end) break; /* it ended with its file: more bytes, another cut */
+        if ((e->flags & BSI_IMAGE_LONE_CR) && !at_end && p[e->bytes] == '\n') break;
+        bsi_hash128 fp = bsi_xxh128_secret(p, e->bytes, c->o->secret);
+        if ((fp.lo ^ mix.lo) != e->fp.lo || (fp.hi ^ mix.hi) != e->fp.hi) break;
+        bomsync_status st = check_piece(c, c->walk.piece, err);
+        if (st) return st;
+        run->count++;
+        run->bytes += e->bytes;
+        run->records += e->records;
+        c->next++;
+        c->at += e->bytes;
+        c->offset += e->bytes;
+    }
+    return BOMSYNC_OK;
+}
+
+/* The exact entry with this fingerprint: a few ahead (sequence), then anywhere. */
+static bool look_up(cursor *c, const bsi_scan_block *b) {
     if (!c->o->image || !c->o->image->count) return false;
     if (c->o->tier_sequence) {
         for (uint64_t i = c->next; i < c->next + LOOK_AHEAD; i++) {
-            const bsi_image_entry *e = walk_to(&c->walk, i);
+            const bsi_image_entry *e = bsi_image_next(&c->walk, i);
             if (!e) break;
             if (e->fp.lo != b->fp.lo || !entry_usable(e) || !bsi_hash128_eq(e->fp, b->fp)) continue;
-            b->match = (uint32_t)i;
-            c->next = i + 1;
-            c->lost = 0;
+            c->next = i;
             return true;
         }
     }
@@ -186,9 +224,7 @@ static bool look_up(cursor *c, bsi_scan_block *b) {
     for (uint64_t h = b->fp.lo & c->index->mask; c->index->slot[h]; h = (h + 1) & c->index->mask) {
         uint32_t i = c->index->slot[h] - 1;
         if (!bsi_hash128_eq(bsi_image_at(c->o->image, i)->fp, b->fp)) continue;
-        b->match = i;
-        c->next = (uint64_t)i + 1;
-        c->lost = 0;
+        c->next = i;
         return true;
     }
     return false;
@@ -201,17 +237,16 @@ static bomsync_status refuse_quote(cursor *c, bomsync_error *err) {
     return BOMSYNC_E_REFUSED;
 }
 
-static bomsync_status spill(cursor *c, bsi_scan_block *b, const uint8_t *p, bomsync_error *err) {
+static bomsync_status spill(cursor *c, uint64_t *at, const uint8_t *p, size_t bytes, bomsync_error *err) {
     bsi_scan_file *f = c->f;
-    if (bsi_source_random(f->source) || (b->match != BSI_NO_MATCH && !c->o->keep_stream_bytes)) return BOMSYNC_OK;
-    b->spill = f->spill_bytes;
-    for (size_t done = 0; done < b->bytes;) {
-        ssize_t n = pwrite(f->spill_fd, p + done, b->bytes - done, (off_t)(f->spill_bytes + done));
+    *at = f->spill_bytes;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(f->spill_fd, p + done, bytes - done, (off_t)(f->spill_bytes + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return bsi_fail_errno(err, errno, c->o->tmp, "could not write a temporary file in \"%s\"", c->o->tmp);
         done += (size_t)n;
     }
-    f->spill_bytes += b->bytes;
+    f->spill_bytes += bytes;
     return BOMSYNC_OK;
 }
 
@@ -219,21 +254,22 @@ static bomsync_status spill(cursor *c, bsi_scan_block *b, const uint8_t *p, boms
 static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err) {
     uint64_t state[2] = {0, 0};
     uint64_t length = 0;
-    fingerprint(c, c->buf.data + c->at, c->buf.len - c->at, &b->fp);
-    b->plain = bsi_xxh128(c->buf.data + c->at, c->buf.len - c->at);
+    bsi_buf *buf = c->buf;
+    fingerprint(c, buf->data + c->at, buf->len - c->at, &b->fp);
+    b->plain = bsi_xxh128(buf->data + c->at, buf->len - c->at);
     uint64_t start = c->offset;
-    b->bytes = BSI_RECORD_BYTES_MAX;
-    bomsync_status spilled = spill(c, b, c->buf.data + c->at, err);
-    if (spilled) return spilled;
+    bomsync_status st = BOMSYNC_OK;
+    if (!bsi_source_random(c->f->source)) st = spill(c, &b->spill, buf->data + c->at, BSI_RECORD_BYTES_MAX, err);
+    if (st) return st;
     for (;;) {
-        int64_t got = bsi_cut_skip(state, &c->cut.dialect, c->buf.data + c->at, c->buf.len - c->at, c->end);
+        int64_t got = bsi_cut_skip(state, &c->cut.dialect, buf->data + c->at, buf->len - c->at, c->end);
         if (got == -2) return refuse_quote(c, err);
-        size_t used = got >= 0 ? (size_t)got : c->buf.len - c->at;
+        size_t used = got >= 0 ? (size_t)got : buf->len - c->at;
         length += used;
         c->at += used;
         c->offset += used;
-        if (got >= 0 || (c->end && c->at == c->buf.len)) break;
-        bomsync_status st = cursor_fill(c, err);
+        if (got >= 0 || (c->end && c->at == buf->len)) break;
+        st = cursor_fill(c, err);
         if (st) return st;
     }
     if (length > UINT32_MAX) {
@@ -244,69 +280,144 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
     }
     b->bytes = (uint32_t)length;
     b->records = 1;
-    b->flags = BSI_CUT_OVERSIZE | (c->end && c->at == c->buf.len ? BSI_CUT_AT_END : 0u);
+    b->flags = BSI_CUT_OVERSIZE | (c->end && c->at == buf->len ? BSI_CUT_AT_END : 0u);
     b->fp.lo ^= length;
     b->plain.lo ^= length;
     return BOMSYNC_OK;
 }
 
-/* The next block of the chain; *more false at the end of the file. */
-static bomsync_status cursor_step(cursor *c, bsi_scan_block *b, bool *more, bomsync_error *err) {
-    *b = (bsi_scan_block){.file = c->file, .match = BSI_NO_MATCH};
-    *more = true;
-    bool predict = c->trust && c->o->tier_block && c->o->image && c->next < c->o->image->count;
+/* Matched blocks of a stream that nobody can read twice: they may turn out to hold a twin. */
+static bomsync_status spill_run(cursor *c, found_step *s, bomsync_error *err) {
+    if (bsi_source_random(c->f->source)) return BOMSYNC_OK;
+    return spill(c, &s->run.spill, c->buf->data + c->at - s->run.bytes, s->run.bytes, err);
+}
+
+/* Cut the block at the cursor. *found false: the file ends here. */
+static bomsync_status cut_block(cursor *c, bsi_scan_block *b, bool *found, bomsync_error *err) {
+    *found = true;
     for (;;) {
-        size_t have = c->buf.len - c->at;
-        if (!have && c->end) {
-            *more = false;
+        size_t have = c->buf->len - c->at;
+        bsi_cut cut = {0};
+        const uint8_t *p = c->buf->data + c->at;
+        int got = have || c->end ? bsi_cut_block(&cut, &c->cut, p, have, c->end) : 0;
+        if (got < 0) return refuse_quote(c, err);
+        if (got == 0 && (cut.flags & BSI_CUT_OVERSIZE) && have > BSI_RECORD_BYTES_MAX) return oversize(c, b, err);
+        if (got) {
+            if (cut.flags & BSI_CUT_OPEN_QUOTE) {
+                bsi_fail(err, BOMSYNC_E_REFUSED, "the file ends inside a quoted field");
+                bsi_at(err, bsi_source_path(c->f->source), (int64_t)(c->offset + have), -1, NULL, NULL, 0);
+                bsi_hint(err, "nothing was changed; the file is cut off: ask for it again");
+                return BOMSYNC_E_REFUSED;
+            }
+            b->bytes = (uint32_t)cut.bytes;
+            b->records = cut.records;
+            b->blanks = cut.blanks;
+            b->flags = cut.flags;
+            fingerprint(c, p, cut.bytes, &b->fp);
             return BOMSYNC_OK;
         }
-        b->offset = c->offset;
-        if (predict && have) {
-            if (expected(c, b)) break;
-            const bsi_image_entry *e = walk_to(&c->walk, c->next);
-            bool short_of = entry_usable(e) && e->bytes + 1u > have && !c->end;
-            if (!short_of) predict = false;
-        }
-        if (!predict) {
-            bsi_cut cut = {0};
-            const uint8_t *p = c->buf.data + c->at;
-            int found = have || c->end ? bsi_cut_block(&cut, &c->cut, p, have, c->end) : 0;
-            if (found < 0) return refuse_quote(c, err);
-            if (found == 0 && (cut.flags & BSI_CUT_OVERSIZE) && have > BSI_RECORD_BYTES_MAX) {
-                c->trust = false;
-                return oversize(c, b, err);
-            }
-            if (found) {
-                if (cut.flags & BSI_CUT_OPEN_QUOTE) {
-                    bsi_fail(err, BOMSYNC_E_REFUSED, "the file ends inside a quoted field");
-                    bsi_at(err, bsi_source_path(c->f->source), (int64_t)(c->offset + have), -1, NULL, NULL, 0);
-                    bsi_hint(err, "nothing was changed; the file is cut off: ask for it again");
-                    return BOMSYNC_E_REFUSED;
-                }
-                b->bytes = (uint32_t)cut.bytes;
-                b->records = cut.records;
-                b->blanks = cut.blanks;
-                b->flags = cut.flags;
-                fingerprint(c, p, cut.bytes, &b->fp);
-                b->plain = bsi_xxh128(p, cut.bytes);
-                if (c->o->tier_block) look_up(c, b);
-                if (b->match == BSI_NO_MATCH && (cut.flags & BSI_CUT_AT_END)) c->lost = 0;
-                break;
-            }
-        }
         if (c->end) {
-            *more = false;
+            *found = false;
             return BOMSYNC_OK;
         }
         bomsync_status st = cursor_fill(c, err);
         if (st) return st;
     }
-    c->trust = b->match != BSI_NO_MATCH;
-    bomsync_status st = spill(c, b, c->buf.data + c->at, err);
-    c->at += b->bytes;
-    c->offset += b->bytes;
+}
+
+/* The next blocks of the chain; *more false at the end of the file. Matched blocks may come many at once, but none that
+ * starts at or after `until`. */
+static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool *more, bomsync_error *err) {
+    s->run = (bsi_scan_run){.file = c->file, .offset = c->offset, .matched = true};
+    s->block = (bsi_scan_block){.file = c->file, .offset = c->offset};
+    *more = true;
+    bool predict = c->trust && c->o->tier_block && c->o->image && c->next < c->o->image->count;
+    while (predict) {
+        if (c->at == c->buf->len && c->end) break;
+        bool starved;
+        bomsync_status st = match_ahead(c, until, &s->run, &starved, err);
+        if (!st && !s->run.count && starved) st = cursor_fill(c, err);
+        if (st) return st;
+        if (s->run.count) return c->o->keep_stream_bytes ? spill_run(c, s, err) : BOMSYNC_OK;
+        predict = starved;
+    }
+    if (c->at == c->buf->len && c->end) {
+        *more = false;
+        return BOMSYNC_OK;
+    }
+    bsi_scan_block *b = &s->block;
+    bomsync_status st = cut_block(c, b, more, err);
+    if (st || !*more) return st;
+    bool long_record = (b->flags & BSI_CUT_OVERSIZE) && c->offset != b->offset; /* passed over already */
+    bool random = bsi_source_random(c->f->source);
+    c->trust = false;
+    if (!long_record) {
+        const uint8_t *p = c->buf->data + c->at;
+        if (c->o->tier_block && look_up(c, b)) {
+            c->lost = 0;
+            c->trust = true;
+            st = check_piece(c, piece_of(c->o->image, c->next), err);
+        } else {
+            b->plain = bsi_xxh128(p, b->bytes);
+            if (b->flags & BSI_CUT_AT_END) c->lost = 0;
+        }
+        if (!st && !random && (!c->trust || c->o->keep_stream_bytes)) st = spill(c, &b->spill, p, b->bytes, err);
+        c->at += b->bytes;
+        c->offset += b->bytes;
+    }
+    s->run = (bsi_scan_run){.file = c->file, .offset = b->offset, .count = 1, .bytes = b->bytes, .records = b->records,
+                            .matched = c->trust, .first = c->next, .spill = b->spill};
+    if (c->trust) c->next++;
     return st;
+}
+
+/* ---- lists of what was found ---- */
+
+typedef struct found {
+    bsi_scan_run *run;
+    size_t runs, run_cap;
+    bsi_scan_block *block;
+    size_t blocks, block_cap;
+} found;
+
+static bool continues(const bsi_scan_run *a, const bsi_scan_run *b) {
+    return a->file == b->file && a->matched == b->matched && a->first + a->count == b->first && a->offset + a->bytes == b->offset &&
+           (!a->matched || a->spill + a->bytes == b->spill || (!a->spill && !b->spill));
+}
+
+static void add_run(found *f, const bsi_scan_run *r) {
+    bsi_scan_run *last = f->runs ? &f->run[f->runs - 1] : NULL;
+    if (last && continues(last, r)) {
+        last->count += r->count;
+        last->bytes += r->bytes;
+        last->records += r->records;
+        return;
+    }
+    if (f->runs == f->run_cap) f->run = bsi_realloc(f->run, (f->run_cap = f->run_cap ? f->run_cap * 2 : 16) * sizeof *f->run);
+    f->run[f->runs++] = *r;
+}
+
+static void add_blocks(found *f, const bsi_scan_block *b, size_t n) {
+    if (f->blocks + n > f->block_cap) {
+        f->block_cap = BSI_MAX(f->block_cap * 2, f->blocks + n + 16);
+        f->block = bsi_realloc(f->block, f->block_cap * sizeof *f->block);
+    }
+    memcpy(f->block + f->blocks, b, n * sizeof *b);
+    f->blocks += n;
+}
+
+static void add_step(found *f, found_step *s) {
+    if (!s->run.matched) {
+        s->run.first = f->blocks;
+        add_blocks(f, &s->block, 1);
+    }
+    add_run(f, &s->run);
+}
+
+static void found_free(found *f) {
+    free(f->run);
+    free(f->block);
+    *f = (found){0};
 }
 
 /* ---- units ---- */
@@ -316,8 +427,7 @@ typedef struct unit {
     uint64_t from, to;
     uint64_t next;     /* image entry expected at from */
     bool sure;         /* from is a record start for certain */
-    bsi_scan_block *block;
-    size_t count, cap;
+    found found;
     bomsync_status status;
     bomsync_error err;
 } unit;
@@ -328,90 +438,143 @@ typedef struct unit_run {
     unit *unit;
     size_t count;
     fp_index index;
-    atomic_ullong done_bytes, done_records;
+    atomic_ullong done_bytes;
     uint64_t total_bytes;
+    pthread_mutex_t lock; /* guards the buffers */
+    bsi_buf spare[BSI_WORKERS_MAX];
+    size_t spares;
 } unit_run;
 
-static void push(bsi_scan_block **v, size_t *count, size_t *cap, const bsi_scan_block *b) {
-    if (*count == *cap) {
-        *cap = *cap ? *cap * 2 : 256;
-        *v = bsi_realloc(*v, *cap * sizeof **v);
+/* A worker's read buffer goes from unit to unit: fresh pages cost as much as reading into them. */
+static bsi_buf take_buffer(unit_run *r) {
+    bsi_buf b = {0};
+    pthread_mutex_lock(&r->lock);
+    if (r->spares) b = r->spare[--r->spares];
+    pthread_mutex_unlock(&r->lock);
+    return b;
+}
+
+static void give_buffer(unit_run *r, bsi_buf b) {
+    pthread_mutex_lock(&r->lock);
+    if (r->spares < BSI_WORKERS_MAX && b.cap <= 4 * (size_t)BSI_READ_BYTES) {
+        r->spare[r->spares++] = b;
+        b = (bsi_buf){0};
     }
-    (*v)[(*count)++] = *b;
+    pthread_mutex_unlock(&r->lock);
+    bsi_buf_free(&b);
 }
 
 /* A guess: just after the next line end. */
 static bomsync_status to_line_start(cursor *c, bomsync_error *err) {
     for (;;) {
-        const uint8_t *p = c->buf.data + c->at;
-        const uint8_t *lf = c->at < c->buf.len ? memchr(p, '\n', c->buf.len - c->at) : NULL;
+        const uint8_t *p = c->buf->data + c->at;
+        const uint8_t *lf = c->at < c->buf->len ? memchr(p, '\n', c->buf->len - c->at) : NULL;
         if (lf) {
             size_t used = (size_t)(lf + 1 - p);
             c->at += used;
             c->offset += used;
             return BOMSYNC_OK;
         }
-        c->offset += c->buf.len - c->at;
-        c->at = c->buf.len;
+        c->offset += c->buf->len - c->at;
+        c->at = c->buf->len;
         if (c->end) return BOMSYNC_OK;
         bomsync_status st = cursor_fill(c, err);
         if (st) return st;
     }
 }
 
+static void tell_progress(unit_run *r, size_t index, uint64_t *told, uint64_t offset) {
+    if (offset - *told < (4u << 20)) return;
+    atomic_fetch_add(&r->done_bytes, offset - *told);
+    *told = offset;
+    const bomsync_read_options *ro = r->o->read;
+    if (ro && ro->progress && index % (size_t)BSI_MAX(r->o->workers, 1) == 0)
+        ro->progress(ro->progress_ctx, "reading", atomic_load(&r->done_bytes), r->total_bytes, 0);
+}
+
+/* Where the image says that a block starts, one starts if it is there; else any line start is a guess. */
+static bomsync_status find_start(cursor *c, bomsync_error *err) {
+    bsi_scan_run probe;
+    bool starved = false;
+    bomsync_status st = cursor_fill(c, err);
+    uint64_t next = c->next, offset = c->offset;
+    size_t at = c->at;
+    if (!st && c->o->tier_block && c->o->image) {
+        st = match_ahead(c, offset + 1, &probe, &starved, err);
+        c->next = next;
+        c->offset = offset;
+        c->at = at;
+        if (st || probe.count) return st;
+    }
+    return st ? st : to_line_start(c, err);
+}
+
 static void run_unit(void *ctx, size_t index) {
     unit_run *r = ctx;
     unit *u = &r->unit[index];
     cursor c;
+    bsi_buf buf = take_buffer(r);
     u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    cursor_open(&c, r->scan, u->file, r->o, &r->index, u->from, u->next);
-    bool random = bsi_source_random(c.f->source);
-    if (!u->sure) {
-        /* where the image says that a block starts, one starts if it is there; else any line start is a guess */
-        bsi_scan_block b = {0};
-        u->status = cursor_fill(&c, &u->err);
-        if (!u->status && r->o->tier_block && r->o->image && expected(&c, &b)) c.next--;
-        else if (!u->status) u->status = to_line_start(&c, &u->err);
-    }
+    cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->next);
+    if (!u->sure) u->status = find_start(&c, &u->err);
     bool more = true;
     uint64_t told = c.offset;
-    while (!u->status && (c.offset < u->to || !random)) {
-        bsi_scan_block b;
-        u->status = cursor_step(&c, &b, &more, &u->err);
+    while (!u->status && c.offset < u->to) {
+        found_step s;
+        u->status = cursor_step(&c, u->to, &s, &more, &u->err);
         if (u->status || !more) break;
-        push(&u->block, &u->count, &u->cap, &b);
-        if (c.offset - told >= (4u << 20)) {
-            atomic_fetch_add(&r->done_bytes, c.offset - told);
-            told = c.offset;
-            const bomsync_read_options *ro = r->o->read;
-            if (ro && ro->progress && index % (size_t)BSI_MAX(r->o->workers, 1) == 0)
-                ro->progress(ro->progress_ctx, "reading", atomic_load(&r->done_bytes), r->total_bytes, 0);
-        }
+        add_step(&u->found, &s);
+        tell_progress(r, index, &told, c.offset);
     }
-    bsi_buf_free(&c.buf);
+    give_buffer(r, buf);
 }
 
-/* Where the files of the last snapshot ended, to guess where to look for what. */
+/* ---- where to split ---- */
+
+/* Bytes of the image's pieces, and where its files start: to guess which entry starts near an offset. */
 typedef struct image_offsets {
+    const bsi_image *image;
     uint64_t *piece_bytes; /* [piece_count + 1] bytes before each piece, in its file */
+    uint8_t *has_end;      /* [piece_count] a file ends in it */
     uint64_t *file_first;  /* entry index at which each file starts */
     size_t file_count;
 } image_offsets;
 
-static void plan_offsets(image_offsets *x, const bsi_image *im) {
-    *x = (image_offsets){0};
-    if (!im || !im->count) return;
+enum { SUM_PIECES = 256 };
+
+static void sum_pieces(void *ctx, size_t index) {
+    image_offsets *x = ctx;
+    const bsi_image *im = x->image;
+    for (size_t p = index * SUM_PIECES; p < BSI_MIN((index + 1) * SUM_PIECES, im->piece_count); p++) {
+        uint64_t bytes = 0;
+        uint32_t flags = 0;
+        for (uint32_t i = 0; i < im->piece[p].count; i++) {
+            bytes += im->piece[p].entry[i].bytes;
+            flags |= im->piece[p].entry[i].flags;
+        }
+        x->piece_bytes[p] = bytes;
+        x->has_end[p] = (flags & BSI_IMAGE_AT_END) != 0;
+    }
+}
+
+static void plan_offsets(image_offsets *x, const bsi_image *im, int workers) {
+    *x = (image_offsets){.image = im};
+    if (!im || !im->count || workers <= 1) return;
     size_t cap = 16;
     x->file_first = bsi_alloc(cap * sizeof *x->file_first);
     x->piece_bytes = bsi_alloc((im->piece_count + 1) * sizeof *x->piece_bytes);
+    x->has_end = bsi_alloc(im->piece_count + 1);
+    bsi_parallel(workers, (im->piece_count + SUM_PIECES - 1) / SUM_PIECES, sum_pieces, x);
     x->file_first[x->file_count++] = 0;
     uint64_t bytes = 0;
     for (size_t p = 0; p < im->piece_count; p++) {
+        uint64_t whole = x->piece_bytes[p];
         x->piece_bytes[p] = bytes;
-        for (uint32_t i = 0; i < im->piece[p].count; i++) {
-            bytes += im->piece[p].entry[i].bytes;
+        bytes += whole;
+        for (uint32_t i = 0; x->has_end[p] && i < im->piece[p].count; i++) {
             if (!(im->piece[p].entry[i].flags & BSI_IMAGE_AT_END)) continue;
             bytes = 0;
+            for (uint32_t k = i + 1; k < im->piece[p].count; k++) bytes += im->piece[p].entry[k].bytes;
             if (x->file_count == cap) x->file_first = bsi_realloc(x->file_first, (cap *= 2) * sizeof *x->file_first);
             x->file_first[x->file_count++] = im->piece[p].first + i + 1;
         }
@@ -420,26 +583,28 @@ static void plan_offsets(image_offsets *x, const bsi_image *im) {
 }
 
 /* First entry of the file's image that starts at or after offset; its offset in *start. */
-static uint64_t entry_near(const image_offsets *x, const bsi_image *im, uint32_t file, uint64_t body, uint64_t offset,
-                           uint64_t *start) {
+static uint64_t entry_near(const image_offsets *x, uint32_t file, uint64_t body, uint64_t offset, uint64_t *start) {
+    const bsi_image *im = x->image;
     *start = body;
-    if (!im || !im->count || file >= x->file_count) return UINT64_MAX;
+    if (file >= x->file_count) return file == 0 && offset == body ? 0 : UINT64_MAX;
     uint64_t first = x->file_first[file], last = file + 1 < x->file_count ? x->file_first[file + 1] : im->count;
-    image_walk w = {.image = im};
-    size_t p = 0;
+    bsi_image_walk w = {.image = im};
     uint64_t at = body, i = first;
-    /* skip whole pieces that lie in this file and before the offset */
-    while (p + 1 < im->piece_count && im->piece[p].first < first) p++;
-    if (im->piece[p].first >= first) {
-        while (p + 1 < im->piece_count && im->piece[p + 1].first < last && im->piece[p + 1].first > first &&
-               body + x->piece_bytes[p + 1] <= offset)
-            p++;
-        if (im->piece[p].first > first) {
-            i = im->piece[p].first;
-            at = body + x->piece_bytes[p];
+    /* the last piece that starts in this file, not past the offset */
+    size_t lo = piece_of(im, first), hi = last ? piece_of(im, last - 1) + 1 : lo + 1;
+    if (im->piece[lo].first < first) lo++;
+    if (lo < hi && im->piece[lo].first < last) {
+        while (hi - lo > 1) {
+            size_t mid = lo + (hi - lo) / 2;
+            if (body + x->piece_bytes[mid] <= offset) lo = mid;
+            else hi = mid;
+        }
+        if (body + x->piece_bytes[lo] <= offset) {
+            i = im->piece[lo].first;
+            at = body + x->piece_bytes[lo];
         }
     }
-    for (; i < last && at < offset; i++) at += walk_to(&w, i)->bytes;
+    for (; i < last && at < offset; i++) at += bsi_image_next(&w, i)->bytes;
     *start = at;
     return i < last ? i : UINT64_MAX;
 }
@@ -459,7 +624,7 @@ static void plan_units(unit_run *r, const image_offsets *x) {
         for (uint64_t from = file->body, start = file->body;;) {
             unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
             uint64_t at;
-            u.next = entry_near(x, r->o->image, f, file->body, from, &at);
+            u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
             if (r->count == cap) r->unit = bsi_realloc(r->unit, (cap = cap ? cap * 2 : 16) * sizeof *r->unit);
             r->unit[r->count++] = u;
@@ -469,106 +634,234 @@ static void plan_units(unit_run *r, const image_offsets *x) {
     }
 }
 
-/* Join the units of each file to one chain; see the head of this file. */
-static bomsync_status stitch(unit_run *r, bomsync_error *err) {
-    bsi_scan *s = r->scan;
-    size_t u = 0, total = 0;
-    for (size_t i = 0; i < r->count; i++) total += r->unit[i].count;
-    if (s->cap < total) {
-        s->cap = total + 16;
-        s->block = bsi_realloc(s->block, s->cap * sizeof *s->block);
-    }
-    for (uint32_t f = 0; f < s->file_count; f++) {
-        bsi_scan_file *file = &s->file[f];
-        file->first = s->count;
-        if (!file->layout) continue;
-        uint64_t pos = file->body;
-        for (; u < r->count && r->unit[u].file == f; u++) {
-            unit *n = &r->unit[u];
-            size_t i = 0;
-            cursor c = {0};
-            bool open = false, more = true;
-            if (n->status && n->sure) {
-                *err = n->err;
-                return n->status;
-            }
-            for (;;) {
-                while (i < n->count && n->block[i].offset < pos) i++;
-                if (i < n->count && n->block[i].offset == pos) break;
-                bool last = u + 1 == r->count || r->unit[u + 1].file != f;
-                if (pos >= n->to && !last && bsi_source_random(file->source)) break; /* the next unit takes over */
-                if (bsi_source_random(file->source) && pos >= bsi_source_size(file->source)) break;
-                if (!bsi_source_random(file->source)) break;
-                if (!open) cursor_open(&c, s, f, r->o, &r->index, pos, s->count && s->block[s->count - 1].match != BSI_NO_MATCH ? s->block[s->count - 1].match + 1u : n->next);
-                open = true;
-                bsi_scan_block b;
-                bomsync_status st = cursor_step(&c, &b, &more, err);
-                if (st) {
-                    bsi_buf_free(&c.buf);
-                    return st;
-                }
-                if (!more) break;
-                push(&s->block, &s->count, &s->cap, &b);
-                pos = c.offset;
-            }
-            bsi_buf_free(&c.buf);
-            for (; i < n->count; i++) {
-                push(&s->block, &s->count, &s->cap, &n->block[i]);
-                pos = n->block[i].offset + n->block[i].bytes;
-            }
-            if (n->status) { /* a fault past the place where its chain proved right is a real one */
-                *err = n->err;
-                return n->status;
-            }
-            free(n->block);
-            n->block = NULL;
+/* ---- one chain ---- */
+
+typedef struct place { /* in a unit's list: block `skip` of run `run`, which starts at `offset` */
+    size_t run;
+    uint64_t skip, offset, records;
+} place;
+
+/* The first block of the unit that starts at or after pos. */
+static void advance(place *at, const unit *u, const bsi_image *image, uint64_t pos) {
+    bsi_image_walk w = {.image = image};
+    while (at->run < u->found.runs) {
+        const bsi_scan_run *r = &u->found.run[at->run];
+        if (at->skip == 0) at->offset = r->offset, at->records = 0;
+        if (at->offset >= pos) return;
+        if (r->offset + r->bytes <= pos) {
+            at->run++;
+            at->skip = 0;
+            continue;
         }
-        file->count = s->count - file->first;
+        if (r->matched) {
+            const bsi_image_entry *e = bsi_image_next(&w, r->first + at->skip);
+            at->offset += e->bytes;
+            at->records += e->records;
+        } else {
+            const bsi_scan_block *b = &u->found.block[r->first + at->skip];
+            at->offset += b->bytes;
+            at->records += b->records;
+        }
+        at->skip++;
+    }
+}
+
+/* The rest of a unit's list, from there on, to the end of the scan's. */
+static void adopt(found *all, unit *u, place at, uint64_t *pos) {
+    for (size_t i = at.run; i < u->found.runs; i++) {
+        bsi_scan_run r = u->found.run[i];
+        if (i == at.run && at.skip) {
+            r.first += at.skip;
+            r.count -= at.skip;
+            r.bytes -= at.offset - r.offset;
+            if (r.spill) r.spill += at.offset - r.offset;
+            r.records -= at.records;
+            r.offset = at.offset;
+        }
+        if (!r.matched) {
+            uint64_t from = r.first;
+            r.first = all->blocks;
+            add_blocks(all, u->found.block + from, r.count);
+        }
+        add_run(all, &r);
+        *pos = r.offset + r.bytes;
+    }
+}
+
+/* The chain of the left neighbours stands at *pos: go on block by block until it meets a block start of this unit. */
+static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uint64_t *pos, bomsync_error *err) {
+    bsi_scan_file *file = &r->scan->file[u->file];
+    bool random = bsi_source_random(file->source), open = false, more = true;
+    bsi_buf buf = {0};
+    cursor c;
+    place at = {0};
+    bomsync_status st = BOMSYNC_OK;
+    if (u->status && u->sure) {
+        *err = u->err;
+        return u->status;
+    }
+    while (random && !st) {
+        advance(&at, u, r->o->image, *pos);
+        if (at.run < u->found.runs && at.offset == *pos) break;
+        if ((*pos >= u->to && !last) || *pos >= bsi_source_size(file->source)) break; /* the next unit takes over */
+        const bsi_scan_run *before = all->runs ? &all->run[all->runs - 1] : NULL;
+        if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, before && before->matched ? before->first + before->count : u->next);
+        open = true;
+        found_step s;
+        st = cursor_step(&c, c.offset + 1, &s, &more, err);
+        if (st || !more) break;
+        add_step(all, &s);
+        *pos = c.offset;
+    }
+    bsi_buf_free(&buf);
+    if (st) return st;
+    adopt(all, u, at, pos);
+    if (u->status) *err = u->err; /* a fault past the place where its chain proved right is a real one */
+    return u->status;
+}
+
+/* Join the units of each file to one chain; see the head of this file. */
+static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
+    bsi_scan *s = r->scan;
+    size_t total = 0, u = 0;
+    for (size_t i = 0; i < r->count; i++) total += r->unit[i].found.blocks;
+    if (r->count == 1) { /* nothing to join */
+        *all = r->unit[0].found;
+        r->unit[0].found = (found){0};
+        if (r->unit[0].status) *err = r->unit[0].err;
+        return r->unit[0].status;
+    }
+    all->block_cap = total + 16;
+    all->block = bsi_alloc(all->block_cap * sizeof *all->block);
+    for (uint32_t f = 0; f < s->file_count; f++) {
+        if (!s->file[f].layout) continue;
+        uint64_t pos = s->file[f].body;
+        for (; u < r->count && r->unit[u].file == f; u++) {
+            bool last = u + 1 == r->count || r->unit[u + 1].file != f;
+            bomsync_status st = join_unit(r, all, &r->unit[u], last, &pos, err);
+            if (st) return st;
+            found_free(&r->unit[u].found);
+        }
     }
     return BOMSYNC_OK;
 }
 
-/* Each entry once, in file order; the plain digests of what matched are the image's. */
-static void settle_matches(bsi_scan *s, const bsi_image *image) {
-    uint8_t *used = image && image->count ? bsi_calloc((image->count + 7) / 8, 1) : NULL;
+/* ---- the list as the others see it ---- */
+
+static void count_up(bsi_scan *s) {
+    s->blocks = 0;
+    s->bytes = 0;
     for (uint32_t f = 0; f < s->file_count; f++) s->file[f].records = 0;
-    for (size_t i = 0; i < s->count; i++) {
-        bsi_scan_block *b = &s->block[i];
-        s->file[b->file].records += b->records;
-        s->bytes += b->bytes;
-        if (b->match == BSI_NO_MATCH) continue;
-        uint8_t bit = (uint8_t)(1u << (b->match & 7));
-        if (used[b->match >> 3] & bit) b->match = BSI_NO_MATCH;
-        else used[b->match >> 3] |= bit;
+    for (size_t i = 0; i < s->run_count; i++) {
+        s->file[s->run[i].file].records += (int64_t)s->run[i].records;
+        s->blocks += s->run[i].count;
+        s->bytes += s->run[i].bytes;
     }
+}
+
+/* A matched block as an open one. */
+static found_step opened(const bsi_scan *s, const bsi_scan_run *r, const bsi_image_entry *e, uint64_t before) {
+    found_step t = {.run = {.file = r->file, .offset = r->offset + before, .count = 1, .bytes = e->bytes, .records = e->records}};
+    t.block = (bsi_scan_block){.file = r->file, .offset = t.run.offset, .fp = e->fp, .plain = e->plain, .bytes = e->bytes,
+                               .records = e->records, .blanks = e->blanks};
+    t.block.flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u);
+    if (!bsi_source_random(s->file[r->file].source)) t.block.spill = r->spill + before;
+    return t;
+}
+
+size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx) {
+    found all = {0};
+    size_t hits = 0;
+    bsi_image_walk w = {.image = image};
+    for (size_t i = 0; i < s->run_count; i++) {
+        bsi_scan_run r = s->run[i];
+        if (!r.matched) {
+            uint64_t from = r.first;
+            r.first = all.blocks;
+            add_blocks(&all, s->block + from, r.count);
+            add_run(&all, &r);
+            continue;
+        }
+        uint64_t before = 0;
+        for (uint64_t k = 0; k < r.count; k++) {
+            const bsi_image_entry *e = bsi_image_next(&w, r.first + k);
+            bool open = hit(ctx, r.first + k, e);
+            found_step t = {.run = {.file = r.file, .offset = r.offset + before, .count = 1, .bytes = e->bytes, .records = e->records, .matched = true,
+                              .first = r.first + k, .spill = r.spill + (r.spill ? before : 0)}};
+            if (open) t = opened(s, &r, e, before);
+            add_step(&all, &t);
+            hits += open;
+            before += e->bytes;
+        }
+    }
+    free(s->run);
+    free(s->block);
+    s->run = all.run;
+    s->run_count = all.runs;
+    s->block = all.block;
+    s->block_count = all.blocks;
+    return hits;
+}
+
+static bool taken(void *ctx, uint64_t index, const bsi_image_entry *e) {
+    (void)e;
+    uint8_t *used = ctx, bit = (uint8_t)(1u << (index & 7));
+    bool was = used[index >> 3] & bit;
+    used[index >> 3] |= bit;
+    return was;
+}
+
+/* Each entry once, in file order: a second block with the same bytes is looked at. */
+static void settle_matches(bsi_scan *s, const bsi_image *image) {
+    uint64_t past = 0;
+    bool ascending = true;
+    for (size_t i = 0; i < s->run_count; i++) {
+        if (!s->run[i].matched) continue;
+        if (s->run[i].first < past) ascending = false;
+        past = s->run[i].first + s->run[i].count;
+    }
+    s->ascending = ascending;
+    if (ascending) return;
+    uint8_t *used = bsi_calloc((image->count + 7) / 8, 1);
+    bsi_scan_reopen(s, image, taken, used);
     free(used);
 }
 
-bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
+bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
     unit_run r = {.scan = scan, .o = o};
-    pthread_mutex_init(&r.index.lock, NULL);
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
         if (!file->layout || bsi_source_random(file->source)) continue;
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
+    pthread_mutex_init(&r.index.lock, NULL);
+    pthread_mutex_init(&r.lock, NULL);
     bsi_parse_use_isa(o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
     r.o = &local;
     image_offsets x;
-    plan_offsets(&x, local.image);
+    plan_offsets(&x, local.image, o->workers);
     plan_units(&r, &x);
     bsi_parallel(o->workers, r.count, run_unit, &r);
-    bomsync_status st = stitch(&r, err);
-    for (size_t i = 0; i < r.count; i++) free(r.unit[i].block);
+    found all = {0};
+    bomsync_status st = stitch(&r, &all, err);
+    for (size_t i = 0; i < r.count; i++) found_free(&r.unit[i].found);
+    for (size_t i = 0; i < r.spares; i++) bsi_buf_free(&r.spare[i]);
     free(r.unit);
     free(r.index.slot);
     free(x.file_first);
     free(x.piece_bytes);
+    free(x.has_end);
     pthread_mutex_destroy(&r.index.lock);
+    pthread_mutex_destroy(&r.lock);
+    scan->run = all.run;
+    scan->run_count = all.runs;
+    scan->block = all.block;
+    scan->block_count = all.blocks;
     if (!st) settle_matches(scan, local.image);
+    count_up(scan);
     for (size_t f = 0; f < scan->file_count && !st; f++) st = bsi_source_settled(scan->file[f].source, err);
     return st;
 }
@@ -671,23 +964,20 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err) {
-    bsi_scan_block *b = &scan->block[i];
-    bsi_scan_file *f = &scan->file[b->file];
-    size_t n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX); /* of an oversize record the front is enough */
+static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spilled, size_t n, bsi_buf *buf, bomsync_error *err) {
     buf->len = 0;
     bsi_buf_reserve(buf, n + MARGIN);
     if (bsi_source_random(f->source)) {
-        ssize_t got = bsi_source_pread(f->source, buf->data, n, b->offset, err);
+        ssize_t got = bsi_source_pread(f->source, buf->data, n, offset, err);
         if (got < 0) return err->status;
         if ((size_t)got != n) {
             bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
-            bsi_at(err, bsi_source_path(f->source), (int64_t)b->offset, -1, NULL, NULL, 0);
+            bsi_at(err, bsi_source_path(f->source), (int64_t)offset, -1, NULL, NULL, 0);
             return BOMSYNC_E_REFUSED;
         }
     } else {
         for (size_t done = 0; done < n;) {
-            ssize_t got = pread(f->spill_fd, buf->data + done, n - done, (off_t)(b->spill + done));
+            ssize_t got = pread(f->spill_fd, buf->data + done, n - done, (off_t)(spilled + done));
             if (got < 0 && errno == EINTR) continue;
             if (got <= 0) return bsi_fail_errno(err, got ? errno : EIO, NULL, "could not read a temporary file");
             done += (size_t)got;
@@ -697,7 +987,46 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
     return BOMSYNC_OK;
 }
 
+bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err) {
+    const bsi_scan_block *b = &scan->block[i];
+    size_t n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX); /* of an oversize record the front is enough */
+    return read_again(&scan->file[b->file], b->offset, b->spill, n, buf, err);
+}
+
+bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
+    return read_again(&scan->file[run->file], run->offset + before, run->spill + before, bytes, buf, err);
+}
+
+bsi_rows *bsi_scan_keep(const bsi_rows *w, size_t *bytes) {
+    if (w->bad_count) return NULL;
+    size_t n = w->count;
+    *bytes = sizeof *w + n * 16 + (n + 1) * 8 + n * 8 + n + w->enc.len;
+    uint8_t *p = bsi_alloc(*bytes);
+    bsi_rows *k = (bsi_rows *)(void *)p;
+    *k = (bsi_rows){.count = w->count, .blanks = w->blanks};
+    p += sizeof *k;
+#define KEEP(member, size) k->member = (void *)p, memcpy(p, w->member, (size)), p += (size)
+    KEEP(kh, n * 8);
+    KEEP(rh, n * 8);
+    KEEP(raw, (n + 1) * 4);
+    KEEP(image, (n + 1) * 4);
+    KEEP(body, n * 4);
+    KEEP(key, n * 4);
+    KEEP(bad, n);
+#undef KEEP
+    k->enc = (bsi_buf){.data = p, .len = w->enc.len};
+    if (w->enc.len) memcpy(p, w->enc.data, w->enc.len);
+    return k;
+}
+
+void bsi_scan_forget(bsi_scan *scan) {
+    for (size_t i = 0; scan->parsed && i < scan->block_count; i++) free(scan->parsed[i]);
+    free(scan->parsed);
+    scan->parsed = NULL;
+}
+
 void bsi_scan_close(bsi_scan *scan) {
+    bsi_scan_forget(scan);
     for (size_t i = 0; i < scan->file_count; i++) {
         bsi_source_close(scan->file[i].source);
         bsi_layout_close(scan->file[i].layout);
@@ -706,5 +1035,6 @@ void bsi_scan_close(bsi_scan *scan) {
     }
     free(scan->file);
     free(scan->block);
+    free(scan->run);
     *scan = (bsi_scan){0};
 }

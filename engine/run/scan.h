@@ -7,24 +7,34 @@
 
 #include "bomsync/bomsync.h"
 #include "flow/block.h"
+#include "flow/rows.h"
 #include "flow/source.h"
 #include "flow/store.h"
 
-#define BSI_NO_MATCH UINT32_MAX
-
+/** A block that no exact entry of the image stands for. */
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
-    uint64_t spill;      /* streams: offset of its bytes in the spill file (unmatched blocks only) */
+    uint64_t spill;      /* streams: offset of its bytes in the spill file */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
-    uint32_t match;      /* index in the image, BSI_NO_MATCH */
 } bsi_scan_block;
+
+/** Blocks that stand one behind the other in a file: all matched with entries that stand one behind the other in the
+ *  image, or all open. */
+typedef struct bsi_scan_run {
+    uint64_t first;      /* matched: index of the first entry in the image; open: index in bsi_scan.block */
+    uint64_t count;
+    uint64_t offset;     /* in the decoded file, of its first byte */
+    uint64_t bytes, records;
+    uint64_t spill;      /* matched, streams with keep_stream_bytes: offset of its bytes in the spill file */
+    uint32_t file;
+    bool matched;
+} bsi_scan_run;
 
 typedef struct bsi_scan_file {
     bsi_source *source;
     bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
     uint64_t body;       /* offset of the first record */
-    size_t first, count; /* its blocks */
     int64_t records;
     int spill_fd;        /* streams: bytes of unmatched blocks; -1 */
     uint64_t spill_bytes;
@@ -35,9 +45,14 @@ typedef struct bsi_scan_file {
 typedef struct bsi_scan {
     bsi_scan_file *file;
     size_t file_count;
-    bsi_scan_block *block;
-    size_t count, cap;
+    bsi_scan_run *run;   /* in the order of files and bytes; runs of both kinds */
+    size_t run_count;
+    bsi_scan_block *block; /* the open ones, in order; "open" is an index here */
+    size_t block_count;
+    bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, NULL: parse again; or NULL */
+    uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
+    bool ascending;      /* matched runs ascend in the image: nothing moved */
 } bsi_scan;
 
 typedef struct bsi_scan_options {
@@ -48,6 +63,7 @@ typedef struct bsi_scan_options {
     bool tier_block, tier_sequence;
     const bsi_secret *secret;
     const bsi_image *image;   /* NULL: none */
+    const bsi_store *store;   /* whose image it is: its pages are checked before they are used; NULL: made in memory */
     const char *tmp;          /* folder for spills */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
 } bsi_scan_options;
@@ -58,14 +74,27 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
                              const char *partition, const char *const *ignore, uint32_t ignore_count, int workers,
                              bomsync_error *err);
 /** Cut and fingerprint everything, match with the image. Each image entry is matched at most once, first in order. */
-bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
-/** The bytes of block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
+bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
+/** Open the matched blocks for which hit() says so; open indexes change. Returns how many. */
+size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
+/** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** `bytes` of a matched run, from `before` bytes behind its start, into buf. */
+bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err);
+/** A copy of the rows of an open block in one allocation, free(); *bytes: what it takes. NULL for rows that cannot all be read. */
+bsi_rows *bsi_scan_keep(const bsi_rows *rows, size_t *bytes);
+void bsi_scan_forget(bsi_scan *scan); /* the kept rows */
 void bsi_scan_close(bsi_scan *scan);
 
 /** Delimiter, quote and quotes of the options for one path. */
 bsi_dialect bsi_scan_dialect(const bomsync_read_options *read, const char *path);
 /** Entry of an image by index. */
 const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index);
+/** The same for going through many, mostly one after the other. Zero-initialise but for image. NULL past the end. */
+typedef struct bsi_image_walk {
+    const bsi_image *image;
+    size_t piece;
+} bsi_image_walk;
+const bsi_image_entry *bsi_image_next(bsi_image_walk *w, uint64_t index);
 
 #endif

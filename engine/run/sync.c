@@ -96,29 +96,12 @@ static void snapshot_digest(bsi_sync *s) {
     size_t n = 0;
     for (size_t f = 0; f < s->scan.file_count; f++)
         if (s->scan.file[f].layout) bsi_sha_add(h, s->scan.file[f].layout->digest, 32);
-    size_t piece = 0;
-    for (size_t i = 0; i < s->scan.count; i++) {
-        const bsi_scan_block *b = &s->scan.block[i];
-        bsi_hash128 plain = b->plain;
-        if (b->match != BSI_NO_MATCH) { /* neighbours are neighbours in the image too, nearly always */
-            const bsi_image *im = &s->image;
-            if (b->match < im->piece[piece].first || b->match >= im->piece[piece].first + im->piece[piece].count) {
-                if (piece + 1 < im->piece_count && b->match == im->piece[piece + 1].first) {
-                    piece++;
-                } else {
-                    size_t lo = 0, hi = im->piece_count;
-                    while (hi - lo > 1) {
-                        size_t mid = lo + (hi - lo) / 2;
-                        if (im->piece[mid].first <= b->match) lo = mid;
-                        else hi = mid;
-                    }
-                    piece = lo;
-                }
-            }
-            plain = im->piece[piece].entry[b->match - im->piece[piece].first].plain;
-        }
-        part[n++] = plain;
-        if (n == 256) {
+    bsi_image_walk w = {.image = &s->image};
+    for (size_t i = 0; i < s->scan.run_count; i++) {
+        const bsi_scan_run *r = &s->scan.run[i];
+        for (uint64_t k = 0; k < r->count; k++) {
+            part[n++] = r->matched ? bsi_image_next(&w, r->first + k)->plain : s->scan.block[r->first + k].plain;
+            if (n < 256) continue;
             bsi_sha_add(h, part, sizeof part);
             n = 0;
         }
@@ -169,17 +152,17 @@ static uint64_t memory_peak(void) {
 
 static char *stats_json(bsi_sync *s, const bsi_generation *g) {
     bsi_buf b = {0};
-    uint64_t skipped = s->scan.count - s->open_count, rows = s->open_count ? s->row_base[s->open_count] : 0;
+    uint64_t skipped = s->scan.blocks - s->open_count, rows = s->open_count ? s->row_base[s->open_count] : 0;
     const char *path = !s->last ? "first load" : s->open_count == 0 ? "unchanged" : skipped ? "skip and join" : "join";
     const char *why = !s->last                                 ? "the feed had no records"
                       : s->open_count == 0                     ? "every block matched the last image"
-                      : skipped * 2 >= s->scan.count           ? "most blocks matched the last image"
+                      : skipped * 2 >= s->scan.blocks           ? "most blocks matched the last image"
                       : skipped                                ? "few blocks matched the last image"
                                                                : "no block matched the last image";
     bsi_buf_addf(&b,
                  "{\"message_type\":\"stats\",\"records\":%" PRId64 ",\"generations\":%" PRId64 ",\"blocks\":%zu,\"skipped\":%" PRIu64
                  ",\"tiers\":{\"block\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"key\":%" PRIu64 ",\"cell\":%zu},\"seconds\":{",
-                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), s->scan.count, skipped, s->t.records_in - (int64_t)rows,
+                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), (size_t)s->scan.blocks, skipped, s->t.records_in - (int64_t)rows,
                  skipped, rows, s->item_count);
     static const char *const stage[] = {"read", "parse", "join", "classify", "emit", "store", "commit"};
     for (int i = 0; i < 7; i++) bsi_buf_addf(&b, "%s\"%s\":%.6f", i ? "," : "", stage[i], s->seconds[i]);
@@ -279,9 +262,9 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (st) return st;
     snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
     bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
-                           .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .tmp = s->tmp,
+                           .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true};
-    st = bsi_scan_run(&s->scan, &so, err);
+    st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
     snapshot_digest(s);
@@ -347,7 +330,6 @@ static void release(bsi_sync *s) {
     bsi_parts_free(&s->parts);
     free(s->bad);
     free(s->scope);
-    free(s->open_block);
     free(s->row_base);
     free(s->fate);
     free(s->open_state);

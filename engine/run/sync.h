@@ -8,7 +8,7 @@
 
 /** A record that was kept back, as parse saw it. */
 typedef struct bsi_kept_row {
-    uint64_t place;      /* scan block << 16 | row */
+    uint64_t place;      /* open block << 16 | row */
     uint64_t index;      /* N index */
     uint64_t kh;
     bsi_rule rule;
@@ -44,8 +44,7 @@ typedef struct bsi_sync {
     char **scope;               /* partitions, NULL: all */
     size_t scope_count;
     /* rows of the blocks that no image entry settles */
-    uint32_t *open_block;       /* scan block of each, ascending */
-    uint64_t *row_base;         /* [open_count + 1] N index of its first row */
+    uint64_t *row_base;         /* [open_count + 1] N index of the first row of each open block of the scan */
     size_t open_count;
     uint64_t *fate;             /* [row_base[open_count]] */
     bsi_row_store *n_rows, *o_rows;

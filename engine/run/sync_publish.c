@@ -148,27 +148,27 @@ static bomsync_status first_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, s
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < s->open_count && !st; i++) {
         if (whole(s, i) && s->first_ref[i] != BSI_REF_NONE) {
-            (*refs)[(*count)++] = exact[s->open_block[i]] = s->first_ref[i];
+            (*refs)[(*count)++] = exact[i] = s->first_ref[i];
             continue;
         }
         bsi_buf enc = {0};
-        uint32_t rows = s->scan.block[s->open_block[i]].records, n = 0, key;
+        uint32_t rows = s->scan.block[i].records, n = 0, key;
         uint32_t *off = bsi_alloc(sizeof *off * (rows + 1)), *body = bsi_alloc(sizeof *body * (rows + 1));
         uint64_t *kh = bsi_alloc(sizeof *kh * (rows + 1)), *rh = bsi_alloc(sizeof *rh * (rows + 1));
         for (uint32_t k = 0; k < rows && !st; k++) {
             if (s->fate[s->row_base[i] + k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) continue;
-            st = bsi_row_fetch(f, &r, (uint64_t)s->open_block[i] << 16 | k, err);
+            st = bsi_row_fetch(f, &r, (uint64_t)i << 16 | k, err);
             if (st) break;
             off[n] = (uint32_t)enc.len;
             body[n] = bsi_image_build(&enc, f, now.slot_count, s->feed->slots.key_count, &key);
-            kh[n] = r.rows.kh[k];
-            rh[n] = r.rows.rh[k];
+            kh[n] = r.at->kh[k];
+            rh[n] = r.at->rh[k];
             off[++n] = (uint32_t)enc.len;
         }
         if (n && !st) {
             if (!w) st = bsi_block_writer_open(&w, s->store, now.slot_count, err);
             if (!st) st = bsi_block_writer_add(&(*refs)[*count], w, n, enc.data, off, body, kh, rh, err);
-            if (!st && n == rows) exact[s->open_block[i]] = (*refs)[*count];
+            if (!st && n == rows) exact[i] = (*refs)[*count];
             (*count)++;
         }
         bsi_buf_free(&enc);
@@ -288,50 +288,57 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
     size_t pairs = 0, pair_cap = 0, inserts = 0, insert_cap = 0;
     wanted *want = NULL;
     size_t wants = 0, want_cap = 0;
-    /* anchors: what stands before each create. Matched blocks give their last row; its ordinal is found below */
+    /* anchors: what stands before each create. A matched run gives its last block that has records; its ordinal is found below */
     const uint64_t MATCHED_ANCHOR = 1ull << 62;
-    size_t open = 0;
     uint64_t after = 0;
-    for (size_t b = 0; b < s->scan.count; b++) {
-        bsi_scan_block *blk = &s->scan.block[b];
-        if (blk->match != BSI_NO_MATCH) {
-            if (blk->records) after = MATCHED_ANCHOR | b;
-            continue;
+    bsi_ref anchor = BSI_REF_NONE; /* of `after`, while it is MATCHED_ANCHOR */
+    bsi_image_walk walk = {.image = &s->image};
+    for (size_t n = 0; n < s->scan.run_count; n++) {
+        const bsi_scan_run *run = &s->scan.run[n];
+        for (uint64_t k = run->count; run->matched && k; k--) {
+            const bsi_image_entry *e = bsi_image_next(&walk, run->first + k - 1);
+            if (!e->records) continue;
+            after = MATCHED_ANCHOR;
+            anchor = e->ref;
+            break;
         }
-        size_t i = open++;
-        bool aligned = in_order(s, i);
-        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
-            uint64_t f = s->fate[k], place = (uint64_t)b << 16 | (k - s->row_base[i]);
-            if (creates(s, k)) {
-                if (inserts == insert_cap) insert = bsi_realloc(insert, (insert_cap = insert_cap ? insert_cap * 2 : 256) * sizeof *insert);
-                insert[inserts++] = (bsi_edit_insert){.after = after, .now = place, .aligned = aligned};
-                if ((after & MATCHED_ANCHOR) && (!wants || want[wants - 1].ordinal != (after & ~MATCHED_ANCHOR))) {
-                    if (wants == want_cap) want = bsi_realloc(want, (want_cap = want_cap ? want_cap * 2 : 64) * sizeof *want);
-                    want[wants++] = (wanted){bsi_image_at(&s->image, s->scan.block[after & ~MATCHED_ANCHOR].match)->ref, after & ~MATCHED_ANCHOR};
+        for (size_t i = run->first; !run->matched && i < run->first + run->count; i++) {
+            bool aligned = in_order(s, i);
+            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
+                uint64_t f = s->fate[k], place = (uint64_t)i << 16 | (k - s->row_base[i]);
+                if (creates(s, k)) {
+                    if (after == MATCHED_ANCHOR) {
+                        if (wants == want_cap) want = bsi_realloc(want, (want_cap = want_cap ? want_cap * 2 : 64) * sizeof *want);
+                        want[wants] = (wanted){anchor, wants};
+                        after |= ++wants; /* 0: nothing was asked for yet */
+                    }
+                    if (inserts == insert_cap) insert = bsi_realloc(insert, (insert_cap = insert_cap ? insert_cap * 2 : 256) * sizeof *insert);
+                    insert[inserts++] = (bsi_edit_insert){.after = after, .now = place, .aligned = aligned};
+                    continue;
                 }
-                continue;
+                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
+                after = BSI_FATE_PLACE(f) + 1;
+                if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
+                if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
+                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
             }
-            if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
-            after = BSI_FATE_PLACE(f) + 1;
-            if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
-            if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
-            pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
         }
     }
-    /* matched anchors: scan block -> ref -> ordinal in the list */
-    uint64_t *place_of_block = NULL;
+    /* matched anchors: number of the want -> ref -> ordinal in the list */
+    uint64_t *place_of_want = NULL;
     if (wants) {
         bsi_sort(want, wants, sizeof *want, by_ref);
-        place_of_block = bsi_calloc(s->scan.count, sizeof *place_of_block);
+        place_of_want = bsi_calloc(wants, sizeof *place_of_want);
         for (size_t i = 0; i < s->base_count; i++) {
+            if (s->base[i] < want[0].ref || s->base[i] > want[wants - 1].ref) continue;
             wanted key = {.ref = s->base[i]}, *w = bsearch(&key, want, wants, sizeof *want, by_ref);
-            if (w) place_of_block[w->ordinal] = (((uint64_t)i + 1) << 16); /* behind its last row: before the next block */
+            if (w) place_of_want[w->ordinal] = (((uint64_t)i + 1) << 16); /* behind its last row: before the next block */
         }
     }
     bool split = false;
     for (size_t i = 0; i < inserts; i++) {
         if (insert[i].after & MATCHED_ANCHOR) {
-            insert[i].after = place_of_block[insert[i].after & ~MATCHED_ANCHOR];
+            insert[i].after = place_of_want[(insert[i].after & ~MATCHED_ANCHOR) - 1];
         } else if (insert[i].after && is_open_state(s, (insert[i].after - 1) >> 16)) {
             u64_add(&touched, (insert[i].after - 1) >> 16); /* stands inside an open block */
             split = true;
@@ -347,7 +354,7 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
                 if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
                 if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
                 if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
-                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)s->open_block[i] << 16 | (k - s->row_base[i]),
+                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)i << 16 | (k - s->row_base[i]),
                                                 .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
             }
         }
@@ -362,7 +369,7 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
     free(pair);
     free(insert);
     free(want);
-    free(place_of_block);
+    free(place_of_want);
     return st;
 }
 
@@ -380,29 +387,36 @@ static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
     return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
 }
 
+static bsi_image_entry new_entry(const bsi_scan_block *b, bsi_ref exact) {
+    bool skippable = exact != BSI_REF_NONE && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+    bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
+                         .records = b->records, .blanks = b->blanks};
+    e.flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
+              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u);
+    return e;
+}
+
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
     size_t extra = s->scope || s->o->upsert ? s->image.count : 0;
-    bsi_image_entry *v = bsi_alloc(sizeof *v * (s->scan.count + extra + 1));
+    bsi_image_entry *v = bsi_alloc(sizeof *v * (s->scan.blocks + extra + 1));
     uint8_t *used = extra ? bsi_calloc(s->image.count / 8 + 1, 1) : NULL;
+    bsi_image_walk w = {.image = &s->image};
     *count = *exact_count = 0;
-    for (size_t i = 0; i < s->scan.count; i++) {
-        bsi_scan_block *b = &s->scan.block[i];
-        bsi_image_entry *e = &v[(*count)++];
-        if (b->match != BSI_NO_MATCH) {
-            *e = *bsi_image_at(&s->image, b->match);
-            if (used) used[b->match >> 3] |= (uint8_t)(1u << (b->match & 7));
-        } else {
-            bool skippable = exact[i] != BSI_REF_NONE && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
-            *e = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = skippable ? exact[i] : BSI_REF_NONE, .bytes = b->bytes,
-                                   .records = b->records, .blanks = b->blanks};
-            e->flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u);
+    for (size_t i = 0; i < s->scan.run_count; i++) {
+        const bsi_scan_run *r = &s->scan.run[i];
+        for (uint64_t k = r->first; k < r->first + r->count; k++) {
+            bsi_image_entry *e = &v[(*count)++];
+            if (r->matched) {
+                *e = *bsi_image_next(&w, k);
+                if (used) used[k >> 3] |= (uint8_t)(1u << (k & 7));
+            } else {
+                *e = new_entry(&s->scan.block[k], exact[k]);
+            }
+            *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
         }
-        e->flags &= ~(uint32_t)BSI_IMAGE_AT_END;
-        if (b->flags & BSI_CUT_AT_END) e->flags |= BSI_IMAGE_AT_END;
-        *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
     }
     for (size_t i = 0; i < extra; i++) {
-        const bsi_image_entry *e = bsi_image_at(&s->image, i);
+        const bsi_image_entry *e = bsi_image_next(&w, i);
         if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT)) continue;
         v[(*count)++] = *e; /* a snapshot of a part says nothing about the rest: it stays skippable */
     }
@@ -473,6 +487,8 @@ static void keep_exceptions(bsi_sync *s) {
 
 static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
     if (!s->conflicts) return BOMSYNC_OK;
+    bsi_rows **parsed = s->scan.parsed;
+    s->scan.parsed = NULL; /* the raw text is wanted, too */
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
     bsi_row_reader r;
     bsi_row_reader_open(&r, &now);
@@ -482,8 +498,8 @@ static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
         for (uint64_t n = s->row_base[i]; n < s->row_base[i + 1] && !st; n++) {
             if (!(s->fate[n] & BSI_FATE_CONFLICT) || (s->fate[n] & BSI_FATE_BAD)) continue;
             uint32_t row = (uint32_t)(n - s->row_base[i]);
-            bsi_scan_block *b = &s->scan.block[s->open_block[i]];
-            st = bsi_row_fetch(f, &r, (uint64_t)s->open_block[i] << 16 | row, err);
+            bsi_scan_block *b = &s->scan.block[i];
+            st = bsi_row_fetch(f, &r, (uint64_t)i << 16 | row, err);
             if (st) break;
             bsi_source *src = s->scan.file[b->file].source;
             bsi_field p = bsi_change_partition(&s->feed->slots, f);
@@ -501,6 +517,7 @@ static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
         }
     free(f);
     bsi_row_reader_close(&r);
+    s->scan.parsed = parsed;
     return st;
 }
 
@@ -550,8 +567,8 @@ static void keep_unspoken(bsi_sync *s) {
 
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
-    bsi_ref *exact = bsi_alloc(sizeof *exact * (s->scan.count + 1));
-    memset(exact, 0xff, sizeof *exact * (s->scan.count + 1));
+    bsi_ref *exact = bsi_alloc(sizeof *exact * (s->open_count + 1)); /* state block that holds just the records of an open block */
+    memset(exact, 0xff, sizeof *exact * (s->open_count + 1));
     bsi_ref *refs = NULL;
     size_t ref_count = 0;
     bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
@@ -578,15 +595,15 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     }
     if (!make && !s->all_held && !st)
         for (size_t i = 0; i < s->open_count && !st; i++)
-            if (s->row_base[i + 1] > s->row_base[i]) exact[s->open_block[i]] = same_as_state(s, i, err);
+            if (s->row_base[i + 1] > s->row_base[i]) exact[i] = same_as_state(s, i, err);
     if (make && !st)
         for (size_t i = 0; i < s->open_count; i++)
-            if (exact[s->open_block[i]] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i] && !s->first_ref)
-                exact[s->open_block[i]] = same_as_state(s, i, err);
+            if (exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i] && !s->first_ref)
+                exact[i] = same_as_state(s, i, err);
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
     bsi_image_entry *image = NULL;
     bsi_ref *orphan = NULL;
-    bool whole_image = s->open_count == 0 && s->scan.count == s->image.count && !s->scope && !s->o->upsert && !make;
+    bool whole_image = s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending && !s->scope && !s->o->upsert && !make;
     if (!st && !s->all_held && !whole_image && (s->last || make)) {
         size_t count, exacts;
         image = new_image(s, exact, &count, &exacts);

@@ -26,18 +26,12 @@ static int by_u64(const void *a, const void *b) {
 }
 
 static void list_open(bsi_sync *s) {
-    free(s->open_block);
     free(s->row_base);
-    size_t n = 0;
-    for (size_t i = 0; i < s->scan.count; i++) n += s->scan.block[i].match == BSI_NO_MATCH;
-    s->open_block = bsi_alloc(sizeof *s->open_block * (n + 1));
-    s->row_base = bsi_alloc(sizeof *s->row_base * (n + 1));
-    s->open_count = 0;
+    s->open_count = s->scan.block_count;
+    s->row_base = bsi_alloc(sizeof *s->row_base * (s->open_count + 1));
     uint64_t rows = 0;
-    for (size_t i = 0; i < s->scan.count; i++) {
-        if (s->scan.block[i].match != BSI_NO_MATCH) continue;
-        s->open_block[s->open_count] = (uint32_t)i;
-        s->row_base[s->open_count++] = rows;
+    for (size_t i = 0; i < s->open_count; i++) {
+        s->row_base[i] = rows;
         rows += s->scan.block[i].records;
     }
     s->row_base[s->open_count] = rows;
@@ -72,9 +66,40 @@ static bool ref_has(const ref_set *x, bsi_ref ref) {
     return x->slot[h] == ref;
 }
 
+static void add_refs(ref_set *open, bsi_image_walk *w, uint64_t from, uint64_t to) {
+    for (; from < to; from++) {
+        const bsi_image_entry *e = bsi_image_next(w, from);
+        if (e->flags & BSI_IMAGE_EXACT) ref_add(open, e->ref);
+    }
+}
+
+/* State blocks whose entry matched no block of this snapshot. */
+static void unmatched_refs(const bsi_sync *s, ref_set *open) {
+    bsi_image_walk w = {.image = &s->image};
+    if (s->scan.ascending) {
+        uint64_t at = 0;
+        for (size_t i = 0; i < s->scan.run_count; i++) {
+            const bsi_scan_run *r = &s->scan.run[i];
+            if (!r->matched) continue;
+            add_refs(open, &w, at, r->first);
+            at = r->first + r->count;
+        }
+        add_refs(open, &w, at, s->image.count);
+        return;
+    }
+    uint8_t *used = bsi_calloc(s->image.count / 8 + 1, 1);
+    for (size_t i = 0; i < s->scan.run_count; i++) {
+        const bsi_scan_run *r = &s->scan.run[i];
+        for (uint64_t k = r->first; r->matched && k < r->first + r->count; k++) used[k >> 3] |= (uint8_t)(1u << (k & 7));
+    }
+    for (uint64_t i = 0; i < s->image.count; i++)
+        if (!(used[i >> 3] >> (i & 7) & 1)) add_refs(open, &w, i, i + 1);
+    free(used);
+}
+
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     list_open(s);
-    uint64_t matched = s->scan.count - s->open_count;
+    uint64_t matched = s->scan.blocks - s->open_count;
     free(s->open_state);
     s->open_state_count = 0;
     s->open_state = bsi_alloc(sizeof(uint64_t) * 1);
@@ -90,18 +115,9 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return BOMSYNC_OK;
     }
-    uint8_t *used = bsi_calloc(s->image.count / 8 + 1, 1);
-    for (size_t i = 0; i < s->scan.count; i++)
-        if (s->scan.block[i].match != BSI_NO_MATCH) used[s->scan.block[i].match >> 3] |= (uint8_t)(1u << (s->scan.block[i].match & 7));
     ref_set open = {0};
     for (size_t i = 0; i < s->image.orphan_count; i++) ref_add(&open, s->image.orphan[i]);
-    for (size_t p = 0; p < s->image.piece_count; p++)
-        for (uint32_t k = 0; k < s->image.piece[p].count; k++) {
-            uint64_t i = s->image.piece[p].first + k;
-            const bsi_image_entry *e = &s->image.piece[p].entry[k];
-            if ((e->flags & BSI_IMAGE_EXACT) && !(used[i >> 3] >> (i & 7) & 1)) ref_add(&open, e->ref);
-        }
-    free(used);
+    unmatched_refs(s, &open);
     for (size_t i = 0; i < s->base_count && open.count; i++)
         if (ref_has(&open, s->base[i])) s->open_state[s->open_state_count++] = i;
     free(open.slot);
@@ -130,6 +146,8 @@ typedef struct parse_run {
     unsigned number; /* of this run in the process: a thread knows by it whether it has its lane yet */
     bool first_load;
     atomic_ullong ragged, rows;
+    atomic_ullong kept_bytes;
+    uint64_t keep_bytes;
     bsi_block_writer **writer; /* one a lane */
 } parse_run;
 
@@ -148,14 +166,13 @@ static int lane_of(parse_run *r) {
 /* As many blocks as stand one behind the other in the file and fit one read. */
 static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
     bsi_scan *scan = &s->scan;
-    bsi_scan_block *b = &scan->block[s->open_block[open]];
+    bsi_scan_block *b = &scan->block[open];
     bsi_scan_file *f = &scan->file[b->file];
     *count = 1;
-    if (!bsi_source_random(f->source) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, s->open_block[open], buf, err);
+    if (!bsi_source_random(f->source) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, open, buf, err);
     uint64_t bytes = b->bytes;
     while (open + *count < end) {
-        uint32_t i = s->open_block[open + *count];
-        bsi_scan_block *n = &scan->block[i];
+        bsi_scan_block *n = &scan->block[open + *count];
         if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
         bytes += n->bytes;
         (*count)++;
@@ -169,7 +186,7 @@ static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *co
     return BOMSYNC_OK;
 }
 
-static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, uint32_t block, uint64_t index, const uint8_t *p, size_t n) {
+static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, size_t block, uint64_t index, const uint8_t *p, size_t n) {
     bsi_sync *s = r->s;
     bsi_kept_row k = {.place = (uint64_t)block << 16 | b->row, .index = index, .rule = b->rule, .column = b->column,
                       .key_read = b->key_read, .partition_read = b->partition_read};
@@ -195,14 +212,13 @@ static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, uint
 
 static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t open, const uint8_t *p, size_t n, bomsync_error *err) {
     bsi_sync *s = r->s;
-    uint32_t block = s->open_block[open];
-    bsi_scan_block *b = &s->scan.block[block];
+    bsi_scan_block *b = &s->scan.block[open];
     if (w->count != b->records)
         return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%s\" changed while it was read", bsi_source_path(s->scan.file[b->file].source));
     uint64_t base = s->row_base[open];
     for (uint32_t i = 0; i < w->bad_count; i++) {
         bsi_bad_row *bad = &w->bads[i];
-        note_bad(r, w, bad, block, base + bad->row, p, n);
+        note_bad(r, w, bad, open, base + bad->row, p, n);
         s->fate[base + bad->row] = BSI_FATE_BAD;
         if (bad->rule == BSI_RULE_COLUMNS) atomic_fetch_add(&r->ragged, 1);
     }
@@ -214,6 +230,16 @@ static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t ope
     }
     if (!r->first_load || !w->count || w->bad_count) return BOMSYNC_OK;
     return bsi_block_writer_add(&s->first_ref[open], r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, err);
+}
+
+/* Rows are needed again to find partitions, to write blocks and to render changes: while there is room they stay. */
+static void keep_rows(parse_run *r, const bsi_rows *w, size_t open) {
+    if (atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
+    size_t bytes;
+    bsi_rows *k = bsi_scan_keep(w, &bytes);
+    if (!k) return;
+    r->s->scan.parsed[open] = k;
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
 }
 
 static void parse_task(void *ctx, size_t index) {
@@ -232,10 +258,11 @@ static void parse_task(void *ctx, size_t index) {
         st = load_span(s, i, end, &count, &buf, &err);
         const uint8_t *p = buf.data;
         for (size_t k = 0; k < count && !st; k++) {
-            bsi_scan_block *b = &s->scan.block[s->open_block[i + k]];
+            bsi_scan_block *b = &s->scan.block[i + k];
             size_t n = BSI_MIN((size_t)b->bytes, buf.len);
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
+            if (r->keep_bytes) keep_rows(r, &w, i + k);
             p += b->bytes;
         }
         i += count;
@@ -267,6 +294,10 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     if (r.first_load) {
         s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
         memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));
+    }
+    if (!r.first_load) {
+        s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
+        r.keep_bytes = s->memory_bytes / 4;
     }
     r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
     pthread_mutex_init(&r.lock, NULL);
@@ -362,41 +393,17 @@ static void search_twins(void *ctx, size_t index) {
     }
 }
 
-/* Key hashes of N rows without an old partner, in file order of the open blocks: needs the rows' hashes again. */
-static bomsync_status candidates(bsi_sync *s, uint64_t **kh, size_t *count, bomsync_error *err) {
-    size_t cap = 1024;
-    *kh = bsi_alloc(cap * sizeof **kh);
-    *count = 0;
-    bsi_rows w = {0};
-    bsi_buf buf = {0};
-    bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < s->open_count && !st; i++) {
-        bool any = false;
-        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) any |= !(s->fate[k] & BSI_FATE_MATCHED);
-        if (!any) continue;
-        st = bsi_scan_bytes(&s->scan, s->open_block[i], &buf, err);
-        if (st) break;
-        bsi_parse_block(&w, s->scan.file[s->scan.block[s->open_block[i]].file].layout, bsi_store_secret(s->store), buf.data, buf.len, true);
-        for (uint32_t k = 0, bad = 0; k < w.count; k++) {
-            if (w.bad[k] && !w.bads[bad++].key_read) continue;
-            if (s->fate[s->row_base[i] + k] & BSI_FATE_MATCHED) continue;
-            if (*count == cap) *kh = bsi_realloc(*kh, (cap *= 2) * sizeof **kh);
-            (*kh)[(*count)++] = w.kh[k];
-        }
-    }
-    bsi_rows_free(&w);
-    bsi_buf_free(&buf);
-    bsi_sort(*kh, *count, sizeof **kh, by_u64);
-    return st;
+/* Scan blocks whose skipped state block holds a twin are opened. *opened: how many. */
+static bool stands_for(void *ctx, uint64_t index, const bsi_image_entry *e) {
+    (void)index;
+    return ref_has(ctx, e->ref);
 }
 
-/* Scan blocks whose skipped state block holds a twin are opened. *opened: how many. */
-static bomsync_status open_twins(bsi_sync *s, size_t *opened, bomsync_error *err) {
+static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
     *opened = 0;
-    if (s->open_count == s->scan.count || !s->base_count) return BOMSYNC_OK;
-    uint64_t *kh;
-    size_t count;
-    bomsync_status st = candidates(s, &kh, &count, err);
+    if (s->open_count == s->scan.blocks || !s->base_count) return BOMSYNC_OK;
+    bomsync_status st = BOMSYNC_OK;
+    bsi_sort(kh, count, sizeof *kh, by_u64);
     old_rows_run r = {.s = s, .err = err, .kh = kh, .kh_count = count};
     if (!st && count) {
         uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
@@ -414,30 +421,24 @@ static bomsync_status open_twins(bsi_sync *s, size_t *opened, bomsync_error *err
     if (!st && r.hit_count) {
         ref_set hits = {0};
         for (size_t i = 0; i < r.hit_count; i++) ref_add(&hits, r.hit[i]);
-        for (size_t i = 0; i < s->scan.count; i++) {
-            bsi_scan_block *b = &s->scan.block[i];
-            if (b->match == BSI_NO_MATCH || !ref_has(&hits, bsi_image_at(&s->image, b->match)->ref)) continue;
-            b->plain = bsi_image_at(&s->image, b->match)->plain;
-            b->match = BSI_NO_MATCH;
-            (*opened)++;
-        }
+        bsi_scan_forget(&s->scan);
+        *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
         free(hits.slot);
     }
     free(r.hit);
-    free(kh);
     return st;
 }
 
-static bomsync_status join_once(bsi_sync *s, bomsync_error *err) {
+static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     old_rows_run r = {.s = s, .err = err};
     bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
     bomsync_status st = (bomsync_status)atomic_load(&r.status);
-    bsi_join_out out = {.fate = s->fate};
-    if (!st) st = bsi_join(&out, s->n_rows, s->o_rows, s->workers, err);
-    s->gone = out.gone;
-    s->gone_count = out.gone_count;
-    s->conflicts = out.conflicts;
-    s->t.duplicates = (int64_t)out.duplicates;
+    *out = (bsi_join_out){.fate = s->fate, .want_fresh = s->open_count != s->scan.blocks};
+    if (!st) st = bsi_join(out, s->n_rows, s->o_rows, s->workers, err);
+    s->gone = out->gone;
+    s->gone_count = out->gone_count;
+    s->conflicts = out->conflicts;
+    s->t.duplicates = (int64_t)out->duplicates;
     return st;
 }
 
@@ -448,9 +449,11 @@ static void forget_rows(bsi_sync *s) {
 }
 
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
-    bomsync_status st = join_once(s, err);
+    bsi_join_out out;
+    bomsync_status st = join_once(s, &out, err);
     size_t opened = 0;
-    if (!st) st = open_twins(s, &opened, err);
+    if (!st && out.fresh_count) st = open_twins(s, out.fresh, out.fresh_count, &opened, err);
+    free(out.fresh);
     if (!st && opened) {
         /* rare: everything that was found out about rows is found out again with the twins' blocks */
         forget_rows(s);
@@ -466,7 +469,8 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
         /* a stream keeps the bytes of matched blocks only if told so: see keep_stream_bytes */
         st = bsi_sync_open_blocks(s, err);
         if (!st) st = bsi_sync_parse(s, err);
-        if (!st) st = join_once(s, err);
+        if (!st) st = join_once(s, &out, err);
+        if (!st) free(out.fresh);
     }
     forget_rows(s);
     return st;
@@ -533,7 +537,7 @@ static void classify_task(void *ctx, size_t index) {
             bool skip = fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE);
             bool same = (fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED);
             if ((skip || same) && !s->scope) continue;
-            uint64_t place = (uint64_t)s->open_block[i] << 16 | (k - s->row_base[i]);
+            uint64_t place = (uint64_t)i << 16 | (k - s->row_base[i]);
             bsi_item it = {.now = place, .was = BSI_FATE_PLACE(fate), .op = fate & BSI_FATE_MATCHED ? 'u' : 'c'};
             if (r->need_rows && !(fate & BSI_FATE_BAD)) {
                 t->status = bsi_row_fetch(f, &a, place, &t->err);
@@ -546,7 +550,7 @@ static void classify_task(void *ctx, size_t index) {
                 it.part = bsi_part_of(&t->parts, p.p, p.len);
                 if (it.op == 'u' && r->need_schema && !skip && !same) {
                     t->status = bsi_row_fetch(g, &b, it.was, &t->err);
-                    if (!t->status) t->schema_only += schema_only(s, s->scan.file[s->scan.block[s->open_block[i]].file].layout, g, f, slots);
+                    if (!t->status) t->schema_only += schema_only(s, s->scan.file[s->scan.block[i].file].layout, g, f, slots);
                 }
             } else {
                 it.part = bsi_part_of(&t->parts, "_", 1);
@@ -598,20 +602,15 @@ static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, 
 /* Without evidence a last record that has no line end passes only if it is what is stored. */
 static void distrust_unfinished(bsi_sync *s) {
     if (s->evidence) return;
-    for (size_t f = 0; f < s->scan.file_count; f++) {
-        bsi_scan_file *file = &s->scan.file[f];
-        if (!file->count) continue;
-        size_t block = file->first + file->count - 1;
-        bsi_scan_block *b = &s->scan.block[block];
-        if (!(b->flags & BSI_CUT_NO_LINE_END) || b->match != BSI_NO_MATCH || !b->records) continue;
-        size_t i = 0;
-        while (s->open_block[i] != block) i++;
+    for (size_t i = 0; i < s->open_count; i++) {
+        bsi_scan_block *b = &s->scan.block[i];
+        if (!(b->flags & BSI_CUT_NO_LINE_END) || !b->records) continue;
         uint64_t index = s->row_base[i + 1] - 1, fate = s->fate[index];
         if (fate & (BSI_FATE_BAD | BSI_FATE_DUPLICATE | BSI_FATE_CONFLICT)) continue;
         if ((fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED)) continue;
         s->fate[index] = (fate & ~BSI_FATE_CHANGED) | BSI_FATE_BAD;
         if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
-        s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)block << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
+        s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
                                                 .byte = b->offset + b->bytes, .column = UINT32_MAX, .value = bsi_strdup("")};
     }
 }
@@ -638,7 +637,7 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
             *err = r.task[i].err;
         }
         if (r.task[i].outside && !st) {
-            uint32_t block = (uint32_t)(r.task[i].outside_place >> 16);
+            size_t block = (size_t)(r.task[i].outside_place >> 16);
             bsi_source *src = s->scan.file[s->scan.block[block].file].source;
             st = bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
             bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
