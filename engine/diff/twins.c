@@ -117,6 +117,7 @@ typedef struct find_run {
     pthread_mutex_t lock;
     uint64_t *dup;
     size_t count, cap;
+    bsi_buf *memory; /* [workers] */
     bomsync_status status;
     bomsync_error *err;
 } find_run;
@@ -185,7 +186,11 @@ static void find_part(void *ctx, size_t index) {
     if (!n) return;
     table x = {.mask = 15};
     while (x.mask < n * 3 / 2) x.mask = x.mask * 2 + 1;
-    x.slot = bsi_calloc(x.mask + 1, sizeof *x.slot);
+    bsi_buf *memory = &r->memory[bsi_lane()]; /* one table after the other: fresh pages cost as much as filling them */
+    memory->len = 0;
+    bsi_buf_reserve(memory, (x.mask + 1) * sizeof *x.slot);
+    x.slot = (void *)memory->data;
+    memset(x.slot, 0, (x.mask + 1) * sizeof *x.slot);
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
     for (int l = 0; l < r->t->lanes && !st; l++) {
@@ -197,7 +202,6 @@ static void find_part(void *ctx, size_t index) {
     size_t to = index + 1 < PARTS ? first_at_least(r->probe, r->probes, (uint64_t)(index + 1) << 56) : r->probes;
     for (size_t i = from; i < to; i++)
         if (holds(&x, r->probe[i])) found(r, r->probe[i]);
-    free(x.slot);
     if (!st) return;
     pthread_mutex_lock(&r->lock);
     if (!r->status) {
@@ -216,7 +220,10 @@ bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const
                               bomsync_error *err) {
     find_run r = {.t = t, .probe = probe, .probes = probes, .err = err};
     pthread_mutex_init(&r.lock, NULL);
+    r.memory = bsi_calloc((size_t)BSI_MAX(workers, 1), sizeof *r.memory);
     bsi_parallel(workers, PARTS, find_part, &r);
+    for (int i = 0; i < BSI_MAX(workers, 1); i++) bsi_buf_free(&r.memory[i]);
+    free(r.memory);
     pthread_mutex_destroy(&r.lock);
     bsi_sort(r.dup, r.count, sizeof *r.dup, by_u64);
     size_t n = 0;

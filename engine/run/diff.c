@@ -201,6 +201,8 @@ typedef struct key_run {
     uint8_t *hit;          /* [entries] blocks to look at after all */
     atomic_bool any_hit;
     atomic_flag lock;
+    bsi_rows *rows;        /* [workers] */
+    bsi_buf *buf;          /* [workers] */
     bomsync_status status;
     bomsync_error *err;
 } key_run;
@@ -250,20 +252,18 @@ static void mark_blocks(key_run *r, const stretch *s, bsi_rows *w, const uint8_t
 static void keys_task(void *ctx, size_t index) {
     key_run *r = ctx;
     const stretch *s = &r->stretch[index];
-    bsi_rows w = {0};
-    bsi_buf buf = {0};
+    bsi_rows *w = &r->rows[bsi_lane()];
+    bsi_buf *buf = &r->buf[bsi_lane()];
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, &buf, &err);
+    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, buf, &err);
     if (!st && r->dup) {
-        mark_blocks(r, s, &w, buf.data);
+        mark_blocks(r, s, w, buf->data);
     } else if (!st) {
-        bsi_parse_block(&w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, buf.data, s->bytes, true);
-        for (uint32_t i = 0; i < w.count && !st; i++)
-            if (!w.bad[i]) st = bsi_twins_add(r->twins, bsi_lane(), w.kh[i], &err);
-        if (w.bad_count) mark_blocks(r, s, &w, buf.data);
+        bsi_parse_block(w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, buf->data, s->bytes, true);
+        for (uint32_t i = 0; i < w->count && !st; i++)
+            if (!w->bad[i]) st = bsi_twins_add(r->twins, bsi_lane(), w->kh[i], &err);
+        if (w->bad_count) mark_blocks(r, s, w, buf->data);
     }
-    bsi_rows_free(&w);
-    bsi_buf_free(&buf);
     while (st && atomic_flag_test_and_set(&r->lock)) {}
     if (st && !r->status) {
         r->status = st;
@@ -294,6 +294,8 @@ static bomsync_status open_twins(diff_run *d, bool *opened, bomsync_error *err) 
     plan_stretches(&r);
     if (!r.count) return BOMSYNC_OK;
     r.hit = bsi_calloc(d->image.count + 1, 1);
+    r.rows = bsi_calloc((size_t)d->workers, sizeof *r.rows);
+    r.buf = bsi_calloc((size_t)d->workers, sizeof *r.buf);
     r.twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
     bsi_parallel(d->workers, r.count, keys_task, &r);
     size_t probes, dups = 0;
@@ -309,6 +311,12 @@ static bomsync_status open_twins(diff_run *d, bool *opened, bomsync_error *err) 
         bsi_parallel(d->workers, r.count, keys_task, &r);
         free(r.filter);
     }
+    for (int i = 0; i < d->workers; i++) {
+        bsi_rows_free(&r.rows[i]);
+        bsi_buf_free(&r.buf[i]);
+    }
+    free(r.rows);
+    free(r.buf);
     free(r.stretch);
     free(dup);
     if (!r.status && atomic_load(&r.any_hit)) {

@@ -61,6 +61,7 @@ typedef struct bsi_sync {
     size_t item_count;
     bool *part_blocked;         /* deletes of this part are withheld: a key could not be read */
     bool all_blocked;
+    bool counted;               /* creates were counted while parsing; part_made has them */
     int64_t *part_made;         /* [part_made_count] creates by part, where items are only counted */
     uint32_t part_made_count;
     bsi_totals t;

@@ -137,6 +137,13 @@ void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row) {
 
 /* ---- parsing ---- */
 
+/* Creates by partition, where nothing else is wanted of them. */
+typedef struct made {
+    bsi_parts parts;
+    int64_t *count; /* [cap] by part */
+    uint32_t cap;
+} made;
+
 typedef struct parse_run {
     bsi_sync *s;
     pthread_mutex_t lock;
@@ -148,6 +155,7 @@ typedef struct parse_run {
     atomic_ullong ragged, rows;
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
+    made *made;                /* one a lane: a first load that only counts its creates; else NULL */
     bsi_block_writer **writer; /* one a lane */
 } parse_run;
 
@@ -232,6 +240,32 @@ static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t ope
     return bsi_block_writer_add(&s->first_ref[open], r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, err);
 }
 
+static int64_t *made_of(made *m, const void *p, size_t n) {
+    uint32_t part = bsi_part_of(&m->parts, p, n);
+    if (part >= m->cap) {
+        uint32_t cap = BSI_MAX(m->parts.cap, part + 1);
+        m->count = bsi_realloc(m->count, cap * sizeof *m->count);
+        memset(m->count + m->cap, 0, (cap - m->cap) * sizeof *m->count);
+        m->cap = cap;
+    }
+    return &m->count[part];
+}
+
+/* The partition stands among the key slots, at the front of a row image. */
+static void count_made(made *m, const bsi_rows *w, int32_t slot) {
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (w->bad[i]) continue;
+        const uint8_t *p = w->enc.data + w->image[i], *end = w->enc.data + w->image[i + 1];
+        uint64_t n = 0;
+        for (int32_t k = 0; k <= slot && p; k++) {
+            if (k) p += n;
+            p = bsi_varint_get(p, end, &n);
+        }
+        if (slot < 0 || !p || !n) ++*made_of(m, "_", 1);
+        else ++*made_of(m, p, n);
+    }
+}
+
 /* Rows are needed again to find partitions, to write blocks and to render changes: while there is room they stay. */
 static void keep_rows(parse_run *r, const bsi_rows *w, size_t open) {
     if (atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
@@ -263,6 +297,7 @@ static void parse_task(void *ctx, size_t index) {
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
             if (r->keep_bytes) keep_rows(r, &w, i + k);
+            if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition);
             p += b->bytes;
         }
         i += count;
@@ -284,6 +319,22 @@ static int bad_order(const void *a, const void *b) {
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
+static void add_made(bsi_sync *s, const char *part, uint32_t len, int64_t n) {
+    uint32_t p = bsi_part_of(&s->parts, part, len);
+    if (p >= s->part_made_count) {
+        s->part_made = bsi_realloc(s->part_made, (p + 1) * sizeof *s->part_made);
+        for (; s->part_made_count <= p; s->part_made_count++) s->part_made[s->part_made_count] = 0;
+    }
+    s->part_made[p] += n;
+    s->t.created += n;
+}
+
+static void take_made(bsi_sync *s, made *m) {
+    for (uint32_t p = 0; p < BSI_MIN(m->parts.count, m->cap); p++) add_made(s, m->parts.name[p], m->parts.len[p], m->count[p]);
+    bsi_parts_free(&m->parts);
+    free(m->count);
+}
+
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     uint64_t rows = s->row_base[s->open_count];
     s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
@@ -299,6 +350,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
         r.keep_bytes = s->memory_bytes / 4;
     }
+    if (r.first_load && s->o->baseline && !s->scope) r.made = bsi_calloc((size_t)s->workers + 1, sizeof *r.made);
     r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, &r);
@@ -308,6 +360,9 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         if (st && !r.status) r.status = st;
     }
     free(r.writer);
+    for (int i = 0; r.made && i <= s->workers; i++) take_made(s, &r.made[i]);
+    s->counted = r.made != NULL;
+    free(r.made);
     pthread_mutex_destroy(&r.lock);
     bsi_sort(s->bad, s->bad_count, sizeof *s->bad, bad_order);
     uint64_t ragged = atomic_load(&r.ragged), all = 0;
@@ -480,10 +535,9 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
 
 typedef struct class_task {
     bsi_parts parts;
+    made made;
     bsi_item *item;
     size_t count, cap;
-    int64_t *made;       /* [parts] creates, where items are only counted */
-    uint32_t made_cap;
     int64_t schema_only, outside;
     uint64_t outside_place;
     bomsync_status status;
@@ -496,7 +550,7 @@ typedef struct class_run {
     size_t tasks;
     bool need_rows;   /* partitions or schema_only must be looked up */
     bool need_schema;
-    bool count_only; /* a baseline's first load: 10 M creates need no list */
+    bool count_only; /* a baseline's first load: 10 M creates need no list, they are counted already */
 } class_run;
 
 static bool in_scope(const bsi_sync *s, const uint8_t *p, size_t n) {
@@ -536,8 +590,10 @@ static void classify_task(void *ctx, size_t index) {
             uint64_t fate = s->fate[k];
             bool skip = fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE);
             bool same = (fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED);
-            if ((skip || same) && !s->scope) continue;
+            if ((skip || same) && !s->scope && !(r->count_only && skip && !(fate & BSI_FATE_BAD))) continue;
+            if (r->count_only && !skip) continue;
             uint64_t place = (uint64_t)i << 16 | (k - s->row_base[i]);
+            if (r->count_only && (fate & BSI_FATE_BAD)) continue;
             bsi_item it = {.now = place, .was = BSI_FATE_PLACE(fate), .op = fate & BSI_FATE_MATCHED ? 'u' : 'c'};
             if (r->need_rows && !(fate & BSI_FATE_BAD)) {
                 t->status = bsi_row_fetch(f, &a, place, &t->err);
@@ -555,17 +611,8 @@ static void classify_task(void *ctx, size_t index) {
             } else {
                 it.part = bsi_part_of(&t->parts, "_", 1);
             }
+            if (r->count_only) made_of(&t->made, t->parts.name[it.part], t->parts.len[it.part])[0]--; /* counted, but not made */
             if (skip || same) continue;
-            if (r->count_only) {
-                if (it.part >= t->made_cap) {
-                    uint32_t cap = BSI_MAX(t->parts.cap, it.part + 1);
-                    t->made = bsi_realloc(t->made, cap * sizeof *t->made);
-                    memset(t->made + t->made_cap, 0, (cap - t->made_cap) * sizeof *t->made);
-                    t->made_cap = cap;
-                }
-                t->made[it.part]++;
-                continue;
-            }
             if (t->count == t->cap) t->item = bsi_realloc(t->item, (t->cap = t->cap ? t->cap * 2 : 64) * sizeof *t->item);
             t->item[t->count++] = it;
         }
@@ -599,9 +646,25 @@ static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, 
     return st;
 }
 
+/* A row that was counted as made is kept back after all. */
+static bomsync_status take_back(bsi_sync *s, uint64_t place, bomsync_error *err) {
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+    bsi_row_reader r;
+    bsi_row_reader_open(&r, &now);
+    bsi_field *f = bsi_alloc(sizeof *f * now.slot_count);
+    bomsync_status st = bsi_row_fetch(f, &r, place, err);
+    if (!st) {
+        bsi_field p = bsi_change_partition(&s->feed->slots, f);
+        add_made(s, (const char *)p.p, p.len, -1);
+    }
+    free(f);
+    bsi_row_reader_close(&r);
+    return st;
+}
+
 /* Without evidence a last record that has no line end passes only if it is what is stored. */
-static void distrust_unfinished(bsi_sync *s) {
-    if (s->evidence) return;
+static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
+    if (s->evidence) return BOMSYNC_OK;
     for (size_t i = 0; i < s->open_count; i++) {
         bsi_scan_block *b = &s->scan.block[i];
         if (!(b->flags & BSI_CUT_NO_LINE_END) || !b->records) continue;
@@ -612,11 +675,15 @@ static void distrust_unfinished(bsi_sync *s) {
         if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
         s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
                                                 .byte = b->offset + b->bytes, .column = UINT32_MAX, .value = bsi_strdup("")};
+        bomsync_status st = s->counted ? take_back(s, (uint64_t)i << 16 | (b->records - 1), err) : BOMSYNC_OK;
+        if (st) return st;
     }
+    return BOMSYNC_OK;
 }
 
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
-    distrust_unfinished(s);
+    bomsync_status st = distrust_unfinished(s, err);
+    if (st) return st;
     if (s->o->upsert) s->gone_count = 0;
     class_run r = {.s = s, .tasks = (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS};
     bool changed_schema = s->slots_before != s->feed->slots.count;
@@ -624,11 +691,10 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
         if (s->scan.file[f].layout && s->scan.file[f].layout->absent_count) changed_schema = true;
     r.need_schema = s->last && changed_schema;
     r.need_rows = s->feed->slots.partition >= 0 || r.need_schema;
-    r.count_only = s->first_ref && s->o->baseline;
+    r.count_only = s->counted;
     r.task = bsi_calloc(r.tasks + 1, sizeof *r.task);
     bsi_parallel(s->workers, r.tasks, classify_task, &r);
     size_t total = s->gone_count;
-    bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < r.tasks; i++) {
         total += r.task[i].count;
         s->t.schema_only += r.task[i].schema_only;
@@ -652,15 +718,7 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
             s->item = bsi_realloc(s->item, (room = BSI_MIN(total, (s->item_count + t->count) * 5 / 4)) * sizeof *s->item);
         uint32_t *map = bsi_alloc(sizeof *map * (t->parts.count + 1));
         for (uint32_t p = 0; p < t->parts.count; p++) map[p] = bsi_part_of(&s->parts, t->parts.name[p], t->parts.len[p]);
-        if (r.count_only) {
-            s->part_made = bsi_realloc(s->part_made, (s->parts.count + 1) * sizeof *s->part_made);
-            for (; s->part_made_count < s->parts.count; s->part_made_count++) s->part_made[s->part_made_count] = 0;
-            for (uint32_t p = 0; p < BSI_MIN(t->parts.count, t->made_cap); p++) {
-                s->part_made[map[p]] += t->made[p];
-                s->t.created += t->made[p];
-            }
-            free(t->made);
-        }
+        take_made(s, &t->made);
         for (size_t k = 0; k < t->count && !st; k++) {
             s->item[s->item_count] = t->item[k];
             s->item[s->item_count++].part = map[t->item[k].part];
