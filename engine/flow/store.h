@@ -8,7 +8,8 @@
  *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
  *   just its records). The image is a cache: dropping it changes no output.
  *
- * Lists are stored as pieces cut by content, found again by digest: what did not change is shared, not rewritten.
+ * Lists are stored in pieces: what did not change is shared, not rewritten. Who knows what changed says so by edits;
+ * in a list that is given as a whole, pieces are found again by their digest.
  */
 #ifndef BSI_FLOW_STORE_H
 #define BSI_FLOW_STORE_H
@@ -49,6 +50,7 @@ typedef struct bsi_feed {
     uint8_t last_snapshot_digest[32];  /* of the last accepted snapshot, zeros: none */
     uint8_t approved_all[32];          /* digest of an approved "all held", used up by the next sync; zeros: none */
     uint64_t image_list;  /* id of its image's list, 0: none */
+    uint8_t image_digest[32]; /* digest of the snapshot that the image was written from, zeros: unknown */
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
@@ -187,15 +189,36 @@ void bsi_holds_free(bsi_hold *h, size_t count);
 bomsync_status bsi_store_holds(bsi_hold **out, size_t *count, bsi_store *s, const char *feed /* NULL: all */, bomsync_error *err);
 
 /* ---- publish: the one commit point ---- */
+
+/** Entries [first, end) of the feed's list as it is stored become ref[0..count) or entry[0..count); first == end: put in before `first`. A
+ *  list's edits ascend and do not overlap; all ordinals are those of the stored list. What no edit touches is neither read nor written. */
+typedef struct bsi_state_edit {
+    uint64_t first, end;
+    const bsi_ref *ref;
+    size_t count;
+} bsi_state_edit;
+typedef struct bsi_image_edit {
+    uint64_t first, end;
+    const bsi_image_entry *entry;
+    size_t count;
+} bsi_image_edit;
+
 typedef struct bsi_publish {
-    const bsi_feed *feed;              /* written as given (slots, ignore, image_list and generation are set by publish) */
+    const bsi_feed *feed;              /* written as given (but generation, image_list and image_digest, which publish sets) */
     bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
     const bsi_ref *state;              /* with generation: the whole list; NULL: keep that of state_list */
     size_t state_count;
+    const bsi_state_edit *state_edit;  /* edit_state, with generation: state is not looked at, the list is that of the feed's last generation */
+    size_t state_edit_count;           /* (empty, if it has none) with these edits */
+    bool edit_state;
     const bsi_image_entry *image;      /* NULL: keep the feed's image; drop_image: forget it */
     size_t image_count;
-    const bsi_ref *orphan;
+    const bsi_image_edit *image_edit;  /* edit_image: image is not looked at, the list is feed->image_list as stored with these edits */
+    size_t image_edit_count;
+    bool edit_image;
+    const bsi_ref *orphan;             /* with image or edit_image: all of them */
     size_t orphan_count;
+    uint8_t image_snapshot_digest[32]; /* with image or edit_image: becomes the feed's image_digest */
     bool drop_image;
     const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
     size_t kept_count;
