@@ -133,16 +133,17 @@ void bsi_image_free(bsi_image *i);
 bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *piece, bomsync_error *err);
 
 /* ---- blocks ---- */
-typedef struct bsi_block_rows {   /* borrows the mapping; checksum verified */
+typedef struct bsi_block_rows {   /* borrowed; checksum verified */
     uint32_t count;
     const uint64_t *kh, *rh;      /* unaligned is fine on the machines we run on; stored 8-aligned */
 } bsi_block_rows;
-/** Any thread, concurrently. */
+/** Any thread, concurrently. A whole block's rows lie in the mapping, until the store is closed or the writer commits; those of a patched
+ *  one are put together in memory of the calling thread, until its next call of this function. So hold one block's at a time. */
 bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
 typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free */
     uint32_t count, slot_count;   /* records; slots of the feed when it was written */
-    bsi_buf raw;
+    bsi_buf raw;                  /* borrowed from the decoder until the next call */
     uint32_t *image, *body;       /* [count + 1] offset of row image i in raw, [count] body bytes */
     uint32_t cap;
     void *dctx;                   /* the decoder, one per thread */
@@ -158,7 +159,14 @@ bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint3
 bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
                                     const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
                                     bomsync_error *err);
-bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segment */
+/** A block that is block `base` (committed before; whole or patched) with count rows replaced: row[i], ascending, gets the image at enc +
+ *  image[i] (image has count + 1 offsets), body[i], kh[i], rh[i]. Written as a patch, just these rows, while they and those patched before are
+ *  at most a quarter of the block, else as a whole block. The patch of a patch is one patch over the same whole block. count 0: *out is base.
+ *  E_USAGE: base was written with another slot_count than the writer's (make the images anew and add them), rows not ascending or outside. */
+bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
+                                      const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
+                                      const uint64_t *rh, bomsync_error *err);
+bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
 
 /* ---- kept: keys whose published value is not the source's; exceptions ---- */
 typedef struct bsi_kept {

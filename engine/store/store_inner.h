@@ -261,13 +261,41 @@ bomsync_status bsi_list_save(bsi_lister *l, bsi_list *list, bomsync_error *err);
 /** Drop an image list and those of its pages that `next` does not use. */
 bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi_list *next, bomsync_error *err);
 
-/* ---- shards and blocks (store_shard.c, store_blocks.c) ---- */
+/* ---- shards and blocks (store_shard.c, store_blocks.c, store_read.c) ---- */
 bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
 bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
 bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
 void bsi_shards_close(bsi_store *s);
 bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);
+
+#define BSI_REF_BITS 9
+#define BSI_PATCH_RECORDS 2048 /* a block of more is not patched: readers put merged rows into an array of their own */
+enum { BSI_DATA_HEAD = 16, BSI_ROWS_HEAD = 16, BSI_KIND_WHOLE = 0, BSI_KIND_PATCH = 1 };
+uint32_t bsi_block_check(const void *p, size_t n, uint64_t segment, uint32_t index);
+
+/* The two segments whose rows were read last. */
+typedef struct bsi_rows_segment {
+    uint64_t view, segment;
+    const uint8_t *words;
+    uint32_t blocks, kind;
+    uint32_t start[BSI_SEGMENT_BLOCKS + 1]; /* words before block i */
+    uint32_t check[BSI_SEGMENT_BLOCKS];
+} bsi_rows_segment;
+typedef struct bsi_rows_view {
+    bsi_rows_segment segment[2];
+    int last;
+    uint64_t merged[BSI_PATCH_RECORDS * 2];
+} bsi_rows_view;
+typedef struct bsi_patch { /* rows of one, in the mapping */
+    bsi_ref base;          /* BSI_REF_NONE: a whole block, records is all that is set */
+    uint32_t records, count;
+    const uint64_t *kh, *rh;
+    const uint16_t *row;
+} bsi_patch;
+bomsync_status bsi_patch_get(bsi_patch *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
+/** bsi_store_rows with a view of the caller's. */
+bomsync_status bsi_rows_get(bsi_block_rows *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
 /* A segment's data value, decoded and bounds-checked. */
 typedef struct bsi_group {
