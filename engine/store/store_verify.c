@@ -4,7 +4,8 @@
  *
  *   pages     every page is either counted by a database or on the free list; entry counts are right
  *   values    header, length, checksum (which takes in the key)
- *   blocks    group unpacks, what a patch stands on is a whole block of as many records and columns, row images are row images, key and row hashes are those of the images
+ *   blocks    group unpacks, row images are row images, key and row hashes are those of the images; what a patch is over is
+ *             there, whole, and of as many records and columns
  *   lists     their pieces are there and are those that the list names; every ref leads to a block
  *   records   a generation's total is the sum over its blocks; base and base digest are the generation before
  *   journal   the chain of hashes
