@@ -8,7 +8,8 @@
  *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
  *   just its records). The image is a cache: dropping it changes no output.
  *
- * Lists are stored as pieces cut by content, found again by digest: what did not change is shared, not rewritten.
+ * Lists are stored in pieces: what did not change is shared, not rewritten. Who knows what changed says so by edits;
+ * in a list that is given as a whole, pieces are found again by their digest.
  */
 #ifndef BSI_FLOW_STORE_H
 #define BSI_FLOW_STORE_H
@@ -49,6 +50,7 @@ typedef struct bsi_feed {
     uint8_t last_snapshot_digest[32];  /* of the last accepted snapshot, zeros: none */
     uint8_t approved_all[32];          /* digest of an approved "all held", used up by the next sync; zeros: none */
     uint64_t image_list;  /* id of its image's list, 0: none */
+    uint8_t image_digest[32]; /* digest of the snapshot that the image was written from, zeros: unknown */
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
@@ -131,16 +133,17 @@ void bsi_image_free(bsi_image *i);
 bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *piece, bomsync_error *err);
 
 /* ---- blocks ---- */
-typedef struct bsi_block_rows {   /* borrows the mapping; checksum verified */
+typedef struct bsi_block_rows {   /* borrowed; checksum verified */
     uint32_t count;
     const uint64_t *kh, *rh;      /* unaligned is fine on the machines we run on; stored 8-aligned */
 } bsi_block_rows;
-/** Any thread, concurrently. */
+/** Any thread, concurrently. A whole block's rows lie in the mapping, until the store is closed or the writer commits; those of a patched
+ *  one are put together in memory of the calling thread, until its next call of this function. So hold one block's at a time. */
 bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
 typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free */
     uint32_t count, slot_count;   /* records; slots of the feed when it was written */
-    bsi_buf raw;
+    bsi_buf raw;                  /* borrowed from the decoder until the next call */
     uint32_t *image, *body;       /* [count + 1] offset of row image i in raw, [count] body bytes */
     uint32_t cap;
     void *dctx;                   /* the decoder, one per thread */
@@ -156,7 +159,14 @@ bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint3
 bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
                                     const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
                                     bomsync_error *err);
-bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segment */
+/** A block that is block `base` (committed before; whole or patched) with count rows replaced: row[i], ascending, gets the image at enc +
+ *  image[i] (image has count + 1 offsets), body[i], kh[i], rh[i]. Written as a patch, just these rows, while they and those patched before are
+ *  at most a quarter of the block, else as a whole block. The patch of a patch is one patch over the same whole block. count 0: *out is base.
+ *  E_USAGE: base was written with another slot_count than the writer's (make the images anew and add them), rows not ascending or outside. */
+bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
+                                      const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
+                                      const uint64_t *rh, bomsync_error *err);
+bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
 
 /* ---- kept: keys whose published value is not the source's; exceptions ---- */
 typedef struct bsi_kept {
@@ -187,15 +197,36 @@ void bsi_holds_free(bsi_hold *h, size_t count);
 bomsync_status bsi_store_holds(bsi_hold **out, size_t *count, bsi_store *s, const char *feed /* NULL: all */, bomsync_error *err);
 
 /* ---- publish: the one commit point ---- */
+
+/** Entries [first, end) of the feed's list as it is stored become ref[0..count) or entry[0..count); first == end: put in before `first`. A
+ *  list's edits ascend and do not overlap; all ordinals are those of the stored list. What no edit touches is neither read nor written. */
+typedef struct bsi_state_edit {
+    uint64_t first, end;
+    const bsi_ref *ref;
+    size_t count;
+} bsi_state_edit;
+typedef struct bsi_image_edit {
+    uint64_t first, end;
+    const bsi_image_entry *entry;
+    size_t count;
+} bsi_image_edit;
+
 typedef struct bsi_publish {
-    const bsi_feed *feed;              /* written as given (slots, ignore, image_list and generation are set by publish) */
+    const bsi_feed *feed;              /* written as given (but generation, image_list and image_digest, which publish sets) */
     bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
     const bsi_ref *state;              /* with generation: the whole list; NULL: keep that of state_list */
     size_t state_count;
+    const bsi_state_edit *state_edit;  /* edit_state, with generation: state is not looked at, the list is that of the feed's last generation */
+    size_t state_edit_count;           /* (empty, if it has none) with these edits */
+    bool edit_state;
     const bsi_image_entry *image;      /* NULL: keep the feed's image; drop_image: forget it */
     size_t image_count;
-    const bsi_ref *orphan;
+    const bsi_image_edit *image_edit;  /* edit_image: image is not looked at, the list is feed->image_list as stored with these edits */
+    size_t image_edit_count;
+    bool edit_image;
+    const bsi_ref *orphan;             /* with image or edit_image: all of them */
     size_t orphan_count;
+    uint8_t image_snapshot_digest[32]; /* with image or edit_image: becomes the feed's image_digest */
     bool drop_image;
     const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
     size_t kept_count;

@@ -1,62 +1,92 @@
-/* store/store_blocks.c - blocks of row images in segments: written once, found by ref.
+/* store/store_blocks.c - blocks of row images in segments: written once, found by ref. Reading: store_read.c.
  *
- *   ref = segment << 9 | index           a segment: up to 256 blocks of one writer, two LMDB values under one id
+ *   ref = segment << 9 | index           a segment: up to 256 blocks of one writer and one kind, two LMDB values under one id
  *
  *   data:  head ─ directory ─ group ─ group ─ ...    a group: a few blocks in one zstd frame
  *   rows:  head ─ counts ─ checksums ─ block ─ block ...   a block: kh[count] rh[count], 8-aligned, used where it lies
+ *
+ * Payloads, after the head of every value; little endian, checked: the checksum of the value covers so many bytes:
+ *
+ *   data   u32 checked   u32 slots   u32 blocks   u32 groups
+ *          each group:   u8 kind   varint blocks   varint packed bytes   u32 check of the packed bytes
+ *                        each of its blocks: varint records   varint bytes of its raw form
+ *          (checked ends here) packed groups, one behind the other
+ *   rows   u32 checked   u32 blocks   u32 words of all blocks   u32 kind
+ *          u16 count[blocks]   u32 check[blocks]   zeros to a multiple of 8
+ *          (checked ends here) blocks, in words of 8 bytes
+ *
+ *   kind 0, whole blocks
+ *          raw form      each record: varint body bytes, varint null bytes; then the row images back to back
+ *          rows          u64 kh[count]   u64 rh[count]
+ *   kind 1, patches: a block that is another one (whole, in another segment) with some rows replaced
+ *          raw form      varint base ref   varint n   varint row[n] (from the second on: less the one before)
+ *                        each of the n: varint body bytes, varint null bytes; then the n row images back to back
+ *                        records in the directory: those of the block as it is read
+ *          rows          count: n   u64 base ref   u32 records   u32 n   u64 kh[n]   u64 rh[n]   u16 row[n], zeros to a word
+ *
+ * check of packed bytes, or of a block of rows: XXH3-64, exclusive or (segment << 9 | 256 + group, or the block's index)
+ * times 0x9E3779B97F4A7C15, folded to 32 bits.
  *
  * Decisions. Single LMDB values per block cost 110 ms per 10,000; segments 4 ms. Groups of 4 blocks (about 4 kB) at level 1
  * take 0.276 of the raw bytes, single blocks with a 32 kB dictionary 0.298 and twice the time, groups of 4 with it 0.266
  * and half as much time again: so groups, and no dictionary. Groups of 8 save 6 % more, but a reader that wants one block
  * unpacks them all. Negative levels take 0.41. Frames have no magic, no size and no checksum of their own: the directory
- * has them. A group has a kind byte: 0 is "row images"; room for patches.
+ * has them.
  *
- * Reading: the last segment that a thread looked at stays decoded (thread-local for rows, in bsi_block_data for data), so
- * that going through a state in order checks each directory once.
+ * Patches. One row that changes in a block of twelve would write twelve. A patch has only the rows that differ from the
+ * whole block below it, up to a quarter of them; with more, a whole block is written. A patch is never made over a patch: the
+ * two become one over the same whole block, so a reader looks at two blocks at most. Patches are tiny: a group of them
+ * ends by its bytes alone, and a writer has a segment of its own for them.
  */
 #include "store/store_inner.h"
 
-#define REF_BITS 9
 #define ZSTD_LEVEL 1
-enum { DATA_HEAD = 16, ROWS_HEAD = 16, GROUP_IMAGES = 0 };
-static_assert(BSI_SEGMENT_BLOCKS <= 1 << REF_BITS, "an index fits into a ref");
+static_assert(BSI_SEGMENT_BLOCKS <= 1 << BSI_REF_BITS, "an index fits into a ref");
 
-static uint32_t check32(const void *p, size_t n, uint64_t segment, uint32_t index) {
-    uint64_t h = bsi_xxh64(p, n) ^ (segment << REF_BITS | index) * 0x9E3779B97F4A7C15ull;
+uint32_t bsi_block_check(const void *p, size_t n, uint64_t segment, uint32_t index) {
+    uint64_t h = bsi_xxh64(p, n) ^ (segment << BSI_REF_BITS | index) * 0x9E3779B97F4A7C15ull;
     return (uint32_t)(h ^ h >> 32);
 }
 
-/* ---- writing ---- */
+/* ---- segments being filled ---- */
+
+typedef struct fill { /* a segment of one kind */
+    uint32_t kind;
+    uint64_t segment;
+    /* the group being filled, and its part of the directory */
+    bsi_buf raw, sizes;
+    uint32_t group_blocks;
+    uint32_t blocks, groups;
+    bsi_buf dir, packed, counts, checks, hashes;
+} fill;
 
 struct bsi_block_writer {
     bsi_store *s;
     uint32_t slot_count;
-    uint64_t segment;
     ZSTD_CCtx *cctx;
-    /* the group being filled, and its part of the directory */
-    bsi_buf raw, sizes;
-    uint32_t group_blocks;
-    /* the segment being filled */
-    uint32_t blocks, groups;
-    size_t rows;
-    bsi_buf dir, packed, counts, checks, hashes;
+    fill whole, patches;
+    /* of patches: what they are over, and what they are made of */
+    bsi_rows_view *view;
+    bsi_segment *segment;
+    bsi_block_data data;
+    bsi_buf enc;
+    uint32_t *row, *off, *body;
+    uint64_t *kh, *rh;
 };
 
 static size_t set(ZSTD_CCtx *c, ZSTD_cParameter p, int v) { return ZSTD_CCtx_setParameter(c, p, v); }
 #define MAGICLESS 1 /* ZSTD_f_zstd1_magicless */
 #define C_FORMAT ZSTD_c_experimentalParam2
-#define D_FORMAT ZSTD_d_experimentalParam1
 
 static bool set_up(ZSTD_CCtx *c) {
     return c && !ZSTD_isError(set(c, ZSTD_c_compressionLevel, ZSTD_LEVEL)) && !ZSTD_isError(set(c, C_FORMAT, MAGICLESS)) &&
            !ZSTD_isError(set(c, ZSTD_c_contentSizeFlag, 0)) && !ZSTD_isError(set(c, ZSTD_c_checksumFlag, 0));
 }
 
-static void start_segment(bsi_block_writer *w) {
-    w->segment = atomic_fetch_add(&w->s->next_segment, 1);
-    w->blocks = w->groups = 0;
-    w->rows = 0;
-    w->dir.len = w->packed.len = w->counts.len = w->checks.len = w->hashes.len = 0;
+static void start_segment(bsi_store *s, fill *f) {
+    f->segment = atomic_fetch_add(&s->next_segment, 1);
+    f->blocks = f->groups = 0;
+    f->dir.len = f->packed.len = f->counts.len = f->checks.len = f->hashes.len = 0;
 }
 
 bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint32_t slot_count, bomsync_error *err) {
@@ -64,6 +94,8 @@ bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint3
     bsi_block_writer *w = bsi_calloc(1, sizeof *w);
     w->s = s;
     w->slot_count = slot_count;
+    w->whole.kind = BSI_KIND_WHOLE;
+    w->patches.kind = BSI_KIND_PATCH;
     w->cctx = ZSTD_createCCtx();
     if (!set_up(w->cctx)) {
         ZSTD_freeCCtx(w->cctx);
@@ -74,60 +106,61 @@ bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint3
     return BOMSYNC_OK;
 }
 
-static bomsync_status end_group(bsi_block_writer *w, bomsync_error *err) {
-    if (!w->group_blocks) return BOMSYNC_OK;
-    size_t bound = ZSTD_compressBound(w->raw.len);
-    bsi_buf_reserve(&w->packed, bound);
-    uint8_t *to = w->packed.data + w->packed.len;
-    size_t n = ZSTD_compress2(w->cctx, to, bound, w->raw.data, w->raw.len);
+static bomsync_status end_group(bsi_block_writer *w, fill *f, bomsync_error *err) {
+    if (!f->group_blocks) return BOMSYNC_OK;
+    size_t bound = ZSTD_compressBound(f->raw.len);
+    bsi_buf_reserve(&f->packed, bound);
+    uint8_t *to = f->packed.data + f->packed.len;
+    size_t n = ZSTD_compress2(w->cctx, to, bound, f->raw.data, f->raw.len);
     if (ZSTD_isError(n)) return bsi_fail(err, BOMSYNC_E_SPACE, "could not compress a block: %s", ZSTD_getErrorName(n));
-    uint32_t check = check32(to, n, w->segment, BSI_SEGMENT_BLOCKS + w->groups);
-    bsi_buf_byte(&w->dir, GROUP_IMAGES);
-    bsi_buf_varint(&w->dir, w->group_blocks);
-    bsi_buf_varint(&w->dir, n);
-    bsi_buf_add(&w->dir, &check, 4);
-    bsi_buf_add(&w->dir, w->sizes.data, w->sizes.len);
-    w->packed.len += n;
-    w->groups++;
-    w->group_blocks = 0;
-    w->raw.len = w->sizes.len = 0;
+    uint32_t check = bsi_block_check(to, n, f->segment, BSI_SEGMENT_BLOCKS + f->groups);
+    bsi_buf_byte(&f->dir, (uint8_t)f->kind);
+    bsi_buf_varint(&f->dir, f->group_blocks);
+    bsi_buf_varint(&f->dir, n);
+    bsi_buf_add(&f->dir, &check, 4);
+    bsi_buf_add(&f->dir, f->sizes.data, f->sizes.len);
+    f->packed.len += n;
+    f->groups++;
+    f->group_blocks = 0;
+    f->raw.len = f->sizes.len = 0;
     return BOMSYNC_OK;
 }
 
-static bomsync_status seal_data(bsi_buf *b, const bsi_block_writer *w, bomsync_error *err) {
-    size_t checked = DATA_HEAD + w->dir.len;
-    const uint32_t head[DATA_HEAD / 4] = {(uint32_t)checked, w->slot_count, w->blocks, w->groups};
-    bsi_buf_reserve(b, BSI_VALUE_HEAD + checked + w->packed.len + 8);
+static bomsync_status seal_data(bsi_buf *b, const fill *f, uint32_t slot_count, bomsync_error *err) {
+    size_t checked = BSI_DATA_HEAD + f->dir.len;
+    const uint32_t head[BSI_DATA_HEAD / 4] = {(uint32_t)checked, slot_count, f->blocks, f->groups};
+    bsi_buf_reserve(b, BSI_VALUE_HEAD + checked + f->packed.len + 8);
     bsi_value_start(b);
     bsi_buf_add(b, head, sizeof head);
-    bsi_buf_add(b, w->dir.data, w->dir.len);
-    bsi_buf_add(b, w->packed.data, w->packed.len);
-    return bsi_value_seal(b, BSI_DB_DATA, bsi_key_id(&w->segment), checked, err);
+    bsi_buf_add(b, f->dir.data, f->dir.len);
+    bsi_buf_add(b, f->packed.data, f->packed.len);
+    return bsi_value_seal(b, BSI_DB_DATA, bsi_key_id(&f->segment), checked, err);
 }
 
-static bomsync_status seal_rows(bsi_buf *b, const bsi_block_writer *w, bomsync_error *err) {
-    static const uint8_t zeros[8];
-    size_t checked = bsi_pad8(ROWS_HEAD + w->counts.len + w->checks.len);
-    const uint32_t head[ROWS_HEAD / 4] = {(uint32_t)checked, w->blocks, (uint32_t)w->rows, 0};
-    bsi_buf_reserve(b, BSI_VALUE_HEAD + checked + w->hashes.len);
+static const uint8_t zeros[8];
+
+static bomsync_status seal_rows(bsi_buf *b, const fill *f, bomsync_error *err) {
+    size_t checked = bsi_pad8(BSI_ROWS_HEAD + f->counts.len + f->checks.len);
+    const uint32_t head[BSI_ROWS_HEAD / 4] = {(uint32_t)checked, f->blocks, (uint32_t)(f->hashes.len / 8), f->kind};
+    bsi_buf_reserve(b, BSI_VALUE_HEAD + checked + f->hashes.len);
     bsi_value_start(b);
     bsi_buf_add(b, head, sizeof head);
-    bsi_buf_add(b, w->counts.data, w->counts.len);
-    bsi_buf_add(b, w->checks.data, w->checks.len);
+    bsi_buf_add(b, f->counts.data, f->counts.len);
+    bsi_buf_add(b, f->checks.data, f->checks.len);
     bsi_buf_add(b, zeros, BSI_VALUE_HEAD + checked - b->len);
-    bsi_buf_add(b, w->hashes.data, w->hashes.len);
-    return bsi_value_seal(b, BSI_DB_ROWS, bsi_key_id(&w->segment), checked, err);
+    bsi_buf_add(b, f->hashes.data, f->hashes.len);
+    return bsi_value_seal(b, BSI_DB_ROWS, bsi_key_id(&f->segment), checked, err);
 }
 
-static bomsync_status end_segment(bsi_block_writer *w, bomsync_error *err) {
-    if (!w->blocks) return BOMSYNC_OK;
-    bomsync_status st = end_group(w, err);
+static bomsync_status end_segment(bsi_block_writer *w, fill *f, bomsync_error *err) {
+    if (!f->blocks) return BOMSYNC_OK;
+    bomsync_status st = end_group(w, f, err);
     if (st) return st;
     bsi_job *job = bsi_calloc(1, sizeof *job);
-    job->id = w->segment;
-    st = seal_data(&job->data, w, err);
-    if (!st) st = seal_rows(&job->rows, w, err);
-    w->blocks = 0;
+    job->id = f->segment;
+    st = seal_data(&job->data, f, w->slot_count, err);
+    if (!st) st = seal_rows(&job->rows, f, err);
+    f->blocks = 0;
     if (!st) return bsi_shard_put(w->s, job, err);
     bsi_buf_free(&job->data);
     bsi_buf_free(&job->rows);
@@ -135,267 +168,203 @@ static bomsync_status end_segment(bsi_block_writer *w, bomsync_error *err) {
     return st;
 }
 
-/* Raw form of a block: for each record its body's and its nulls' bytes as varints, then the images back to back. */
-static void add_raw(bsi_block_writer *w, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body) {
-    size_t start = w->raw.len, bytes = image_off[count] - image_off[0];
-    bsi_buf_reserve(&w->raw, bytes + (size_t)count * 20);
-    uint8_t *to = w->raw.data + w->raw.len;
+/* Sizes of row images as varints, then the images. */
+static void add_images(bsi_buf *raw, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body) {
+    size_t bytes = image_off[count] - image_off[0];
+    bsi_buf_reserve(raw, bytes + (size_t)count * 20);
+    uint8_t *to = raw->data + raw->len;
     for (uint32_t i = 0; i < count; i++) {
         to = bsi_varint_put(to, body[i]);
         to = bsi_varint_put(to, image_off[i + 1] - image_off[i] - body[i]);
     }
     memcpy(to, images + image_off[0], bytes);
-    w->raw.len = (size_t)(to + bytes - w->raw.data);
-    bsi_buf_varint(&w->sizes, count);
-    bsi_buf_varint(&w->sizes, w->raw.len - start);
+    raw->len = (size_t)(to + bytes - raw->data);
 }
 
-static void add_rows(bsi_block_writer *w, uint32_t count, const uint64_t *kh, const uint64_t *rh) {
+/* The block whose raw form and words of rows begin at these places is complete. */
+static bomsync_status add_block(bsi_ref *ref, bsi_block_writer *w, fill *f, uint32_t records, size_t raw, uint32_t count, size_t hashes,
+                                bomsync_error *err) {
     uint16_t n = (uint16_t)count;
-    size_t start = w->hashes.len;
-    bsi_buf_add(&w->hashes, kh, count * sizeof *kh);
-    bsi_buf_add(&w->hashes, rh, count * sizeof *rh);
-    uint32_t check = check32(w->hashes.data + start, w->hashes.len - start, w->segment, w->blocks);
-    bsi_buf_add(&w->counts, &n, 2);
-    bsi_buf_add(&w->checks, &check, 4);
-    w->rows += count;
+    uint32_t check = bsi_block_check(f->hashes.data + hashes, f->hashes.len - hashes, f->segment, f->blocks);
+    bsi_buf_varint(&f->sizes, records);
+    bsi_buf_varint(&f->sizes, f->raw.len - raw);
+    bsi_buf_add(&f->counts, &n, 2);
+    bsi_buf_add(&f->checks, &check, 4);
+    bsi_ref made = f->segment << BSI_REF_BITS | f->blocks;
+    f->blocks++;
+    f->group_blocks++;
+    bomsync_status st = BOMSYNC_OK;
+    if ((f->kind == BSI_KIND_WHOLE && f->group_blocks == BSI_STORE_GROUP_BLOCKS) || f->raw.len >= BSI_STORE_GROUP_BYTES)
+        st = end_group(w, f, err);
+    if (!st && (f->blocks == BSI_SEGMENT_BLOCKS || f->packed.len >= BSI_STORE_SEGMENT_BYTES || f->hashes.len >= BSI_STORE_SEGMENT_BYTES))
+        st = end_segment(w, f, err);
+    if (!st) *ref = made;
+    return st;
 }
 
 bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
                                     const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
                                     bomsync_error *err) {
+    fill *f = &w->whole;
     *ref = BSI_REF_NONE;
     if (!count || count > UINT16_MAX) return bsi_fail(err, BOMSYNC_E_USAGE, "a block cannot have %u records", count);
-    bomsync_status st = BOMSYNC_OK;
-    if (!w->blocks) start_segment(w);
-    add_raw(w, count, images, image_off, body);
-    add_rows(w, count, kh, rh);
-    bsi_ref made = w->segment << REF_BITS | w->blocks;
-    w->blocks++;
-    w->group_blocks++;
-    if (w->group_blocks == BSI_STORE_GROUP_BLOCKS || w->raw.len >= BSI_STORE_GROUP_BYTES) st = end_group(w, err);
-    if (!st && (w->blocks == BSI_SEGMENT_BLOCKS || w->packed.len >= BSI_STORE_SEGMENT_BYTES || w->hashes.len >= BSI_STORE_SEGMENT_BYTES))
-        st = end_segment(w, err);
-    if (!st) *ref = made;
-    return st;
+    if (!f->blocks) start_segment(w->s, f);
+    size_t raw = f->raw.len, hashes = f->hashes.len;
+    add_images(&f->raw, count, images, image_off, body);
+    bsi_buf_add(&f->hashes, kh, count * sizeof *kh);
+    bsi_buf_add(&f->hashes, rh, count * sizeof *rh);
+    return add_block(ref, w, f, count, raw, count, hashes, err);
 }
 
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err) {
     if (!w) return BOMSYNC_OK;
-    bomsync_status st = end_segment(w, err);
+    bomsync_status st = end_segment(w, &w->whole, err), st2 = end_segment(w, &w->patches, st ? NULL : err);
     ZSTD_freeCCtx(w->cctx);
-    bsi_buf *const bufs[] = {&w->raw, &w->sizes, &w->dir, &w->packed, &w->counts, &w->checks, &w->hashes};
-    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) bsi_buf_free(bufs[i]);
+    for (int k = 0; k < 2; k++) {
+        fill *f = k ? &w->patches : &w->whole;
+        bsi_buf *const bufs[] = {&f->raw, &f->sizes, &f->dir, &f->packed, &f->counts, &f->checks, &f->hashes};
+        for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) bsi_buf_free(bufs[i]);
+    }
+    bsi_block_data_free(&w->data);
+    bsi_buf_free(&w->enc);
+    void *const more[] = {w->view, w->segment, w->row, w->off, w->body, w->kh, w->rh};
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) free(more[i]);
     free(w);
-    return st;
+    return st ? st : st2;
 }
 
-/* ---- reading rows ---- */
+/* ---- patches ---- */
 
-typedef struct rows_view { /* the last segment that this thread read rows of */
-    uint64_t view, segment;
-    const uint8_t *hashes;
-    uint32_t blocks;
-    uint32_t start[BSI_SEGMENT_BLOCKS + 1]; /* rows before block i */
-    uint32_t check[BSI_SEGMENT_BLOCKS];
-} rows_view;
+typedef struct rows_of { /* rows as the caller gives them, or as they are put together */
+    uint32_t count;
+    const uint32_t *row;
+    const uint8_t *enc;
+    const uint32_t *image, *body;
+    const uint64_t *kh, *rh;
+} rows_of;
 
-static bomsync_status bad_segment(bomsync_error *err, bsi_store *s, bsi_db db, uint64_t id, const char *what) {
-    return bsi_bad(err, &s->shard[id % (uint64_t)s->shard_count].env, db, bsi_key_id(&id), what);
+static bomsync_status add_patch(bsi_ref *ref, bsi_block_writer *w, bsi_ref base, uint32_t records, const rows_of *p, bomsync_error *err) {
+    fill *f = &w->patches;
+    if (!f->blocks) start_segment(w->s, f);
+    size_t raw = f->raw.len, hashes = f->hashes.len;
+    bsi_buf_varint(&f->raw, base);
+    bsi_buf_varint(&f->raw, p->count);
+    const uint32_t head[2] = {records, p->count};
+    bsi_buf_add(&f->hashes, &base, sizeof base);
+    bsi_buf_add(&f->hashes, head, sizeof head);
+    bsi_buf_add(&f->hashes, p->kh, p->count * sizeof *p->kh);
+    bsi_buf_add(&f->hashes, p->rh, p->count * sizeof *p->rh);
+    for (uint32_t i = 0, last = 0; i < p->count; last = p->row[i++]) {
+        uint16_t row = (uint16_t)p->row[i];
+        bsi_buf_varint(&f->raw, p->row[i] - last);
+        bsi_buf_add(&f->hashes, &row, 2);
+    }
+    bsi_buf_add(&f->hashes, zeros, bsi_pad8(f->hashes.len) - f->hashes.len);
+    add_images(&f->raw, p->count, p->enc, p->image, p->body);
+    return add_block(ref, w, f, records, raw, p->count, hashes, err);
 }
 
-static bomsync_status segment_value(bsi_span *v, bsi_store *s, bsi_db db, uint64_t id, bomsync_error *err) {
-    MDB_val value;
-    bomsync_status st = bsi_shard_get(&value, s, db, id, err);
+static void patch_room(bsi_block_writer *w) {
+    if (w->view) return;
+    w->view = bsi_calloc(1, sizeof *w->view);
+    w->segment = bsi_calloc(1, sizeof *w->segment);
+    w->row = bsi_alloc(UINT16_MAX * sizeof *w->row);
+    w->off = bsi_alloc((UINT16_MAX + 1) * sizeof *w->off);
+    w->body = bsi_alloc(UINT16_MAX * sizeof *w->body);
+    w->kh = bsi_alloc(UINT16_MAX * sizeof *w->kh);
+    w->rh = bsi_alloc(UINT16_MAX * sizeof *w->rh);
+}
+
+/* A row that stays is taken from the block as it was read. */
+static void take_old(bsi_block_writer *w, uint32_t n, uint32_t row, uint64_t kh, uint64_t rh) {
+    const bsi_block_data *d = &w->data;
+    w->row[n] = row;
+    w->off[n] = (uint32_t)w->enc.len;
+    w->body[n] = d->body[row];
+    w->kh[n] = kh;
+    w->rh[n] = rh;
+    bsi_buf_add(&w->enc, d->raw.data + d->image[row], d->image[row + 1] - d->image[row]);
+}
+
+static void take_new(bsi_block_writer *w, uint32_t n, const rows_of *p, uint32_t i) {
+    w->row[n] = p->row[i];
+    w->off[n] = (uint32_t)w->enc.len;
+    w->body[n] = p->body[i];
+    w->kh[n] = p->kh[i];
+    w->rh[n] = p->rh[i];
+    bsi_buf_add(&w->enc, p->enc + p->image[i], p->image[i + 1] - p->image[i]);
+}
+
+static uint32_t rows_of_both(const bsi_patch *old, const rows_of *p) {
+    uint32_t n = old->count + p->count;
+    for (uint32_t i = 0, k = 0; i < old->count && k < p->count;) {
+        if (old->row[i] == p->row[k]) n--, i++, k++;
+        else if (old->row[i] < p->row[k]) i++;
+        else k++;
+    }
+    return n;
+}
+
+/* Rows of a patch and those that come to it, in order. */
+static void join_patches(bsi_block_writer *w, const bsi_patch *old, const rows_of *p) {
+    uint32_t n = 0;
+    for (uint32_t i = 0, k = 0; i < old->count || k < p->count; n++) {
+        uint32_t a = i < old->count ? old->row[i] : UINT32_MAX, b = k < p->count ? p->row[k] : UINT32_MAX;
+        if (b <= a) take_new(w, n, p, k++);
+        else take_old(w, n, a, old->kh[i], old->rh[i]);
+        if (a <= b) i++;
+    }
+    w->off[n] = (uint32_t)w->enc.len;
+}
+
+static void join_whole(bsi_block_writer *w, const bsi_block_rows *rows, const rows_of *p) {
+    for (uint32_t i = 0, k = 0; i < rows->count; i++) {
+        if (k < p->count && p->row[k] == i) take_new(w, i, p, k++);
+        else take_old(w, i, i, rows->kh[i], rows->rh[i]);
+    }
+    w->off[rows->count] = (uint32_t)w->enc.len;
+}
+
+static bomsync_status check_patch(const bsi_block_writer *w, uint32_t records, uint32_t slots, const rows_of *p, bomsync_error *err) {
+    if (slots != w->slot_count)
+        return bsi_fail(err, BOMSYNC_E_USAGE, "a block of %u columns cannot be patched by rows of %u", slots, w->slot_count);
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->row[i] >= records || (i && p->row[i] <= p->row[i - 1]))
+            return bsi_fail(err, BOMSYNC_E_USAGE, "the rows of a patch must ascend inside its block of %u", records);
+    return BOMSYNC_OK;
+}
+
+bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
+                                      const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
+                                      const uint64_t *rh, bomsync_error *err) {
+    rows_of p = {count, row, enc, image, body, kh, rh};
+    bsi_patch old;
+    bsi_block_rows rows;
+    *out = BSI_REF_NONE;
+    patch_room(w);
+    bomsync_status st = bsi_patch_get(&old, w->view, w->s, base, err);
+    if (!st) st = bsi_segment_load(w->segment, w->s, base >> BSI_REF_BITS, err);
+    if (!st) st = check_patch(w, old.records, w->segment->slot_count, &p, err);
     if (st) return st;
-    const bsi_env *e = &s->shard[id % (uint64_t)s->shard_count].env;
-    return bsi_value_check(v, e, db, bsi_key_id(&id), value, false, err);
-}
-
-static bomsync_status load_rows(rows_view *r, bsi_store *s, uint64_t id, uint64_t view, bomsync_error *err) {
-    bsi_span v;
-    r->view = 0;
-    bomsync_status st = segment_value(&v, s, BSI_DB_ROWS, id, err);
+    if (!count) {
+        *out = base;
+        return BOMSYNC_OK;
+    }
+    bool small = old.records <= BSI_PATCH_RECORDS && rows_of_both(&old, &p) <= old.records / 4;
+    if (small && !old.count) return add_patch(out, w, base, old.records, &p, err);
+    st = bsi_store_data(&w->data, w->s, base, err);
+    if (!st && w->data.count != old.records) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
     if (st) return st;
-    size_t dir = bsi_get32(v.p), rows = v.n >= ROWS_HEAD ? bsi_get32(v.p + 8) : 0;
-    uint32_t blocks = v.n >= ROWS_HEAD ? bsi_get32(v.p + 4) : 0;
-    if (!blocks || blocks > BSI_SEGMENT_BLOCKS || dir != bsi_pad8(ROWS_HEAD + blocks * 6u) || v.n != dir + rows * 16 ||
-        ((uintptr_t)v.p & 7))
-        return bad_segment(err, s, BSI_DB_ROWS, id, "wrong directory");
-    r->start[0] = 0;
-    for (uint32_t i = 0; i < blocks; i++) {
-        uint16_t n;
-        memcpy(&n, v.p + ROWS_HEAD + i * 2, 2);
-        r->start[i + 1] = r->start[i] + n;
+    w->enc.len = 0;
+    p = (rows_of){rows_of_both(&old, &p), w->row, NULL, w->off, w->body, w->kh, w->rh};
+    const rows_of given = {count, row, enc, image, body, kh, rh};
+    if (small) {
+        join_patches(w, &old, &given);
+        p.enc = w->enc.data;
+        return add_patch(out, w, old.base, old.records, &p, err);
     }
-    memcpy(r->check, v.p + ROWS_HEAD + blocks * 2, blocks * 4);
-    if (r->start[blocks] != rows) return bad_segment(err, s, BSI_DB_ROWS, id, "its blocks do not add up");
-    r->hashes = v.p + dir;
-    r->blocks = blocks;
-    r->segment = id;
-    r->view = view;
-    return BOMSYNC_OK;
-}
-
-bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
-    static _Thread_local rows_view here;
-    uint64_t id = ref >> REF_BITS, view = atomic_load_explicit(&s->view, memory_order_acquire);
-    uint32_t index = (uint32_t)ref & ((1u << REF_BITS) - 1);
-    *out = (bsi_block_rows){0};
-    if (here.view != view || here.segment != id) {
-        bomsync_status st = load_rows(&here, s, id, view, err);
-        if (st) return st;
-    }
-    if (index >= here.blocks) return bad_segment(err, s, BSI_DB_ROWS, id, "it has no such block");
-    uint32_t count = here.start[index + 1] - here.start[index];
-    const uint64_t *p = (const void *)(here.hashes + (size_t)here.start[index] * 16);
-    if (check32(p, (size_t)count * 16, id, index) != here.check[index])
-        return bad_segment(err, s, BSI_DB_ROWS, id, "a block has a wrong checksum");
-    *out = (bsi_block_rows){count, p, p + count};
-    return BOMSYNC_OK;
-}
-
-/* ---- reading data ---- */
-
-/* The directory as varints; every sum is checked against the value's length. */
-static bool read_directory(bsi_segment *g, bsi_span v, size_t dir) {
-    bsi_reader r = {v.p + DATA_HEAD, v.p + dir, true};
-    size_t offset = dir;
-    uint32_t block = 0;
-    for (uint32_t i = 0; i < g->group_count; i++) {
-        bsi_group *group = &g->group[i];
-        uint8_t kind = 0;
-        bsi_read_bytes(&r, &kind, 1);
-        uint64_t blocks = bsi_read_varint(&r), packed = bsi_read_varint(&r), raw = 0;
-        bsi_read_bytes(&r, &group->check, 4);
-        if (!r.ok || blocks > g->block_count - block || packed > v.n - offset) return false;
-        group->kind = kind;
-        group->block_first = block;
-        group->block_count = (uint32_t)blocks;
-        group->packed = (uint32_t)packed;
-        group->offset = offset;
-        for (uint64_t j = 0; j < blocks; j++, block++) {
-            uint64_t records = bsi_read_varint(&r), bytes = bsi_read_varint(&r);
-            if (!records || records > UINT16_MAX || bytes > BSI_STORE_RECORD_BYTES_MAX - raw) return false;
-            g->block[block] = (bsi_block_place){i, (uint32_t)raw, (uint32_t)bytes, (uint32_t)records};
-            raw += bytes;
-        }
-        group->raw = (uint32_t)raw;
-        offset += packed;
-    }
-    return r.ok && r.p == r.end && block == g->block_count && offset == v.n;
-}
-
-bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, bomsync_error *err) {
-    uint64_t view = atomic_load_explicit(&s->view, memory_order_acquire);
-    if (g->id == id && g->view == view) return BOMSYNC_OK;
-    bsi_span v;
-    g->view = 0;
-    bomsync_status st = segment_value(&v, s, BSI_DB_DATA, id, err);
+    st = bsi_rows_get(&rows, w->view, w->s, base, err);
     if (st) return st;
-    size_t dir = bsi_get32(v.p);
-    if (v.n >= DATA_HEAD && dir >= DATA_HEAD) {
-        g->slot_count = bsi_get32(v.p + 4);
-        g->block_count = bsi_get32(v.p + 8);
-        g->group_count = bsi_get32(v.p + 12);
-        g->payload = v.p;
-        if (g->block_count && g->block_count <= BSI_SEGMENT_BLOCKS && g->group_count <= g->block_count &&
-            read_directory(g, v, dir)) {
-            g->id = id;
-            g->view = view;
-            return BOMSYNC_OK;
-        }
-    }
-    return bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
-}
-
-uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block) { return g->block[block].records; }
-
-typedef struct decoder {
-    ZSTD_DCtx *dctx;
-    bsi_segment segment;
-    uint64_t view, id; /* what `raw` holds: a group of a segment */
-    uint32_t group;
-} decoder;
-
-static bomsync_status get_decoder(decoder **out, bsi_block_data *d, bomsync_error *err) {
-    if (!d->dctx) {
-        decoder *c = bsi_calloc(1, sizeof *c);
-        c->dctx = ZSTD_createDCtx();
-        d->dctx = c;
-        if (!c->dctx || ZSTD_isError(ZSTD_DCtx_setParameter(c->dctx, D_FORMAT, MAGICLESS)))
-            return bsi_fail(err, BOMSYNC_E_SPACE, "out of memory for a decoder");
-    }
-    *out = d->dctx;
-    return BOMSYNC_OK;
-}
-
-static bomsync_status load_group(bsi_block_data *d, decoder *c, bsi_store *s, uint32_t index, bomsync_error *err) {
-    const bsi_segment *g = &c->segment;
-    const bsi_group *group = &g->group[index];
-    if (c->view == g->view && c->id == g->id && c->group == index) return BOMSYNC_OK;
-    c->view = 0;
-    const uint8_t *p = g->payload + group->offset;
-    if (check32(p, group->packed, g->id, BSI_SEGMENT_BLOCKS + index) != group->check)
-        return bad_segment(err, s, BSI_DB_DATA, g->id, "a group of blocks has a wrong checksum");
-    if (group->kind != GROUP_IMAGES) return bad_segment(err, s, BSI_DB_DATA, g->id, "blocks of an unknown kind");
-    d->raw.len = 0;
-    bsi_buf_reserve(&d->raw, group->raw + 1u);
-    size_t n = ZSTD_decompressDCtx(c->dctx, d->raw.data, group->raw, p, group->packed);
-    if (ZSTD_isError(n) || n != group->raw) return bad_segment(err, s, BSI_DB_DATA, g->id, "a group of blocks cannot be unpacked");
-    d->raw.len = n;
-    c->view = g->view;
-    c->id = g->id;
-    c->group = index;
-    return BOMSYNC_OK;
-}
-
-static bool find_images(bsi_block_data *d, const bsi_block_place *b) {
-    if (d->cap < b->records + 1) {
-        d->cap = b->records + 1;
-        d->image = bsi_realloc(d->image, d->cap * sizeof *d->image);
-        d->body = bsi_realloc(d->body, d->cap * sizeof *d->body);
-    }
-    const uint8_t *start = d->raw.data + b->start, *p = start, *end = start + b->bytes;
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < b->records; i++) {
-        uint64_t body, nulls;
-        if (!(p = bsi_varint_get(p, end, &body)) || !(p = bsi_varint_get(p, end, &nulls))) return false;
-        if (body > b->bytes || nulls > b->bytes) return false;
-        d->body[i] = (uint32_t)body;
-        d->image[i] = (uint32_t)sum;
-        sum += body + nulls;
-        if (sum > b->bytes) return false;
-    }
-    if (sum != (uint64_t)(end - p)) return false;
-    uint32_t at = (uint32_t)(p - d->raw.data);
-    d->image[b->records] = (uint32_t)sum;
-    for (uint32_t i = 0; i <= b->records; i++) d->image[i] += at;
-    return true;
-}
-
-bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
-    decoder *c = NULL;
-    uint64_t id = ref >> REF_BITS;
-    uint32_t index = (uint32_t)ref & ((1u << REF_BITS) - 1);
-    bomsync_status st = get_decoder(&c, out, err);
-    if (!st) st = bsi_segment_load(&c->segment, s, id, err);
-    if (!st && index >= c->segment.block_count) st = bad_segment(err, s, BSI_DB_DATA, id, "it has no such block");
-    if (!st) st = load_group(out, c, s, c->segment.block[index].group, err);
-    if (st) return st;
-    const bsi_block_place *b = &c->segment.block[index];
-    if (!find_images(out, b)) return bad_segment(err, s, BSI_DB_DATA, id, "a block cannot be read");
-    out->count = b->records;
-    out->slot_count = c->segment.slot_count;
-    return BOMSYNC_OK;
-}
-
-void bsi_block_data_free(bsi_block_data *d) {
-    decoder *c = d->dctx;
-    if (c) ZSTD_freeDCtx(c->dctx);
-    free(c);
-    bsi_buf_free(&d->raw);
-    free(d->image);
-    free(d->body);
-    *d = (bsi_block_data){0};
+    join_whole(w, &rows, &given);
+    return bsi_block_writer_add(out, w, rows.count, w->enc.data, w->off, w->body, w->kh, w->rh, err);
 }

@@ -200,11 +200,12 @@ bomsync_status bsi_kept_save(bsi_store *s, MDB_txn *txn, const char *feed, const
 bomsync_status bsi_holds_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_hold *h, size_t count,
                               bomsync_error *err);
 
-/* ---- lists (store_lists.c) ---- */
-typedef struct bsi_list_piece { /* 32 bytes, stored as it is */
+/* ---- lists (store_lists.c, store_image.c) ---- */
+#define BSI_IMAGE_PAGE 72 /* entries of one value of the image */
+typedef struct bsi_list_piece {
     uint64_t id;
-    bsi_hash128 digest;
-    uint32_t count, first; /* first: of an image, entries before it in its page */
+    uint32_t count, first; /* first: of an image, entries before it on its page */
+    uint32_t check, room;  /* of a state: store_lists.c. room: 0 */
 } bsi_list_piece;
 typedef struct bsi_list {
     bsi_db db; /* BSI_DB_STATE or BSI_DB_IMAGE */
@@ -216,7 +217,25 @@ typedef struct bsi_list {
 } bsi_list;
 void bsi_list_free(bsi_list *l);
 bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
-bomsync_status bsi_list_piece_refs(bsi_ref *out, bsi_store *s, MDB_txn *txn, const bsi_list_piece *p, bomsync_error *err);
+void bsi_list_add(bsi_list *list, bsi_list_piece p); /* an image's piece that goes on where the last one ends becomes part of it */
+/** Value `id` of the root; ids mostly ascend by one, so the one behind `here`, where the cursor stands (0: nowhere), is tried before a search. */
+bomsync_status bsi_list_seek(MDB_val *value, bsi_store *s, bsi_db db, uint64_t id, MDB_cursor *c, uint64_t here, bomsync_error *err);
+
+/** Pieces of a list, found again by the digest of what they hold. */
+typedef struct bsi_known {
+    bsi_list_piece *piece;
+    bsi_hash128 *digest;
+    uint32_t *slot; /* index + 1 of a piece, by the low bits of its digest */
+    size_t mask, count, room;
+} bsi_known;
+void bsi_known_open(bsi_known *k, size_t room);
+void bsi_known_add(bsi_known *k, bsi_hash128 digest, bsi_list_piece p);
+const bsi_list_piece *bsi_known_find(const bsi_known *k, bsi_hash128 digest, size_t count);
+void bsi_known_close(bsi_known *k);
+static inline uint64_t bsi_stir(uint64_t x) {
+    x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15ull;
+    return x ^ (x >> 29);
+}
 
 /** Writes the pieces that are new, in root transactions of its own once there are many; the list itself is left to the last one. */
 typedef struct bsi_lister {
@@ -226,22 +245,57 @@ typedef struct bsi_lister {
     bool last; /* the transaction that counts: never committed half-way */
     bsi_counters counters;
 } bsi_lister;
+bomsync_status bsi_lister_room(bsi_lister *l, size_t bytes, bomsync_error *err); /* a transaction that may grow by so much */
 bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err);
-bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref, size_t count, uint64_t previous,
+/** old: the feed's list before (may be empty). Edits ascend and do not overlap, all inside old. */
+bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref, size_t count, const bsi_list *old,
                                 bomsync_error *err);
-bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_ref *orphan,
-                                size_t orphan_count, uint64_t previous, bomsync_error *err);
+bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_state_edit *edit, size_t count,
+                                     bomsync_error *err);
+bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_list *old,
+                                bomsync_error *err);
+bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,
+                                     bomsync_error *err);
+void bsi_list_orphans(bsi_list *list, const bsi_ref *orphan, size_t count);
 bomsync_status bsi_list_save(bsi_lister *l, bsi_list *list, bomsync_error *err);
-/** Drop an image list and those of its pages that `next` (may be NULL) does not use. */
-bomsync_status bsi_list_drop_image(bsi_lister *l, uint64_t id, const bsi_list *next, bomsync_error *err);
+/** Drop an image list and those of its pages that `next` does not use. */
+bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi_list *next, bomsync_error *err);
 
-/* ---- shards and blocks (store_shard.c, store_blocks.c) ---- */
+/* ---- shards and blocks (store_shard.c, store_blocks.c, store_read.c) ---- */
 bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
 bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
 bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
 void bsi_shards_close(bsi_store *s);
 bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);
+
+#define BSI_REF_BITS 9
+#define BSI_PATCH_RECORDS 2048 /* a block of more is not patched: readers put merged rows into an array of their own */
+enum { BSI_DATA_HEAD = 16, BSI_ROWS_HEAD = 16, BSI_KIND_WHOLE = 0, BSI_KIND_PATCH = 1 };
+uint32_t bsi_block_check(const void *p, size_t n, uint64_t segment, uint32_t index);
+
+/* The two segments whose rows were read last. */
+typedef struct bsi_rows_segment {
+    uint64_t view, segment;
+    const uint8_t *words;
+    uint32_t blocks, kind;
+    uint32_t start[BSI_SEGMENT_BLOCKS + 1]; /* words before block i */
+    uint32_t check[BSI_SEGMENT_BLOCKS];
+} bsi_rows_segment;
+typedef struct bsi_rows_view {
+    bsi_rows_segment segment[2];
+    int last;
+    uint64_t merged[BSI_PATCH_RECORDS * 2];
+} bsi_rows_view;
+typedef struct bsi_patch { /* rows of one, in the mapping */
+    bsi_ref base;          /* BSI_REF_NONE: a whole block, records is all that is set */
+    uint32_t records, count;
+    const uint64_t *kh, *rh;
+    const uint16_t *row;
+} bsi_patch;
+bomsync_status bsi_patch_get(bsi_patch *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
+/** bsi_store_rows with a view of the caller's. */
+bomsync_status bsi_rows_get(bsi_block_rows *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
 /* A segment's data value, decoded and bounds-checked. */
 typedef struct bsi_group {

@@ -124,10 +124,10 @@ typedef struct publish {
     bsi_store *s;
     const bsi_publish *p;
     bsi_feed feed;      /* shallow copy of the caller's, with what publish sets */
-    uint64_t image_old; /* to be dropped */
     int64_t previous;   /* the feed's generation before */
     bsi_lister l;
-    bsi_list state, image;
+    bsi_list state, image; /* db 0: not given. id 0: to be saved */
+    bsi_list image_old;    /* id 0: nothing to be dropped */
 } publish;
 
 static bomsync_status stored_feed(publish *u, bomsync_error *err) {
@@ -136,10 +136,12 @@ static bomsync_status stored_feed(publish *u, bomsync_error *err) {
     u->feed = *p->feed;
     u->feed.image_list = 0;
     u->feed.generation = 0;
+    memset(u->feed.image_digest, 0, sizeof u->feed.image_digest);
     bomsync_status st = bsi_feed_load(&old, u->s, u->s->root.read, p->feed->name, err);
     if (st || !old) return st;
     u->previous = u->feed.generation = old->generation;
     u->feed.image_list = old->image_list;
+    memcpy(u->feed.image_digest, old->image_digest, sizeof old->image_digest);
     bsi_feed_free(old);
     return BOMSYNC_OK;
 }
@@ -153,32 +155,67 @@ static bomsync_status previous_state(uint64_t *list, const publish *u, bomsync_e
     return st;
 }
 
-static bool same_pieces(const bsi_list *a, const bsi_list *b) {
-    if (a->piece_count != b->piece_count || a->count != b->count) return false;
-    return !a->piece_count || memcmp(a->piece, b->piece, a->piece_count * sizeof *a->piece) == 0;
+static bool same_list(const bsi_list *a, const bsi_list *b) {
+    if (a->piece_count != b->piece_count || a->count != b->count || a->orphan_count != b->orphan_count) return false;
+    if (a->piece_count && memcmp(a->piece, b->piece, a->piece_count * sizeof *a->piece) != 0) return false;
+    return !a->orphan_count || memcmp(a->orphan, b->orphan, a->orphan_count * sizeof *a->orphan) == 0;
+}
+
+static bomsync_status edit_fits(uint64_t *at, uint64_t first, uint64_t end, uint64_t total, bomsync_error *err) {
+    if (first < *at || end < first || end > total)
+        return bsi_fail(err, BOMSYNC_E_USAGE, "the edits of a list must ascend inside it: [%llu, %llu) of %llu", (unsigned long long)first,
+                        (unsigned long long)end, (unsigned long long)total);
+    *at = end;
+    return BOMSYNC_OK;
+}
+
+static bomsync_status check_state_edits(const bsi_publish *p, uint64_t total, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    uint64_t at = 0;
+    for (size_t i = 0; !st && i < p->state_edit_count; i++) st = edit_fits(&at, p->state_edit[i].first, p->state_edit[i].end, total, err);
+    return st;
+}
+
+static bomsync_status check_image_edits(const bsi_publish *p, uint64_t total, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    uint64_t at = 0;
+    for (size_t i = 0; !st && i < p->image_edit_count; i++) st = edit_fits(&at, p->image_edit[i].first, p->image_edit[i].end, total, err);
+    return st;
 }
 
 static bomsync_status put_state(publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
-    if (!p->generation || (!p->state && p->generation->state_list)) return BOMSYNC_OK;
+    if (!p->generation || (!p->edit_state && !p->state && p->generation->state_list)) return BOMSYNC_OK;
     uint64_t before;
     bsi_list old;
     bomsync_status st = previous_state(&before, u, err);
-    if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, before, err);
     if (!st) st = bsi_list_load(&old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
     if (st) return st;
-    if (before && same_pieces(&old, &u->state)) u->state.id = before;
+    if (p->edit_state && (st = check_state_edits(p, old.count, err)) == BOMSYNC_OK)
+        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_edit, p->state_edit_count, err);
+    else if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, &old, err);
+    if (!st && before && same_list(&old, &u->state)) u->state.id = before;
     bsi_list_free(&old);
-    return BOMSYNC_OK;
+    return st;
 }
 
 static bomsync_status put_image(publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
-    if (!p->image && !p->drop_image) return BOMSYNC_OK;
-    u->image_old = u->feed.image_list;
+    if (!p->image && !p->edit_image && !p->drop_image) return BOMSYNC_OK;
+    bomsync_status st = bsi_list_load(&u->image_old, u->s, u->s->root.read, u->feed.image_list, BSI_DB_IMAGE, err);
     u->feed.image_list = 0;
-    if (!p->image || p->drop_image) return BOMSYNC_OK;
-    return bsi_lister_image(&u->image, &u->l, p->image, p->image_count, p->orphan, p->orphan_count, u->image_old, err);
+    memset(u->feed.image_digest, 0, sizeof u->feed.image_digest);
+    if (st || p->drop_image) return st;
+    if (p->edit_image && (st = check_image_edits(p, u->image_old.count, err)) == BOMSYNC_OK)
+        st = bsi_lister_edit_image(&u->image, &u->l, &u->image_old, p->image_edit, p->image_edit_count, err);
+    else if (!st) st = bsi_lister_image(&u->image, &u->l, p->image, p->image_count, &u->image_old, err);
+    bsi_list_orphans(&u->image, p->orphan, p->orphan_count);
+    memcpy(u->feed.image_digest, p->image_snapshot_digest, sizeof p->image_snapshot_digest);
+    if (!st && u->image_old.id && same_list(&u->image_old, &u->image)) {
+        u->image.id = u->image_old.id;
+        u->image_old.id = 0;
+    }
+    return st;
 }
 
 /* What the last transaction must hold. */
@@ -188,8 +225,8 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
     bsi_generation *g = p->generation;
     bomsync_status st = bsi_lister_begin_last(&u->l, err);
     MDB_txn *txn = u->l.txn;
-    if (!st && u->image_old) st = bsi_list_drop_image(&u->l, u->image_old, p->image && !p->drop_image ? &u->image : NULL, err);
-    if (!st && u->image.db) st = bsi_list_save(&u->l, &u->image, err);
+    if (!st && u->image_old.id) st = bsi_list_drop_image(&u->l, &u->image_old, &u->image, err);
+    if (!st && u->image.db && !u->image.id) st = bsi_list_save(&u->l, &u->image, err);
     if (!st && u->state.db && !u->state.id) st = bsi_list_save(&u->l, &u->state, err);
     if (!st && u->image.db) u->feed.image_list = u->image.id;
     if (!st && g) {
@@ -211,7 +248,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
 static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bomsync_error *err) {
     if (s->mode == BSI_STORE_READ) return bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only");
     if (s->failed) return bsi_fail(err, BOMSYNC_E_USAGE, "the store must be opened again after a failed publish");
-    if (!p->feed && (p->generation || p->image || p->drop_image || p->set_kept || p->set_holds))
+    if (!p->feed && (p->generation || p->image || p->edit_image || p->drop_image || p->set_kept || p->set_holds))
         return bsi_fail(err, BOMSYNC_E_USAGE, "nothing can be published without a feed");
     if (p->generation && p->generation->number != (int64_t)s->counters.generation + 1)
         return bsi_fail(err, BOMSYNC_E_USAGE, "generation %lld does not follow %llu", (long long)p->generation->number,
@@ -248,6 +285,7 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     else if (txn) mdb_txn_abort(txn);
     bsi_list_free(&u.state);
     bsi_list_free(&u.image);
+    bsi_list_free(&u.image_old);
     if (st) {
         s->failed = true;
         return st;

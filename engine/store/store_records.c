@@ -56,6 +56,7 @@ bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, boms
     bsi_buf_add(&raw, f->last_snapshot_digest, 32);
     bsi_buf_add(&raw, f->approved_all, 32);
     bsi_buf_varint(&raw, f->image_list);
+    bsi_buf_add(&raw, f->image_digest, 32);
     bsi_value_start(&value);
     bsi_put_squeezed(&value, &raw);
     bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_FEEDS, bsi_key_text(f->name), &value, 0, err);
@@ -78,6 +79,7 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     bsi_read_bytes(r, f->last_snapshot_digest, 32);
     bsi_read_bytes(r, f->approved_all, 32);
     f->image_list = bsi_read_varint(r);
+    bsi_read_bytes(r, f->image_digest, 32);
     return f;
 }
 

@@ -5,8 +5,8 @@
  * ledgers that are older name generations that it has. What a newer shard holds above the root's counters is cut
  * off by the copy's first writer.
  *
- * gc: mark what the newest generations, every feed's state there and now, and the images need; then sweep lists, pieces
- * and segments. The root commits before segments go: if the sweep is killed, the next one finds the rest.
+ * gc: mark what the newest generations, every feed's state there and now, and the images need, and what patches stand on;
+ * then sweep lists, pieces and segments. The root commits before segments go: if the sweep is killed, the next one finds the rest.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -398,6 +398,23 @@ static bomsync_status mark_segments(gc *c, bomsync_error *err) {
     return st;
 }
 
+/* What a segment of patches stands on stays with it: all of it, dead patches too, so that what is there can be read. */
+static bomsync_status mark_bases(gc *c, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    bsi_rows_view *v = bsi_calloc(1, sizeof *v);
+    for (uint64_t id = 1; !st && id <= c->s->counters.segment; id++) {
+        bsi_patch p = {.base = 0};
+        if (!(c->segment[id / 8] >> (id % 8) & 1)) continue;
+        for (uint32_t i = 0, blocks = 1; !st && i < blocks && p.base != BSI_REF_NONE; i++) {
+            st = bsi_patch_get(&p, v, c->s, id << BSI_REF_BITS | i, err);
+            blocks = v->segment[v->last].blocks;
+            if (!st) mark_segment(c, p.base);
+        }
+    }
+    free(v);
+    return st;
+}
+
 static bomsync_status mark_image(gc *c, uint64_t list, bomsync_error *err) {
     bsi_image image;
     if (!list) return BOMSYNC_OK;
@@ -447,7 +464,8 @@ static bomsync_status mark(gc *c, ids *keep, bomsync_error *err) {
     ids_sort(keep);
     ids_sort(&c->lists);
     ids_sort(&c->image);
-    return st ? st : mark_segments(c, err);
+    if (!st) st = mark_segments(c, err);
+    return st ? st : mark_bases(c, err);
 }
 
 static bomsync_status sweep(bsi_env *e, MDB_txn *txn, bsi_db db, const ids *stay, bomsync_error *err) {

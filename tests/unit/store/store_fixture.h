@@ -90,7 +90,7 @@ static inline bomsync_status fx_write(bsi_store *s, size_t from, size_t to, boms
     return st ? st : closed;
 }
 
-static inline bomsync_status fx_publish(bsi_store *s, const char *feed, bool outbox, bomsync_error *err) {
+static inline bomsync_status fx_publish_as(bsi_store *s, const char *feed, bsi_publish p, bomsync_error *err) {
     char *names[] = {(char *)"parent", (char *)"pos", (char *)"component", (char *)"qty"};
     uint32_t order[] = {0, 1, 2, 3};
     bsi_generation *before = NULL;
@@ -103,11 +103,24 @@ static inline bomsync_status fx_publish(bsi_store *s, const char *feed, bool out
                         .totals = {.records = (int64_t)fx.count * FX_ROWS}, .slot_count = FX_SLOTS};
     memset(g.digest, (int)(n + 1), 32);
     if (before) memcpy(g.base_digest, before->digest, 32);
-    bsi_publish p = {.feed = &f, .generation = &g, .state = fx.ref, .state_count = fx.count, .image = fx.image, .image_count = fx.count,
-                     .journal_kind = "snapshot", .journal_json = "{\"sequence\":1}", .outbox = outbox};
+    p.feed = &f;
+    p.generation = &g;
+    p.journal_kind = "snapshot";
+    p.journal_json = "{\"sequence\":1}";
     st = bsi_store_publish(s, &p, err);
     bsi_generation_free(before);
     return st;
+}
+
+static inline bomsync_status fx_publish(bsi_store *s, const char *feed, bool outbox, bomsync_error *err) {
+    return fx_publish_as(s, feed, (bsi_publish){.state = fx.ref, .state_count = fx.count, .image = fx.image, .image_count = fx.count,
+                                                .outbox = outbox}, err);
+}
+
+static inline bomsync_status fx_publish_edits(bsi_store *s, const char *feed, const bsi_state_edit *state, const bsi_image_edit *image,
+                                              size_t count, bomsync_error *err) {
+    return fx_publish_as(s, feed, (bsi_publish){.edit_state = true, .state_edit = state, .state_edit_count = count, .edit_image = true,
+                                                .image_edit = image, .image_edit_count = count}, err);
 }
 
 /* The whole life of a store of `blocks` blocks at generation 1. */
