@@ -11,6 +11,31 @@
 
 enum { BATCH = 2048 };
 
+/* ---- a set of refs ---- */
+
+void bsi_ref_add(bsi_ref_set *x, bsi_ref ref) {
+    if (x->count * 2 >= x->mask) {
+        bsi_ref_set big = {.mask = x->mask ? x->mask * 2 + 1 : 255};
+        big.slot = bsi_alloc(sizeof *big.slot * (big.mask + 1));
+        memset(big.slot, 0xff, sizeof *big.slot * (big.mask + 1));
+        for (uint64_t i = 0; x->slot && i <= x->mask; i++)
+            if (x->slot[i] != BSI_REF_NONE) bsi_ref_add(&big, x->slot[i]);
+        free(x->slot);
+        *x = big;
+    }
+    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
+    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
+    if (x->slot[h] == BSI_REF_NONE) x->count++;
+    x->slot[h] = ref;
+}
+
+bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref) {
+    if (!x->slot) return false;
+    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
+    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
+    return x->slot[h] == ref;
+}
+
 /* ---- reading records again ---- */
 
 void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {

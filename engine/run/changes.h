@@ -7,6 +7,15 @@
 #include "flow/store.h"
 #include "run/scan.h"
 
+/** Refs, each once. Zero-initialise; free(slot). */
+typedef struct bsi_ref_set {
+    bsi_ref *slot;
+    uint64_t mask;
+    size_t count;
+} bsi_ref_set;
+void bsi_ref_add(bsi_ref_set *x, bsi_ref ref);
+bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref);
+
 /** Where the records of a change are read again. A place is block << 16 | row. */
 typedef struct bsi_row_source {
     bsi_scan *scan;              /* a snapshot: block = index in the scan, or */

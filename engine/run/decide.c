@@ -149,8 +149,7 @@ static bomsync_status begin_generation(decision *d, const char *kind, bomsync_er
     return st;
 }
 
-/* The image stays; entries whose state block was written again are no longer exact (there are none: blocks with held
- * deletes are never exact), and the new blocks are orphans. */
+/* The image stays, but entries whose state block was written again are no longer exact, and the new blocks are orphans. */
 static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char *by, const char *why, uint64_t *place, size_t count,
                                       bomsync_error *err) {
     bsi_row_source was = {.store = d->store, .refs = d->base, .slot_count = d->feed->slots.count};
@@ -175,9 +174,9 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     bsi_generation *g = d->g;
     bsi_edit e = {.store = d->store, .slots = &d->feed->slots, .was = &was, .base = d->base, .base_count = d->base_count, .gone = place,
                   .gone_count = count, .touched = touched, .touched_count = blocks, .block_records = 12, .workers = workers};
-    bsi_ref *refs = NULL;
-    size_t ref_count = 0;
-    if (!st) st = bsi_edit_run(&refs, &ref_count, &e, err);
+    bsi_state_edit *edits = NULL;
+    size_t edit_count = 0;
+    if (!st) st = bsi_edit_run(&edits, &edit_count, &e, err);
     if (!st) {
         g->totals.deleted = (int64_t)count;
         g->totals.records = d->feed->records - (int64_t)count;
@@ -195,39 +194,27 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
         if (memcmp(d->kept[i].hold, h->digest, 32)) kept[kept_count++] = d->kept[i];
     for (size_t i = 0; i < d->hold_count; i++)
         if (memcmp(d->hold[i].digest, h->digest, 32)) hold[hold_count++] = d->hold[i];
-    bsi_image_entry *image = bsi_alloc(sizeof *image * (d->image.count + 1));
-    size_t entries = 0, orphan_count = 0;
-    uint64_t covered = 0;
-    for (size_t i = 0; i < d->image.piece_count; i++)
-        for (uint32_t k = 0; k < d->image.piece[i].count; k++) {
-            image[entries] = d->image.piece[i].entry[k];
-            for (size_t b = 0; b < blocks; b++)
-                if (image[entries].ref == d->base[touched[b]]) image[entries].flags &= ~(uint32_t)BSI_IMAGE_EXACT, image[entries].ref = BSI_REF_NONE;
-            covered += (image[entries].flags & BSI_IMAGE_EXACT) != 0;
-            entries++;
-        }
-    /* orphans: the new state less what exact entries stand for */
-    bsi_ref *orphan = bsi_alloc(sizeof *orphan * (ref_count + 1)), *exact = bsi_alloc(sizeof *exact * (covered + 1));
-    size_t n = 0;
-    for (size_t i = 0; i < entries; i++)
-        if (image[i].flags & BSI_IMAGE_EXACT) exact[n++] = image[i].ref;
-    bsi_sort(exact, n, sizeof *exact, by_u64);
-    for (size_t i = 0; i < ref_count; i++)
-        if (!bsearch(&refs[i], exact, n, sizeof *exact, by_u64)) orphan[orphan_count++] = refs[i];
+    bsi_ref_set replaced = {0}, covered = {0};
+    for (size_t b = 0; b < blocks; b++) bsi_ref_add(&replaced, d->base[touched[b]]);
+    bsi_image_edits image = {0};
+    bsi_image_unexact(&image, &d->image, &replaced);
+    bsi_image_edits_end(&image);
+    size_t orphan_count;
+    bsi_ref *orphan = bsi_orphans_after(&orphan_count, d->image.orphan, d->image.orphan_count, &replaced, edits, edit_count, &covered);
     d->feed->records = g->totals.records;
     char *journal = decision_json("approve", h, by, why, g->number);
-    bsi_publish p = {.feed = d->feed, .generation = g, .state = refs, .state_count = ref_count, .image = d->image.count ? image : NULL,
-                     .image_count = entries, .orphan = orphan, .orphan_count = orphan_count, .kept = kept, .kept_count = kept_count,
+    bsi_publish p = {.feed = d->feed, .generation = g, .state_edit = edits, .state_edit_count = edit_count, .edit_state = true,
+                     .image_edit = image.edit, .image_edit_count = image.count, .edit_image = d->image.count > 0, .orphan = orphan, .orphan_count = orphan_count, .kept = kept, .kept_count = kept_count,
                      .set_kept = true, .holds = hold, .hold_count = hold_count, .set_holds = true, .journal_kind = "approve",
                      .journal_json = journal, .outbox = true};
     if (!st) st = bsi_store_publish(d->store, &p, err);
     free(journal);
-    free(image);
+    free(replaced.slot);
+    bsi_image_edits_free(&image);
     free(orphan);
-    free(exact);
     free(kept);
     free(hold);
-    free(refs);
+    bsi_state_edits_free(edits, edit_count);
     free(touched);
     free(item);
     bsi_parts_free(&parts);

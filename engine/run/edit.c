@@ -51,6 +51,11 @@ typedef struct editor {
     bsi_buf merged;
 } editor;
 
+static void add_ref(span *s, bsi_ref ref) {
+    if (s->ref_count == s->ref_cap) s->ref = bsi_realloc(s->ref, (s->ref_cap = s->ref_cap ? s->ref_cap * 2 : 4) * sizeof *s->ref);
+    s->ref[s->ref_count++] = ref;
+}
+
 static bomsync_status flush(editor *d, bomsync_error *err) {
     piece *p = &d->p;
     if (!p->count) return BOMSYNC_OK;
@@ -58,8 +63,7 @@ static bomsync_status flush(editor *d, bomsync_error *err) {
     bomsync_status st = bsi_block_writer_add(&ref, d->writer, p->count, p->enc.data, p->off, p->body, p->kh, p->rh, err);
     if (st) return st;
     span *s = d->s;
-    if (s->ref_count == s->ref_cap) s->ref = bsi_realloc(s->ref, (s->ref_cap = s->ref_cap ? s->ref_cap * 2 : 4) * sizeof *s->ref);
-    s->ref[s->ref_count++] = ref;
+    add_ref(s, ref);
     if (p->tag != NO_TAG && p->whole && d->e->exact && p->count == d->e->now->scan->block[p->tag].records) d->e->exact[p->tag] = ref;
     p->count = 0;
     p->enc.len = 0;
@@ -148,10 +152,49 @@ static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync
     return st;
 }
 
+/* A block that keeps its records in their order, and that one block of the snapshot holds whole: only rows that changed
+ * are written. Its pairs are e->pair[pair..pair + count). */
+static bool patchable(const editor *d, uint64_t block, size_t insert, size_t gone, size_t pair) {
+    const bsi_edit *e = d->e;
+    uint32_t count = d->old.count, changed = 0;
+    if (!e->now || !e->exact || d->old.slot_count != e->slots->count || pair + count > e->pair_count) return false;
+    if (gone < e->gone_count && e->gone[gone] >> 16 == block) return false;
+    if (insert < d->s->insert_end && e->insert[insert].after <= (block << 16 | count)) return false;
+    uint64_t tag = e->pair[pair].now >> 16;
+    for (uint32_t i = 0; i < count; i++) {
+        const bsi_edit_pair *p = &e->pair[pair + i];
+        if (p->was != (block << 16 | i) || p->now != (tag << 16 | i) || !p->aligned) return false;
+        changed += p->changed;
+    }
+    return count == e->now->scan->block[tag].records && changed * 4 <= count;
+}
+
+static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsync_error *err) {
+    bsi_edit *e = d->e;
+    bomsync_status st = flush(d, err);
+    for (uint32_t i = 0; i < d->old.count && !st; i++)
+        if (e->pair[pair + i].changed) st = put_merged(d, i, &e->pair[pair + i], err);
+    piece *p = &d->p;
+    uint32_t row[64], n = 0;
+    for (uint32_t i = 0; i < d->old.count && n < 64; i++)
+        if (e->pair[pair + i].changed) row[n++] = i;
+    bsi_ref ref;
+    if (!st) st = bsi_block_writer_patch(&ref, d->writer, e->base[block], n, row, p->enc.data, p->off, p->body, p->kh, p->rh, err);
+    p->count = 0;
+    p->enc.len = 0;
+    if (st) return st;
+    add_ref(d->s, ref);
+    e->exact[e->pair[pair].now >> 16] = ref;
+    return BOMSYNC_OK;
+}
+
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
     bomsync_status st = bsi_store_data(&d->old, e->store, e->base[block], err);
+    while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
+    while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
+    if (!st && d->old.count <= 256 && patchable(d, block, *insert, *gone, *pair)) return patch_block(d, block, *pair, err);
     if (!st) st = bsi_store_rows(&rows, e->store, e->base[block], err);
     if (!st && rows.count != d->old.count) st = damaged(err);
     for (uint32_t i = 0; !st && i < d->old.count; i++) {
@@ -255,29 +298,91 @@ static void plan(edit_run *r) {
     }
 }
 
-bomsync_status bsi_edit_run(bsi_ref **refs, size_t *count, bsi_edit *e, bomsync_error *err) {
+bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err) {
     edit_run r = {.e = e, .err = err};
     bsi_sort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
     bsi_sort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
     plan(&r);
     r.per_task = BSI_MAX(r.count / ((size_t)BSI_MAX(e->workers, 1) * 4) + 1, (size_t)64);
     bsi_parallel(e->workers, (r.count + r.per_task - 1) / r.per_task, edit_task, &r);
-    bomsync_status st = (bomsync_status)atomic_load(&r.status);
-    size_t most = e->base_count;
-    for (size_t i = 0; i < r.count; i++) most += r.span[i].ref_count;
-    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
-    size_t n = 0;
-    uint64_t at = 0;
-    for (size_t i = 0; i < r.count; i++) {
-        span *s = &r.span[i];
-        for (; at < s->first && at < e->base_count; at++) out[n++] = e->base[at];
-        for (size_t k = 0; k < s->ref_count; k++) out[n++] = s->ref[k];
-        at = s->end;
-        free(s->ref);
-    }
-    for (; at < e->base_count; at++) out[n++] = e->base[at];
+    *edits = bsi_alloc(sizeof **edits * (r.count + 1));
+    *count = r.count;
+    for (size_t i = 0; i < r.count; i++)
+        (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),
+                                       .ref = r.span[i].ref, .count = r.span[i].ref_count};
     free(r.span);
-    *refs = out;
+    return (bomsync_status)atomic_load(&r.status);
+}
+
+void bsi_state_edits_free(bsi_state_edit *edits, size_t count) {
+    for (size_t i = 0; i < count; i++) free((bsi_ref *)(uintptr_t)edits[i].ref);
+    free(edits);
+}
+
+bsi_ref *bsi_state_edits_apply(size_t *count, const bsi_ref *base, size_t base_count, const bsi_state_edit *edits, size_t edit_count) {
+    size_t most = base_count, n = 0;
+    uint64_t at = 0;
+    for (size_t i = 0; i < edit_count; i++) most += edits[i].count;
+    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
+    for (size_t i = 0; i < edit_count; i++) {
+        const bsi_state_edit *s = &edits[i];
+        for (; at < s->first; at++) out[n++] = base[at];
+        for (size_t k = 0; k < s->count; k++) out[n++] = s->ref[k];
+        at = s->end;
+    }
+    for (; at < base_count; at++) out[n++] = base[at];
     *count = n;
-    return st;
+    return out;
+}
+
+/* ---- the image after it ---- */
+
+void bsi_image_edits_add(bsi_image_edits *x, uint64_t first, uint64_t end, const bsi_image_entry *entry, size_t count) {
+    if (x->count == x->cap) x->edit = bsi_realloc(x->edit, (x->cap = x->cap ? x->cap * 2 : 64) * sizeof *x->edit);
+    if (x->entries + count > x->entry_cap) {
+        x->entry_cap = BSI_MAX(x->entry_cap * 2, x->entries + count + 64);
+        x->entry = bsi_realloc(x->entry, x->entry_cap * sizeof *x->entry);
+    }
+    if (count) memcpy(x->entry + x->entries, entry, count * sizeof *entry);
+    x->entries += count;
+    x->edit[x->count++] = (bsi_image_edit){.first = first, .end = end, .count = count};
+}
+
+void bsi_image_edits_end(bsi_image_edits *x) {
+    size_t at = 0;
+    for (size_t i = 0; i < x->count; i++) {
+        x->edit[i].entry = x->entry + at;
+        at += x->edit[i].count;
+    }
+}
+
+void bsi_image_edits_free(bsi_image_edits *x) {
+    free(x->edit);
+    free(x->entry);
+    *x = (bsi_image_edits){0};
+}
+
+void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref_set *replaced) {
+    for (size_t p = 0; p < image->piece_count && replaced->count; p++)
+        for (uint32_t k = 0; k < image->piece[p].count; k++) {
+            bsi_image_entry e = image->piece[p].entry[k];
+            if (!(e.flags & BSI_IMAGE_EXACT) || !bsi_ref_has(replaced, e.ref)) continue;
+            e.flags &= ~(uint32_t)BSI_IMAGE_EXACT;
+            e.ref = BSI_REF_NONE;
+            bsi_image_edits_add(x, image->piece[p].first + k, image->piece[p].first + k + 1, &e, 1);
+        }
+}
+
+bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced,
+                           const bsi_state_edit *edits, size_t edit_count, const bsi_ref_set *covered) {
+    size_t most = before_count;
+    for (size_t i = 0; i < edit_count; i++) most += edits[i].count;
+    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
+    *count = 0;
+    for (size_t i = 0; i < before_count; i++)
+        if (!bsi_ref_has(replaced, before[i]) && !bsi_ref_has(covered, before[i])) out[(*count)++] = before[i];
+    for (size_t i = 0; i < edit_count; i++)
+        for (size_t k = 0; k < edits[i].count; k++)
+            if (!bsi_ref_has(covered, edits[i].ref[k])) out[(*count)++] = edits[i].ref[k];
+    return out;
 }

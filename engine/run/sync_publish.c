@@ -130,6 +130,16 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
 
 /* ---- the new state ---- */
 
+/* What the generation leaves of the state: a whole list (first load), or edits of the one before. */
+typedef struct next_state {
+    bsi_ref *exact;       /* [open blocks] the state block that holds just its records, or none */
+    bsi_ref *refs;        /* whole */
+    size_t ref_count;
+    bsi_state_edit *edit; /* else */
+    size_t edit_count;
+    bsi_ref_set replaced; /* state blocks that the edits took out */
+} next_state;
+
 static bool whole(const bsi_sync *s, size_t open) {
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++)
         if (s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) return false;
@@ -280,7 +290,7 @@ static void touched_blocks(const bsi_sync *s, u64_list *t) {
     }
 }
 
-static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, size_t *count, bomsync_error *err) {
+static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *err) {
     u64_list touched = {0};
     touched_blocks(s, &touched);
     bsi_edit_pair *pair = NULL;
@@ -293,8 +303,8 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
     uint64_t after = 0;
     bsi_ref anchor = BSI_REF_NONE; /* of `after`, while it is MATCHED_ANCHOR */
     bsi_image_walk walk = {.image = &s->image};
-    for (size_t n = 0; n < s->scan.run_count; n++) {
-        const bsi_scan_run *run = &s->scan.run[n];
+    for (size_t at = 0; at < s->scan.run_count; at++) {
+        const bsi_scan_run *run = &s->scan.run[at];
         for (uint64_t k = run->count; run->matched && k; k--) {
             const bsi_image_entry *e = bsi_image_next(&walk, run->first + k - 1);
             if (!e->records) continue;
@@ -363,8 +373,9 @@ static bomsync_status edited_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, 
     bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
                   .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
-                  .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = exact};
-    bomsync_status st = bsi_edit_run(refs, count, &e, err);
+                  .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
+    bomsync_status st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
+    for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     free(touched.v);
     free(pair);
     free(insert);
@@ -388,12 +399,33 @@ static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
 }
 
 static bsi_image_entry new_entry(const bsi_scan_block *b, bsi_ref exact) {
-    bool skippable = exact != BSI_REF_NONE && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+    bool skippable = exact != BSI_REF_NONE;
     bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
                          .records = b->records, .blanks = b->blanks};
     e.flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
               (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u);
     return e;
+}
+
+/* Matched entries stay where they are: the new image is the old one with what stands between them put anew. */
+static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edits *x) {
+    uint64_t at = 0;
+    bsi_image_entry *v = NULL;
+    size_t n = 0, cap = 0;
+    for (size_t i = 0; i <= s->scan.run_count; i++) {
+        const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
+        if (r && !r->matched) {
+            if (cap < n + r->count) v = bsi_realloc(v, (cap = (n + r->count) * 2) * sizeof *v);
+            for (uint64_t k = r->first; k < r->first + r->count; k++) v[n++] = new_entry(&s->scan.block[k], exact[k]);
+            continue;
+        }
+        uint64_t first = r ? r->first : s->image.count;
+        if (n || first > at) bsi_image_edits_add(x, at, first, v, n);
+        n = 0;
+        at = r ? r->first + r->count : first;
+    }
+    free(v);
+    bsi_image_edits_end(x);
 }
 
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
@@ -565,12 +597,86 @@ static void keep_unspoken(bsi_sync *s) {
 
 /* ---- publish ---- */
 
+static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
+    for (size_t i = 0; s->first_ref && i < s->open_count; i++)
+        if (s->scan.block[i].flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END)) n->exact[i] = BSI_REF_NONE;
+    if (s->first_ref) return;
+    for (size_t i = 0; i < s->open_count; i++)
+        if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
+    for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
+        if ((s->scan.block[i].flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END)) || bsi_ref_has(&n->replaced, n->exact[i]))
+            n->exact[i] = BSI_REF_NONE;
+}
+
+/* What is written of the image; freed after the commit. */
+typedef struct next_image {
+    bsi_image_edits edits;
+    bsi_image_entry *whole;
+    bsi_ref *orphan;
+    bsi_ref_set covered;
+} next_image;
+
+static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p, bomsync_error *err) {
+    size_t exacts, count = n->ref_count;
+    bsi_ref *state = n->refs;
+    if (!state && !s->base && s->last) {
+        bomsync_status st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
+        if (st) return st;
+    }
+    if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);
+    x->whole = new_image(s, n->exact, &p->image_count, &exacts);
+    x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);
+    p->image = x->whole;
+    if (state != n->refs) free(state);
+    return BOMSYNC_OK;
+}
+
+/* Most blocks are in place: only what stands between them is put anew. */
+static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p) {
+    edited_image(s, n->exact, &x->edits);
+    bsi_ref *open = bsi_alloc(sizeof *open * (s->open_state_count + 1));
+    for (size_t i = 0; i < s->open_state_count; i++) open[i] = s->base[s->open_state[i]];
+    x->orphan = bsi_orphans_after(&p->orphan_count, open, s->open_state_count, &n->replaced, n->edit, n->edit_count, &x->covered);
+    free(open);
+    p->edit_image = true;
+}
+
+/* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. */
+static void image_as_before(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p) {
+    bsi_ref_set none = {0};
+    bsi_image_unexact(&x->edits, &s->image, &n->replaced);
+    bsi_image_edits_end(&x->edits);
+    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, n->edit, n->edit_count, &none);
+    p->edit_image = true;
+}
+
+static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, next_image *x, bsi_publish *p, bomsync_error *err) {
+    bool part = s->scope || s->o->upsert;
+    if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
+    if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
+    uint64_t exacts = s->scan.blocks - s->open_count;
+    for (size_t i = 0; i < s->open_count; i++) {
+        if (n->exact[i] == BSI_REF_NONE) continue;
+        exacts++;
+        bsi_ref_add(&x->covered, n->exact[i]);
+    }
+    bool better = exacts * 2 >= s->image.count;
+    bomsync_status st = BOMSYNC_OK;
+    if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
+    else if (better) image_in_place(s, n, x, p);
+    else if (make) image_as_before(s, n, x, p);
+    p->orphan = x->orphan;
+    p->image_edit = x->edits.edit;
+    p->image_edit_count = x->edits.count;
+    if ((better || n->refs) && s->scan.file_count == 1 && !part) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
+    return st;
+}
+
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
-    bsi_ref *exact = bsi_alloc(sizeof *exact * (s->open_count + 1)); /* state block that holds just the records of an open block */
-    memset(exact, 0xff, sizeof *exact * (s->open_count + 1));
-    bsi_ref *refs = NULL;
-    size_t ref_count = 0;
+    next_state n = {.exact = bsi_alloc(sizeof *n.exact * (s->open_count + 1))};
+    next_image x = {0};
+    memset(n.exact, 0xff, sizeof *n.exact * (s->open_count + 1));
     bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
     if (!s->all_held) {
         keep_exceptions(s);
@@ -580,7 +686,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
         int64_t t0 = bsi_now_ns();
-        st = s->first_ref ? first_state(s, exact, &refs, &ref_count, err) : edited_state(s, exact, &refs, &ref_count, err);
+        st = s->first_ref ? first_state(s, n.exact, &n.refs, &n.ref_count, err) : edited_state(s, &n, err);
         s->seconds[5] += (double)(bsi_now_ns() - t0) / 1e9;
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         t0 = bsi_now_ns();
@@ -593,36 +699,14 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         if (!st) st = bsi_write_manifest(s->store, g, err);
         s->seconds[4] += (double)(bsi_now_ns() - t0) / 1e9;
     }
-    if (!make && !s->all_held && !st)
-        for (size_t i = 0; i < s->open_count && !st; i++)
-            if (s->row_base[i + 1] > s->row_base[i]) exact[i] = same_as_state(s, i, err);
-    if (make && !st)
-        for (size_t i = 0; i < s->open_count; i++)
-            if (exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i] && !s->first_ref)
-                exact[i] = same_as_state(s, i, err);
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
-    bsi_image_entry *image = NULL;
-    bsi_ref *orphan = NULL;
-    bool whole_image = s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending && !s->scope && !s->o->upsert && !make;
-    if (!st && !s->all_held && !whole_image && (s->last || make)) {
-        size_t count, exacts;
-        image = new_image(s, exact, &count, &exacts);
-        size_t had = 0;
-        for (size_t i = 0; i < s->image.piece_count; i++)
-            for (uint32_t k = 0; k < s->image.piece[i].count; k++) had += s->image.piece[i].entry[k].flags & BSI_IMAGE_EXACT;
-        if (make || exacts * 2 >= had) { /* a shuffled or volatile snapshot rewrites nothing: the old image stays good */
-            const bsi_ref *state = make ? refs : s->base;
-            size_t state_count = make ? ref_count : s->base_count;
-            if (!state) st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
-            if (!state) state = s->base, state_count = s->base_count;
-            if (!st) orphan = orphans(image, count, state, state_count, &p.orphan_count);
-            p.orphan = orphan;
-            p.image = image;
-            p.image_count = count;
-        }
-    }
-    p.state = refs;
-    p.state_count = ref_count;
+    if (!st && !s->all_held) note_exact(s, &n, err);
+    if (!st) st = put_image(s, &n, make, &x, &p, err);
+    p.state = n.refs;
+    p.state_count = n.ref_count;
+    p.edit_state = make && !n.refs;
+    p.state_edit = n.edit;
+    p.state_edit_count = n.edit_count;
     p.kept = s->kept;
     p.kept_count = s->kept_count;
     p.set_kept = !s->all_held;
@@ -638,9 +722,13 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     s->feed->slots.count = slot_count;
     s->seconds[6] += (double)(bsi_now_ns() - t0) / 1e9;
     free(journal);
-    free(exact);
-    free(refs);
-    free(image);
-    free(orphan);
+    free(n.exact);
+    free(n.refs);
+    free(n.replaced.slot);
+    bsi_state_edits_free(n.edit, n.edit_count);
+    bsi_image_edits_free(&x.edits);
+    free(x.whole);
+    free(x.orphan);
+    free(x.covered.slot);
     return st;
 }

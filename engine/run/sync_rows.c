@@ -37,44 +37,15 @@ static void list_open(bsi_sync *s) {
     s->row_base[s->open_count] = rows;
 }
 
-typedef struct ref_set {
-    bsi_ref *slot;
-    uint64_t mask;
-    size_t count;
-} ref_set;
-
-static void ref_add(ref_set *x, bsi_ref ref) {
-    if (x->count * 2 >= x->mask) {
-        ref_set big = {.mask = x->mask ? x->mask * 2 + 1 : 255};
-        big.slot = bsi_alloc(sizeof *big.slot * (big.mask + 1));
-        memset(big.slot, 0xff, sizeof *big.slot * (big.mask + 1));
-        for (uint64_t i = 0; x->slot && i <= x->mask; i++)
-            if (x->slot[i] != BSI_REF_NONE) ref_add(&big, x->slot[i]);
-        free(x->slot);
-        *x = big;
-    }
-    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
-    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
-    if (x->slot[h] == BSI_REF_NONE) x->count++;
-    x->slot[h] = ref;
-}
-
-static bool ref_has(const ref_set *x, bsi_ref ref) {
-    if (!x->slot) return false;
-    uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
-    while (x->slot[h] != BSI_REF_NONE && x->slot[h] != ref) h = (h + 1) & x->mask;
-    return x->slot[h] == ref;
-}
-
-static void add_refs(ref_set *open, bsi_image_walk *w, uint64_t from, uint64_t to) {
+static void add_refs(bsi_ref_set *open, bsi_image_walk *w, uint64_t from, uint64_t to) {
     for (; from < to; from++) {
         const bsi_image_entry *e = bsi_image_next(w, from);
-        if (e->flags & BSI_IMAGE_EXACT) ref_add(open, e->ref);
+        if (e->flags & BSI_IMAGE_EXACT) bsi_ref_add(open, e->ref);
     }
 }
 
 /* State blocks whose entry matched no block of this snapshot. */
-static void unmatched_refs(const bsi_sync *s, ref_set *open) {
+static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
     bsi_image_walk w = {.image = &s->image};
     if (s->scan.ascending) {
         uint64_t at = 0;
@@ -115,11 +86,11 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return BOMSYNC_OK;
     }
-    ref_set open = {0};
-    for (size_t i = 0; i < s->image.orphan_count; i++) ref_add(&open, s->image.orphan[i]);
+    bsi_ref_set open = {0};
+    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&open, s->image.orphan[i]);
     unmatched_refs(s, &open);
     for (size_t i = 0; i < s->base_count && open.count; i++)
-        if (ref_has(&open, s->base[i])) s->open_state[s->open_state_count++] = i;
+        if (bsi_ref_has(&open, s->base[i])) s->open_state[s->open_state_count++] = i;
     free(open.slot);
     return BOMSYNC_OK;
 }
@@ -451,7 +422,7 @@ static void search_twins(void *ctx, size_t index) {
 /* Scan blocks whose skipped state block holds a twin are opened. *opened: how many. */
 static bool stands_for(void *ctx, uint64_t index, const bsi_image_entry *e) {
     (void)index;
-    return ref_has(ctx, e->ref);
+    return bsi_ref_has(ctx, e->ref);
 }
 
 static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
@@ -474,8 +445,8 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
         st = (bomsync_status)atomic_load(&r.status);
     }
     if (!st && r.hit_count) {
-        ref_set hits = {0};
-        for (size_t i = 0; i < r.hit_count; i++) ref_add(&hits, r.hit[i]);
+        bsi_ref_set hits = {0};
+        for (size_t i = 0; i < r.hit_count; i++) bsi_ref_add(&hits, r.hit[i]);
         bsi_scan_forget(&s->scan);
         *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
         free(hits.slot);

@@ -867,7 +867,7 @@ def _(c):
 def _(c):
     data = csv_of(base_rows())
     path = write(c.folder, "s.csv", data)
-    first = subprocess.Popen([c.bom.path, "sync", "--store", c.store, "--complete", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    first = subprocess.Popen([c.bom.path, "sync", "--store", c.store, "--complete", "--wait", "5", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     try:
         first.stdin.write(data[:1000])
