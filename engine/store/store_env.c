@@ -252,6 +252,34 @@ void bsi_env_close(bsi_env *e) {
     *e = (bsi_env){0};
 }
 
+/* Opens no database but "meta", and trusts no header: another format may have others. */
+static int peek(uint32_t *format, MDB_env *env) {
+    MDB_txn *txn = NULL;
+    MDB_dbi meta;
+    MDB_val key = bsi_key_text("format"), v;
+    int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    if (rc) return rc;
+    rc = mdb_dbi_open(txn, "meta", 0, &meta);
+    if (!rc) rc = mdb_get(txn, meta, &key, &v);
+    if (!rc && v.mv_size < BSI_VALUE_HEAD + 4) rc = MDB_NOTFOUND;
+    if (!rc) *format = bsi_get32((const uint8_t *)v.mv_data + BSI_VALUE_HEAD);
+    mdb_txn_abort(txn);
+    return rc;
+}
+
+bomsync_status bsi_env_peek_format(uint32_t *format, const char *dir, bomsync_error *err) {
+    uint64_t bytes = 0;
+    bsi_env e = {.path = bsi_format("%s/root", dir), .label = bsi_strdup("root")};
+    bomsync_status st = look_at_file(&bytes, &e, err);
+    if (!st) {
+        int rc = open_mapped(&e, MDB_NOTLS | reader_flags(e.path), (size_t)bytes);
+        if (!rc) rc = peek(format, e.env);
+        if (rc) st = bsi_env_fail(err, &e, rc, "read the format");
+    }
+    bsi_env_close(&e);
+    return st;
+}
+
 bomsync_status bsi_env_renew(bsi_env *e, bomsync_error *err) {
     if (!e->env) return BOMSYNC_OK;
     if (!e->read) return start_reading(e, err);
