@@ -1,8 +1,8 @@
 /* bomsync/bomsync.h - the engine as a library: one call for each command of the program.
  *
- * Every call takes an options struct (zero-initialise it, set what you need), writes its product through a sink, and
- * returns a status that is also the program's exit code. Options borrow their strings until the call returns. Calls on
- * different stores may run in different threads; one store, one call at a time in a process.
+ * A call writes its product through a sink and returns a status that is also the program's exit code. Many options come
+ * in a struct: zero-initialise it, set what you need. Strings are borrowed until the call returns. Calls on different
+ * stores may run in different threads; one store, one call at a time in a process.
  */
 #ifndef BOMSYNC_BOMSYNC_H
 #define BOMSYNC_BOMSYNC_H
