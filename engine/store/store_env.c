@@ -4,7 +4,7 @@
  * SIGBUS, and a file that is not LMDB's may be written over. So the file is looked at with pread before LMDB sees it,
  * and every value has a header of its own:
  *
- *   byte 0  'B'   1  kind (which database)   2  version (u16)   4  payload bytes (u32)   8  checksum (u64)   16  payload, zeros to 8
+ *   byte 0  'B'   1  kind (which database)   2  format   3  0   4  payload bytes (u32)   8  checksum (u64)   16  payload, zeros to 8
  *
  * The checksum takes in the kind, the length and the key: a value that is whole but stands under another key is found.
  * All values are multiples of 8 bytes. Nodes of a leaf page are laid from its end downwards; with 8-byte keys they are
@@ -373,7 +373,8 @@ bomsync_status bsi_value_seal(bsi_buf *b, bsi_db db, MDB_val key, size_t checked
 bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bool quick,
                                bomsync_error *err) {
     const uint8_t *p = value.mv_data;
-    if (value.mv_size < BSI_VALUE_HEAD || p[0] != 'B' || p[1] != (uint8_t)db || p[2] != BSI_STORE_FORMAT || p[3] != 0)
+    /* byte 2 is the format that wrote it: a layout that did not change since is good as it is */
+    if (value.mv_size < BSI_VALUE_HEAD || p[0] != 'B' || p[1] != (uint8_t)db || !p[2] || p[2] > BSI_STORE_FORMAT || p[3] != 0)
         return bsi_bad(err, e, db, key, "not a value of this database");
     size_t bytes = bsi_get32(p + 4), checked = bytes;
     if (value.mv_size != BSI_VALUE_HEAD + bsi_pad8(bytes)) return bsi_bad(err, e, db, key, "wrong length");

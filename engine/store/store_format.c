@@ -6,7 +6,8 @@
  * Reading an older store is refused with a word on what to do; the first command that writes brings it forward. A step
  * works on a copy that nobody else sees, so it may be killed anywhere and needs no care for readers. What it may count
  * on in every format: root/ is an LMDB environment, its database "meta" has a value "format", and the number stands at
- * byte 16 of that value as u32. A step leaves the number of the next format there.
+ * byte 16 of that value as u32. A step leaves the number of the next format there, and writes those values anew whose
+ * layout changed; the others keep the number of the format that wrote them.
  *
  * To add a format: raise BSI_STORE_FORMAT, write a step, add its row to the table below, change FORMAT.md, and keep a
  * sample of the format before (tests/data/make_store_sample, before anything is changed).
