@@ -553,7 +553,7 @@ bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_e
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
-    bsi_parse_use_isa(o->isa);
+    bsi_parse_use_isa((int)o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
     r.o = &local;
