@@ -112,7 +112,7 @@ def write_lines(path, packages, plant):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__.split("\n\n")[1])
     out, lists = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "/var/lib/apt/lists"
     index = sorted(f for f in os.listdir(lists) if re.search(r"debian.*_main_binary-\w+_Packages(\.\w+)?$", f))

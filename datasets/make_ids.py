@@ -55,7 +55,7 @@ def rows(path):
 
 
 def main():
-    if len(sys.argv) not in (2, 3) or (len(sys.argv) == 3 and sys.argv[2] not in PLACES):
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-") or (len(sys.argv) == 3 and sys.argv[2] not in PLACES):
         sys.exit(__doc__.split("\n\n")[1])
     out, package = sys.argv[1], sys.argv[2] if len(sys.argv) == 3 else "pci.ids"
     versions = versions_of(package)

@@ -75,7 +75,7 @@ def write_items(path, source):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__.split("\n\n")[1])
     versions = versions_of("kicad-symbols")
     if not versions:

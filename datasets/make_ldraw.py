@@ -82,7 +82,7 @@ def convert(root, folder):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3) or sys.argv[1].startswith("-"):
         sys.exit(__doc__.split("\n\n")[1])
     if len(sys.argv) == 3:
         folder = os.path.join(sys.argv[1], "1")

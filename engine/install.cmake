@@ -16,7 +16,12 @@ if(plain)
     endif()
   endforeach()
   string(REPLACE ";" " " pc_packages "${packages}")
-  configure_file(${CMAKE_CURRENT_LIST_DIR}/bomsync.pc.in ${CMAKE_BINARY_DIR}/bomsync.pc @ONLY)
+  # made when it is installed: `cmake --install build --prefix P` names another prefix than the one configured
+  install(CODE "set(PROJECT_VERSION [==[${PROJECT_VERSION}]==])
+    set(pc_libdir [==[${pc_libdir}]==])
+    set(pc_includedir [==[${pc_includedir}]==])
+    set(pc_packages [==[${pc_packages}]==])
+    configure_file([==[${CMAKE_CURRENT_LIST_DIR}/bomsync.pc.in]==] [==[${CMAKE_BINARY_DIR}/bomsync.pc]==] @ONLY)")
   install(FILES ${CMAKE_BINARY_DIR}/bomsync.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
   install(FILES ${CMAKE_SOURCE_DIR}/README.md ${CMAKE_SOURCE_DIR}/LICENSE ${CMAKE_SOURCE_DIR}/engine/CHANGELOG.md

@@ -112,6 +112,17 @@ bomsync_status bsi_cli_gen(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error 
     return bomsync_gen(&o, io->progress, NULL, err);
 }
 
+bomsync_status bsi_cli_bench(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error *err) {
+    bomsync_bench_options o = {.snapshot = a->word[0],
+                               .second = a->word_count > 1 ? a->word[1] : NULL,
+                               .key = strings(&a->key),
+                               .key_count = a->key.count,
+                               .partition = a->partition,
+                               .runs = (int)a->runs};
+    bomsync_status status = reading(&o.read, a, io, err);
+    return status ? status : bomsync_bench(&o, a->json, io->out, err);
+}
+
 /* ---- a new generation ---- */
 
 static bomsync_status sync_checks(const bsi_cli_args *a, bomsync_error *err) {

@@ -158,6 +158,26 @@ static const bsi_cli_example gen_examples[] = {
     {"Ten million BOM lines alone:", "bomsync gen --out data --lines 10000000 --entities bom_line --seed 7"},
     END};
 
+static const bsi_cli_option bench_options[] = {
+    {.name = "key",
+     .kind = BSI_CLI_LIST,
+     .required = true,
+     .argument = "A,B",
+     .place = PLACE(key),
+     .help = "The columns that tell one record from another."},
+    TEXT("partition", "COLUMN", partition, "The key column that names the business unit, normally the plant."),
+    NUMBER("runs", "N", 1, 1000, runs, "Timed runs of each phase, after one that warms. Default: 3."),
+    END};
+static const bsi_cli_example bench_examples[] = {
+    {"What this machine makes of an export, and of the next one:",
+     "bomsync bench monday.csv tuesday.csv --key parent,plant,position --partition plant"},
+    {"One worker, on the disk that the store will stand on, for a script:",
+     "bomsync bench bom.csv --key id --workers 1 --tmp /srv/bomsync --json"},
+    {"A made-up landscape:",
+     "bomsync gen --out data --lines 1000000 --entities bom_line --change b=0.1 && bomsync bench "
+     "data/000/bom_line.csv data/001/bom_line.csv --key plant,parent,usage,alternative,line"},
+    END};
+
 /* ---- making generations ---- */
 
 static const bsi_cli_option init_options[] = {
@@ -320,6 +340,17 @@ static const char apply_text[] = "Prints STATE with the changes of the DELTAs ap
 static const char gen_text[] = "Writes snapshots of made-up manufacturing master data: items, multi-level bills of "
                                "material, plants, suppliers. The "
                                "same options and seed give the same bytes on any machine.";
+static const char bench_text[] =
+    "Measures on your own files, in a temporary store that is removed at the end: read (plain reading, which the others "
+    "are compared with), lines (counting line ends, by one thread), cut (blocks and fingerprints), first (a first load "
+    "as a baseline), unchanged (the same snapshot again), export; with a SECOND snapshot also changed (its sync) and "
+    "diff (of both files).\n\n"
+    "Each phase runs once to warm, then as often as --runs says. The table has seconds (median, least, most), the rate "
+    "in bytes and records, the ratio to plain reading of as many bytes, the bytes of the store on disk and their ratio "
+    "to the file, and the peak of private memory. Bytes are those of the file, of export those of its product; records "
+    "of lines are line ends. --json has one object a phase, with the stages of a sync.\n\n"
+    "Files are read many times, so standard input cannot be one. The temporary store takes about as much space as the "
+    "snapshots; a run that is killed leaves its folder, bomsync-bench-*, behind.";
 static const char init_text[] = "Makes an empty store: generation 0. The folder must not exist or be empty.";
 static const char sync_text[] =
     "Reads a complete snapshot, finds what changed since the last accepted one, checks it, and makes one new "
@@ -439,6 +470,9 @@ const bsi_cli_command bsi_cli_commands[] = {
      .examples = doctor_examples, .exits = EXITS_READ, .run = bsi_cli_doctor},
     {COMMAND("gen", "write made-up snapshots", "", 0, 0, gen_options, NULL), .text = gen_text, .examples = gen_examples,
      .exits = EXIT(0) | EXIT(2) | EXIT(9), .flags = BSI_CLI_NO_PRODUCT | BSI_CLI_NO_STORE, .run = bsi_cli_gen},
+    {COMMAND("bench", "measure phases on your own files", "SNAPSHOT [SECOND]", 1, 2, bench_options, reading),
+     .text = bench_text, .examples = bench_examples, .exits = EXITS_READ | EXIT(3), .flags = BSI_CLI_NO_STORE,
+     .run = bsi_cli_bench},
     {COMMAND("help", "explain a command", "[COMMAND]", 0, 1, help_options, NULL), .text = help_text,
      .examples = help_examples, .exits = EXIT(0) | EXIT(2), .flags = BSI_CLI_PLAIN, .run = bsi_cli_help},
     {COMMAND("version", "print the version", "", 0, 0, no_options, NULL), .text = version_text, .examples = no_examples,

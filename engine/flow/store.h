@@ -29,7 +29,8 @@ typedef enum bsi_store_mode {
 
 /** E_USAGE: dir exists and is not empty (a hint says what to do), shards not 1..64, a network file system. Made in a temporary folder beside it, synced, renamed. */
 bomsync_status bsi_store_create(const char *dir, int shards, bomsync_error *err);
-/** E_USAGE: no store there. E_INTEGRITY: newer format, foreign, truncated (checked before the first read), checksums. */
+/** E_USAGE: no store there; READ: an older format. E_INTEGRITY: newer format, foreign, truncated (checked before the first read), checksums.
+ *  A store of an older format that is opened for writing is brought forward first: the old one becomes DIR.v<format>. */
 bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err);
 void bsi_store_close(bsi_store *s);
 const char *bsi_store_dir(const bsi_store *s);

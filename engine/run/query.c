@@ -469,14 +469,16 @@ static void utf8_only(bsi_buf *out, const char *text) {
     }
 }
 
+static void quoted(bsi_buf *b, const char *text) {
+    bsi_buf clean = {0};
+    utf8_only(&clean, text);
+    bsi_json_string(b, clean.data, clean.len);
+    bsi_buf_free(&clean);
+}
+
 static void json_or_null(bsi_buf *b, const char *name, const char *text) {
     bsi_buf_addf(b, ",\"%s\":", name);
-    if (text) {
-        bsi_buf clean = {0};
-        utf8_only(&clean, text);
-        bsi_json_string(b, clean.data, clean.len);
-        bsi_buf_free(&clean);
-    }
+    if (text) quoted(b, text);
     else bsi_buf_str(b, "null");
 }
 
@@ -494,7 +496,7 @@ static void time_member(bsi_buf *b, const char *name, int64_t t) {
 /* The key slots of a row image as one CSV record. */
 static void key_csv(bsi_buf *b, const bsi_kept *k, uint32_t keys) {
     bsi_field f[64];
-    if (keys > 64 || !k->image || !bsi_image_fields(f, keys, k->image, k->body_bytes, k->body_bytes, keys)) return;
+    if (keys > 64 || !k->image || !bsi_image_fields(f, keys, k->image, k->body_bytes, k->image_bytes, k->slot_count)) return;
     for (uint32_t i = 0; i < keys; i++) {
         if (i) bsi_buf_byte(b, ',');
         bool quote = memchr(f[i].p, ',', f[i].len) || memchr(f[i].p, '"', f[i].len) || memchr(f[i].p, '\n', f[i].len) || memchr(f[i].p, '\r', f[i].len);
@@ -544,14 +546,13 @@ static void exception_out(bsi_buf *b, const char *feed, const bsi_kept *k, uint3
         }
         bsi_buf_addf(b, ",%" PRId64 ",%" PRId64 "\n", k->byte, k->line);
     } else {
-        bsi_buf_addf(b, "%s: rule %s, key %s\n  in: line %" PRId64 ", byte %" PRId64 " of \"%s\"", feed, k->rule, key_text ? key_text : "(cannot be read)",
-                     k->line, k->byte, k->file ? k->file : "");
+        bsi_buf_addf(b, "%s: rule %s, key ", feed, k->rule);
+        if (key_text) quoted(b, key_text);
+        else bsi_buf_str(b, "(cannot be read)");
+        bsi_buf_addf(b, "\n  in: line %" PRId64 ", byte %" PRId64 " of \"%s\"", k->line, k->byte, k->file ? k->file : "");
         if (k->column) bsi_buf_addf(b, ", column \"%s\"", k->column);
         bsi_buf_str(b, "\n  value: ");
-        bsi_buf clean = {0};
-        utf8_only(&clean, k->value ? k->value : "");
-        bsi_json_string(b, clean.data, clean.len);
-        bsi_buf_free(&clean);
+        quoted(b, k->value ? k->value : "");
         bsi_buf_byte(b, '\n');
     }
     bsi_buf_free(&key);

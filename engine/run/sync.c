@@ -182,20 +182,19 @@ static void say(bomsync_sink talk, const char *text) {
     if (talk.write) talk.write(talk.ctx, text, strlen(text));
 }
 
+/* The exit code of the run: it stands in the generation too, so it must be known before the commit. */
+static bomsync_status outcome(const bsi_sync *s, const bsi_generation *g) {
+    static const uint8_t none[32];
+    if (g->hold_count) return BOMSYNC_HELD;
+    for (size_t i = 0; i < s->kept_count; i++)
+        if (memcmp(s->kept[i].hold, none, 32) == 0) return BOMSYNC_EXCEPTIONS;
+    for (size_t i = 0; s->all_held && i < s->old_kept_count; i++) /* exceptions of before stay open */
+        if (memcmp(s->old_kept[i].hold, none, 32) == 0) return BOMSYNC_EXCEPTIONS;
+    return (s->all_held || s->o->dry_run) && s->t.kept_back ? BOMSYNC_EXCEPTIONS : BOMSYNC_OK;
+}
+
 static bomsync_status finish(bsi_sync *s, bsi_generation *g, bomsync_result *result, bomsync_sink talk) {
-    bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < s->kept_count; i++) {
-        static const uint8_t none[32];
-        if (memcmp(s->kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
-    }
-    if (s->all_held || s->o->dry_run) { /* exceptions of before stay open */
-        for (size_t i = 0; i < s->old_kept_count; i++) {
-            static const uint8_t none[32];
-            if (s->all_held && memcmp(s->old_kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
-        }
-        if (s->t.kept_back) st = BOMSYNC_EXCEPTIONS;
-    }
-    if (g->hold_count) st = BOMSYNC_HELD;
+    bomsync_status st = outcome(s, g);
     g->exit_code = (int)st;
     result->json = bsi_generation_json(g, false);
     result->text = bsi_generation_text(g, false);
@@ -294,6 +293,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
     bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
     g->base = bsi_store_generation(s->store);
     fill_holds(s, g);
+    g->exit_code = (int)outcome(s, g);
     if (s->o->dry_run) return BOMSYNC_OK;
     if (make) {
         g->number = g->base + 1;

@@ -180,7 +180,6 @@ bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err) {
         return refuse(err, NULL, ask_again, "the snapshot has %s%lld records, %lld were expected", "", s->t.records_in,
                       s->o->expect_records);
     bool trailers = s->o->read.trailer != NULL;
-    int64_t total = 0;
     for (size_t f = 0; f < s->scan.file_count && s->o->read.trailer; f++) {
         int64_t count;
         if (!bsi_source_trailer(s->scan.file[f].source, &count)) {
@@ -188,7 +187,6 @@ bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err) {
             continue;
         }
         if (count < 0) continue;
-        total += count;
         if (count != s->scan.file[f].records)
             return refuse(err, bsi_source_path(s->scan.file[f].source), ask_again, "the file has %s%lld records, its trailer says %lld",
                           "", s->scan.file[f].records, count);

@@ -279,6 +279,16 @@ static bool holder_is_dead(int fd) {
     return pid <= 0 || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
 }
 
+/* While a lock was waited for, another store may have taken this one's place (store_format.c): then it is the lock of
+ * a store that has gone. */
+static bomsync_status still_there(const bsi_store *s, int fd, const char *path, bomsync_error *err) {
+    struct stat here, there;
+    if (fstat(fd, &here) == 0 && stat(path, &there) == 0 && here.st_ino == there.st_ino && here.st_dev == there.st_dev) return BOMSYNC_OK;
+    bsi_fail(err, BOMSYNC_E_BUSY, "the store \"%s\" was replaced while its lock was waited for", s->dir);
+    bsi_hint(err, "run it again");
+    return BOMSYNC_E_BUSY;
+}
+
 /* A killed process may hold its lock for a moment after it is gone: that is waited out, a live one is not. */
 static bomsync_status take_lock(bsi_store *s, int wait_seconds, bomsync_error *err) {
     char *path = bsi_store_path(s, "lock");
@@ -304,6 +314,8 @@ static bomsync_status take_lock(bsi_store *s, int wait_seconds, bomsync_error *e
         bsi_hint(err, "wait for it to end, or give --wait SECONDS");
     } else if (rc < 0) {
         st = bsi_fail_errno(err, errno, NULL, "could not lock \"%s\"", path);
+    } else {
+        st = still_there(s, s->lock_fd, path, err);
     }
     free(path);
     return st;
@@ -327,15 +339,15 @@ static bomsync_status lock_readers(bsi_store *s, int wait_seconds, bomsync_error
         st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store is damaged: \"%s\" is missing", path);
     else if (s->readers_fd < 0)
         st = bsi_fail_errno(err, errno, NULL, "could not open \"%s\"", path);
-    free(path);
-    if (st) return st;
     bool alone = s->mode == BSI_STORE_GC;
     int64_t end = bsi_now_ns() + (int64_t)BSI_MAX(wait_seconds, alone ? 0 : READERS_WAIT_SECONDS) * 1000000000;
-    int rc;
-    while ((rc = lock_once(s->readers_fd, alone ? LOCK_EX : LOCK_SH)) == 1 && bsi_now_ns() < end) nap(10);
-    if (rc < 0) return bsi_fail_errno(err, errno, NULL, "could not lock \"%s\"", s->dir);
-    if (rc == 0) return BOMSYNC_OK;
-    return bsi_fail(err, BOMSYNC_E_BUSY, alone ? "the store \"%s\" is being read" : "the store \"%s\" is being cleaned up", s->dir);
+    int rc = 0;
+    while (!st && (rc = lock_once(s->readers_fd, alone ? LOCK_EX : LOCK_SH)) == 1 && bsi_now_ns() < end) nap(10);
+    if (rc < 0) st = bsi_fail_errno(err, errno, NULL, "could not lock \"%s\"", s->dir);
+    if (rc > 0) st = bsi_fail(err, BOMSYNC_E_BUSY, alone ? "the store \"%s\" is being read" : "the store \"%s\" is being cleaned up", s->dir);
+    if (!st) st = still_there(s, s->readers_fd, path, err);
+    free(path);
+    return st;
 }
 
 /* ---- opening ---- */
@@ -394,6 +406,7 @@ static bomsync_status check_format(bsi_store *s, bomsync_error *err) {
         bsi_hint(err, "use the newer bomsync that wrote it; nothing was changed");
         return BOMSYNC_E_INTEGRITY;
     }
+    /* an older format that this program brings forward: store_format.c looks for itself */
     if (st || format != BSI_STORE_FORMAT) return bsi_bad(err, &s->root, BSI_DB_META, key, "wrong format or checksum");
     return BOMSYNC_OK;
 }
@@ -499,8 +512,7 @@ static void make_shards(bsi_store *s) {
     }
 }
 
-bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err) {
-    *out = NULL;
+static bomsync_status open_once(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err) {
     struct stat info;
     if (stat(dir, &info) != 0 || !S_ISDIR(info.st_mode)) {
         bsi_fail(err, BOMSYNC_E_USAGE, "no store at \"%s\"", dir);
@@ -526,6 +538,48 @@ bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode m
     }
     *out = s;
     return BOMSYNC_OK;
+}
+
+/* Alone with the store, as gc is: no writer, no reader. */
+static bomsync_status bring_forward(const char *dir, int wait_seconds, bomsync_error *err) {
+    bsi_store s = {.dir = clean_dir(dir), .mode = BSI_STORE_GC, .lock_fd = -1, .readers_fd = -1};
+    uint32_t format;
+    bomsync_status st = take_lock(&s, wait_seconds, err);
+    if (!st) st = lock_readers(&s, BSI_MAX(wait_seconds, READERS_WAIT_SECONDS), err);
+    if (!st && bsi_format_is_older(&format, s.dir)) st = bsi_format_forward(s.dir, format, err);
+    if (s.readers_fd >= 0) close(s.readers_fd);
+    if (s.lock_fd >= 0) close(s.lock_fd);
+    free(s.dir);
+    return st;
+}
+
+static bomsync_status open_forward(bsi_store **out, const char *dir, uint32_t format, bsi_store_mode mode, int wait_seconds, bomsync_error *err) {
+    if (mode == BSI_STORE_READ) {
+        bsi_fail(err, BOMSYNC_E_USAGE, "the store \"%s\" has format %u, this bomsync works with %d", dir, format, BSI_STORE_FORMAT);
+        bsi_hint(err, "the next command that writes (sync, gc, verify --repair) brings it forward, and keeps the old one beside it");
+        return BOMSYNC_E_USAGE;
+    }
+    bomsync_status st = bring_forward(dir, wait_seconds, err);
+    if (!st) st = open_once(out, dir, mode, wait_seconds, err);
+    if (st) return st;
+    char *json = bsi_format("{\"from\":%u,\"to\":%d}", format, BSI_STORE_FORMAT);
+    st = bsi_store_publish(*out, &(bsi_publish){.journal_kind = "format", .journal_json = json}, err);
+    free(json);
+    if (st) {
+        bsi_store_close(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err) {
+    bomsync_error told = BOMSYNC_ERROR_INIT;
+    uint32_t format;
+    *out = NULL;
+    bomsync_status st = open_once(out, dir, mode, wait_seconds, &told);
+    if (st == BOMSYNC_E_INTEGRITY && bsi_format_is_older(&format, dir)) return open_forward(out, dir, format, mode, wait_seconds, err);
+    if (st && err && !err->status) *err = told;
+    return st;
 }
 
 void bsi_store_close(bsi_store *s) {

@@ -4,7 +4,7 @@
  * SIGBUS, and a file that is not LMDB's may be written over. So the file is looked at with pread before LMDB sees it,
  * and every value has a header of its own:
  *
- *   byte 0  'B'   1  kind (which database)   2  version (u16)   4  payload bytes (u32)   8  checksum (u64)   16  payload, zeros to 8
+ *   byte 0  'B'   1  kind (which database)   2  format   3  0   4  payload bytes (u32)   8  checksum (u64)   16  payload, zeros to 8
  *
  * The checksum takes in the kind, the length and the key: a value that is whole but stands under another key is found.
  * All values are multiples of 8 bytes. Nodes of a leaf page are laid from its end downwards; with 8-byte keys they are
@@ -252,6 +252,34 @@ void bsi_env_close(bsi_env *e) {
     *e = (bsi_env){0};
 }
 
+/* Opens no database but "meta", and trusts no header: another format may have others. */
+static int peek(uint32_t *format, MDB_env *env) {
+    MDB_txn *txn = NULL;
+    MDB_dbi meta;
+    MDB_val key = bsi_key_text("format"), v;
+    int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    if (rc) return rc;
+    rc = mdb_dbi_open(txn, "meta", 0, &meta);
+    if (!rc) rc = mdb_get(txn, meta, &key, &v);
+    if (!rc && v.mv_size < BSI_VALUE_HEAD + 4) rc = MDB_NOTFOUND;
+    if (!rc) *format = bsi_get32((const uint8_t *)v.mv_data + BSI_VALUE_HEAD);
+    mdb_txn_abort(txn);
+    return rc;
+}
+
+bomsync_status bsi_env_peek_format(uint32_t *format, const char *dir, bomsync_error *err) {
+    uint64_t bytes = 0;
+    bsi_env e = {.path = bsi_format("%s/root", dir), .label = bsi_strdup("root")};
+    bomsync_status st = look_at_file(&bytes, &e, err);
+    if (!st) {
+        int rc = open_mapped(&e, MDB_NOTLS | reader_flags(e.path), (size_t)bytes);
+        if (!rc) rc = peek(format, e.env);
+        if (rc) st = bsi_env_fail(err, &e, rc, "read the format");
+    }
+    bsi_env_close(&e);
+    return st;
+}
+
 bomsync_status bsi_env_renew(bsi_env *e, bomsync_error *err) {
     if (!e->env) return BOMSYNC_OK;
     if (!e->read) return start_reading(e, err);
@@ -345,7 +373,8 @@ bomsync_status bsi_value_seal(bsi_buf *b, bsi_db db, MDB_val key, size_t checked
 bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bool quick,
                                bomsync_error *err) {
     const uint8_t *p = value.mv_data;
-    if (value.mv_size < BSI_VALUE_HEAD || p[0] != 'B' || p[1] != (uint8_t)db || p[2] != BSI_STORE_FORMAT || p[3] != 0)
+    /* byte 2 is the format that wrote it: a layout that did not change since is good as it is */
+    if (value.mv_size < BSI_VALUE_HEAD || p[0] != 'B' || p[1] != (uint8_t)db || !p[2] || p[2] > BSI_STORE_FORMAT || p[3] != 0)
         return bsi_bad(err, e, db, key, "not a value of this database");
     size_t bytes = bsi_get32(p + 4), checked = bytes;
     if (value.mv_size != BSI_VALUE_HEAD + bsi_pad8(bytes)) return bsi_bad(err, e, db, key, "wrong length");

@@ -70,6 +70,8 @@ typedef struct bsi_env {
 bomsync_status bsi_env_open(bsi_env *e, const char *dir, const char *label, bool shard, bool write, bool make,
                             bomsync_error *err);
 void bsi_env_close(bsi_env *e);
+/** The format number of the store in dir, read as every format has it: see store_format.c. */
+bomsync_status bsi_env_peek_format(uint32_t *format, const char *dir, bomsync_error *err);
 bomsync_status bsi_env_renew(bsi_env *e, bomsync_error *err); /* the read view moves to the newest commit */
 bomsync_status bsi_env_begin(MDB_txn **txn, bsi_env *e, bomsync_error *err);
 bomsync_status bsi_env_commit(bsi_env *e, MDB_txn *txn, bomsync_error *err);
@@ -187,6 +189,20 @@ char *bsi_store_beside(const char *dir, bomsync_error *err);                /* m
 bomsync_status bsi_store_target(const char *dir, bomsync_error *err);       /* may a store be made there? */
 bomsync_status bsi_store_rename_outbox(bsi_store *s, int64_t generation, bomsync_error *err);
 bomsync_status bsi_store_removed_below(const char *dir, const char *prefix, int64_t keep, bomsync_error *err);
+
+bomsync_status bsi_store_copy_tree(const char *from, const char *to, bomsync_error *err); /* synced; to must not exist */
+
+/* ---- older formats (store_format.c) ---- */
+typedef struct bsi_format_step {
+    uint32_t from;
+    /** dir is a private copy of a store of format `from`; leaves one of from + 1, synced. NULL ends the table. */
+    bomsync_status (*run)(const char *dir, bomsync_error *err);
+} bsi_format_step;
+extern const bsi_format_step *bsi_format_steps;
+/** Is there a store of an older format that can be brought forward? Looks without locks, whatever else is wrong there. */
+bool bsi_format_is_older(uint32_t *format, const char *dir);
+/** Puts a copy in the current format in dir's place; the old store becomes DIR.v<format>. The caller holds both locks of the store, exclusive. */
+bomsync_status bsi_format_forward(const char *dir, uint32_t format, bomsync_error *err);
 
 /* ---- records (store_records.c) ---- */
 bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err);

@@ -134,6 +134,11 @@ static bomsync_status copy_folder(int from, const char *to, int depth, bomsync_e
     return st;
 }
 
+bomsync_status bsi_store_copy_tree(const char *from, const char *to, bomsync_error *err) {
+    int fd = open(from, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? bsi_fail_errno(err, errno, NULL, "could not open \"%s\"", from) : copy_folder(fd, to, 0, err);
+}
+
 /* ---- backup ---- */
 
 static bomsync_status copy_env(const bsi_env *e, const char *to, const char *label, bomsync_error *err) {

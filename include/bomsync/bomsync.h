@@ -1,8 +1,8 @@
 /* bomsync/bomsync.h - the engine as a library: one call for each command of the program.
  *
- * Every call takes an options struct (zero-initialise it, set what you need), writes its product through a sink, and
- * returns a status that is also the program's exit code. Options borrow their strings until the call returns. Calls on
- * different stores may run in different threads; one store, one call at a time in a process.
+ * A call writes its product through a sink and returns a status that is also the program's exit code. Many options come
+ * in a struct: zero-initialise it, set what you need. Strings are borrowed until the call returns. Calls on different
+ * stores may run in different threads; one store, one call at a time in a process.
  */
 #ifndef BOMSYNC_BOMSYNC_H
 #define BOMSYNC_BOMSYNC_H
@@ -128,6 +128,26 @@ bomsync_status bomsync_verify(const char *store, bool repair, bool json, bomsync
 bomsync_status bomsync_backup(const char *store, const char *to, bomsync_error *err);
 bomsync_status bomsync_restore(const char *from, const char *to, bomsync_error *err);
 bomsync_status bomsync_gc(const char *store, int64_t keep, bomsync_error *err);
+
+typedef struct bomsync_bench_options {
+    bomsync_read_options read;       /* tmp: where the temporary store is made; NULL: $TMPDIR or /tmp */
+    const char *snapshot, *second;   /* one file each; second NULL: no phases "changed" and "diff" */
+    const char *const *key;
+    size_t key_count;
+    const char *partition;           /* NULL: none */
+    int runs;                        /* of each phase, after one that warms; 0: 3 */
+} bomsync_bench_options;
+/**
+ * Measure phases on a user's own files: read, lines, cut, first, unchanged, changed, diff, export.
+ *
+ * Shape:   out gets a table, one row as each phase ends, or with json one object a line ("message_type":"bench")
+ * Units:   seconds; bytes of the file, or of the product for export; ratio: to plain reading of as many bytes
+ * Leaves:  nothing. The temporary store is removed, unless the process is killed
+ * Errors:  E_USAGE, E_REFUSED: a file cannot be read as a snapshot; E_SPACE. Held or kept back records are none: the
+ *          object of the phase has the exit code of the run
+ * Cost:    (runs + 1) times all phases; on disk two stores
+ */
+bomsync_status bomsync_bench(const bomsync_bench_options *o, bool json, bomsync_sink out, bomsync_error *err);
 
 /** Scenario generator. */
 typedef struct bomsync_gen_options {
