@@ -487,14 +487,15 @@ static bomsync_status stitch(unit_run *r, bomsync_error *err) {
             unit *n = &r->unit[u];
             size_t i = 0;
             cursor c = {0};
-            bool open = false, more = true;
+            bool open = false, more = true, met = false;
             if (n->status && n->sure) {
                 *err = n->err;
                 return n->status;
             }
             for (;;) {
                 while (i < n->count && n->block[i].offset < pos) i++;
-                if (i < n->count && n->block[i].offset == pos) break;
+                met = i < n->count && n->block[i].offset == pos;
+                if (met) break;
                 bool last = u + 1 == r->count || r->unit[u + 1].file != f;
                 if (pos >= n->to && !last && bsi_source_random(file->source)) break; /* the next unit takes over */
                 if (bsi_source_random(file->source) && pos >= bsi_source_size(file->source)) break;
@@ -516,7 +517,7 @@ static bomsync_status stitch(unit_run *r, bomsync_error *err) {
                 push(&s->block, &s->count, &s->cap, &n->block[i]);
                 pos = n->block[i].offset + n->block[i].bytes;
             }
-            if (n->status) { /* a fault past the place where its chain proved right is a real one */
+            if (n->status && met) { /* past the place where its chain proved right a fault is a real one; else it was the guess */
                 *err = n->err;
                 return n->status;
             }
