@@ -28,7 +28,7 @@
 
 #include "core/limits.h"
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, UNIT_BYTES = 16 << 20, HEAD_BYTES = 64 << 10 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -452,9 +452,9 @@ static void plan_units(unit_run *r, const image_offsets *x) {
         bool random = bsi_source_random(file->source);
         uint64_t size = random ? bsi_source_size(file->source) : file->body;
         r->total_bytes += size;
-        uint64_t step = UNIT_BYTES;
+        uint64_t step = BSI_UNIT_BYTES;
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
-            step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)256 << 10);
+            step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
         for (uint64_t from = file->body, start = file->body;;) {
             unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
@@ -591,7 +591,7 @@ bsi_dialect bsi_scan_dialect(const bomsync_read_options *read, const char *path)
 }
 
 static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *count, const bsi_dialect *d, bomsync_error *err) {
-    size_t want = HEAD_BYTES;
+    size_t want = BSI_HEAD_BYTES;
     for (;;) {
         size_t bytes = 0;
         bool end;
