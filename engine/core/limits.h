@@ -10,7 +10,12 @@
 #define BSI_BLOCK_BYTES_MAX (64u << 10)  /* wide records: cut here whatever the count */
 #define BSI_CHUNK_CHANGES_MAX 10000      /* a chunk is closed before change 10,001 */
 #define BSI_CHUNK_BYTES_MAX (4u << 20)   /* NDJSON bytes, before compression */
+#ifndef BSI_READ_BYTES
 #define BSI_READ_BYTES (1u << 20)        /* one read: measured best with pread on a warm file, 2 workers */
+#define BSI_UNIT_BYTES (16u << 20)       /* what a worker takes of a file at once; of small files less, to have enough */
+#define BSI_UNIT_BYTES_LEAST (256u << 10)
+#define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
+#endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */
 #define BSI_INFLATE_RATIO_MAX 1000

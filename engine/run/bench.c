@@ -141,7 +141,7 @@ static bomsync_status cut_one(bench *b, input *in, bomsync_error *err) {
     if (!st) st = bsi_scan_open(&scan, path, 1, &slots, &o->read, o->key, (uint32_t)o->key_count, o->partition, NULL, 0, b->workers, err);
     bsi_scan_options so = {.read = &o->read, .isa = isa, .workers = b->workers, .secret = &b->secret, .tmp = b->dir,
                            .block_records = o->read.block_records ? o->read.block_records : BSI_BLOCK_RECORDS};
-    if (!st) st = bsi_scan_run(&scan, &so, err);
+    if (!st) st = bsi_scan_blocks(&scan, &so, err);
     in->records = 0;
     for (size_t i = 0; i < scan.file_count; i++) in->records += scan.file[i].records;
     bsi_scan_close(&scan);

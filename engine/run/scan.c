@@ -33,7 +33,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, UNIT_BYTES = 16 << 20, HEAD_BYTES = 64 << 10 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -617,9 +617,9 @@ static void plan_units(unit_run *r, const image_offsets *x) {
         bool random = bsi_source_random(file->source);
         uint64_t size = random ? bsi_source_size(file->source) : file->body;
         r->total_bytes += size;
-        uint64_t step = UNIT_BYTES;
+        uint64_t step = BSI_UNIT_BYTES;
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
-            step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)256 << 10);
+            step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
         for (uint64_t from = file->body, start = file->body;;) {
             unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
@@ -691,7 +691,7 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
 /* The chain of the left neighbours stands at *pos: go on block by block until it meets a block start of this unit. */
 static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uint64_t *pos, bomsync_error *err) {
     bsi_scan_file *file = &r->scan->file[u->file];
-    bool random = bsi_source_random(file->source), open = false, more = true;
+    bool random = bsi_source_random(file->source), open = false, more = true, met = !random;
     bsi_buf buf = {0};
     cursor c;
     place at = {0};
@@ -702,7 +702,8 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     }
     while (random && !st) {
         advance(&at, u, r->o->image, *pos);
-        if (at.run < u->found.runs && at.offset == *pos) break;
+        met = at.run < u->found.runs && at.offset == *pos;
+        if (met) break;
         if ((*pos >= u->to && !last) || *pos >= bsi_source_size(file->source)) break; /* the next unit takes over */
         const bsi_scan_run *before = all->runs ? &all->run[all->runs - 1] : NULL;
         if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, before && before->matched ? before->first + before->count : u->next);
@@ -716,7 +717,8 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     bsi_buf_free(&buf);
     if (st) return st;
     adopt(all, u, at, pos);
-    if (u->status) *err = u->err; /* a fault past the place where its chain proved right is a real one */
+    if (!u->status || !met) return BOMSYNC_OK;
+    *err = u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
     return u->status;
 }
 
@@ -883,7 +885,7 @@ bsi_dialect bsi_scan_dialect(const bomsync_read_options *read, const char *path)
 }
 
 static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *count, const bsi_dialect *d, bomsync_error *err) {
-    size_t want = HEAD_BYTES;
+    size_t want = BSI_HEAD_BYTES;
     for (;;) {
         size_t bytes = 0;
         bool end;

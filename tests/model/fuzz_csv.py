@@ -4,8 +4,9 @@
 Compiles the two stages into a shared library in a temporary folder, feeds both sides random soups of the bytes that matter,
 and compares where records end, how many there are, and every field.
 
-    fuzz_csv.py [seconds] [seed]
+    fuzz_csv.py [--count SOUPS] [--seed N]
 """
+import argparse
 import csv
 import ctypes as C
 import glob
@@ -15,7 +16,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 X86 = os.uname().machine in ("x86_64", "AMD64")
@@ -133,43 +133,60 @@ def parse(lib, rows, made, columns, data, behind):
     return out
 
 
+def compare(lib, random_, rows, isa):
+    """One soup; returns how many records were compared field by field."""
+    taken = 0
+    delimiter, quote = random_.choice(((",", '"'), (",", '"'), (";", "'"), ("\t", None)))
+    letters = (delimiter + (quote or '"') + "\r\n a").encode() + random_.choice((b"", b'"', b"aaaaaaaaaaaaaaaa", b",,,,"))
+    data, behind = soup(random_, letters), random_.choice((b'"', b"\n", b",", b"x"))
+    want = reader(data, delimiter, quote)
+    dialect = Dialect(delimiter.encode(), (quote or "\0").encode(), True)
+    single = cut(lib, dialect, isa, data, 1, behind)
+    assert sum(r for _, r, _ in single) == len(want), data
+    record = [r for block, _, _ in single for r in reader(block, delimiter, quote)]
+    assert record == want, (data, single)
+    columns = max((len(r) for r in want), default=1)
+    columns = random_.choice((columns, 1, 2, 3))
+    made = layout(lib, dialect, columns)
+    lib.bsi_parse_use_isa(isa)
+    at = 0
+    for block, count, flags in cut(lib, dialect, isa, data, random_.choice((1, 2, 12)), behind):
+        if flags & 8:
+            continue                      # the file ends inside quotes: refused before parse
+        got = parse(lib, rows, made, columns, block, behind)
+        assert len(got) == count, (data, block)
+        for i, fields in enumerate(got):
+            right = want[at + i]
+            assert (fields == right) if len(right) == columns and right[0] else fields is None, (data, fields, right)
+            taken += fields is not None
+        at += count
+    lib.bsi_layout_close(made)
+    return taken
+
+
 def main():
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    random_, rounds, taken = random.Random(seed), 0, 0
+    p = argparse.ArgumentParser(prog="fuzz_csv")
+    p.add_argument("--count", type=int, default=10000, help="soups for each instruction set of this machine")
+    p.add_argument("--seed", type=int, default=1)
+    o = p.parse_args()
+    taken = passed = failed = 0
     with tempfile.TemporaryDirectory() as folder:
         lib = build(folder)
         lib.bsi_image_fields.restype = C.c_bool
-        rows, end, here = Rows(), time.time() + seconds, list(isas(lib))
-        while time.time() < end:
-            delimiter, quote = random_.choice(((",", '"'), (",", '"'), (";", "'"), ("\t", None)))
-            letters = (delimiter + (quote or '"') + "\r\n a").encode() + random_.choice((b"", b'"', b"aaaaaaaaaaaaaaaa", b",,,,"))
-            data, behind = soup(random_, letters), random_.choice((b'"', b"\n", b",", b"x"))
-            want, isa = reader(data, delimiter, quote), random_.choice(here)
-            dialect = Dialect(delimiter.encode(), (quote or "\0").encode(), True)
-            single = cut(lib, dialect, isa, data, 1, behind)
-            assert sum(r for _, r, _ in single) == len(want), data
-            record = [r for block, _, _ in single for r in reader(block, delimiter, quote)]
-            assert record == want, (data, single)
-            columns = max((len(r) for r in want), default=1)
-            columns = random_.choice((columns, 1, 2, 3))
-            made = layout(lib, dialect, columns)
-            lib.bsi_parse_use_isa(isa)
-            at = 0
-            for block, count, flags in cut(lib, dialect, isa, data, random_.choice((1, 2, 12)), behind):
-                if flags & 8:
-                    continue                      # the file ends inside quotes: refused before parse
-                got = parse(lib, rows, made, columns, block, behind)
-                assert len(got) == count, (data, block)
-                for i, fields in enumerate(got):
-                    right = want[at + i]
-                    assert (fields == right) if len(right) == columns and right[0] else fields is None, (data, fields, right)
-                    taken += fields is not None
-                at += count
-            lib.bsi_layout_close(made)
-            rounds += 1
-    print("%d soups, %d records compared field by field, seed %d: no difference" % (rounds, taken, seed))
+        rows = Rows()
+        for isa in isas(lib):
+            random_ = random.Random(o.seed)
+            try:
+                for n in range(o.count):
+                    taken += compare(lib, random_, rows, isa)
+                passed += 1
+            except AssertionError as e:
+                failed += 1
+                print("FAIL  %s, soup %d, seed %d: %s" % (("scalar", "avx2", "avx512")[isa], n, o.seed, e))
+    print("%d soups for each of %d instruction sets, %d records compared field by field, seed %d" % (o.count, passed + failed, taken, o.seed))
+    print("%d passed, %d failed, 0 skipped" % (passed, failed))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -241,7 +241,7 @@ def first_difference(got, want):
         g = got[i] if i < len(got) else b"(nothing)"
         w = want[i] if i < len(want) else b"(nothing)"
         if g != w:
-            return "line %d of %d (expected %d)\n  got      %r\n  expected %r" % (i + 1, len(got), len(want), g[:700], w[:700])
+            return "line %d of %d (expected %d)\n  got      %.700r\n  expected %.700r" % (i + 1, len(got), len(want), g, w)
     return "no difference"
 
 

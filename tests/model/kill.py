@@ -137,10 +137,21 @@ def kills(folder, suite, call, first):
         if when > 60:
             step = 7
     suite.points += points
+    suite.calls.setdefault(call, 0)
+    suite.calls[call] += points
     if suite.options.verbose:
         print("      %s: %d points" % (call, points))
-    if not points:
-        raise Skipped("never called: %s" % call)
+
+
+def calls_met(folder, suite):
+    """A call that no run makes has no point to die at; if none is made, the trace saw nothing."""
+    if not shutil.which("strace"):
+        raise Skipped("no strace")
+    never = [c for c in CALLS if c in suite.calls and not suite.calls[c]]
+    if never:
+        print("never called: %s" % ", ".join(never))
+    if suite.calls and len(never) == len(suite.calls):
+        raise Failed("no call that writes was seen")
 
 
 def random_kills(folder, suite, first):
@@ -204,49 +215,125 @@ def slowed_kills(folder, suite, first):
         print("      generations found after death: %s" % seen)
 
 
+class SmallDisk:
+    """A tmpfs of so many kB; Skipped where it cannot be had."""
+
+    def __init__(self, folder, kilobytes):
+        if os.geteuid() != 0:
+            raise Skipped("only root can mount")
+        self.path = os.path.join(folder, "small")
+        os.mkdir(self.path)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dk" % kilobytes, "tmpfs", self.path], stderr=subprocess.DEVNULL).returncode:
+            raise Skipped("cannot mount a tmpfs")
+
+    def grow(self, kilobytes):
+        subprocess.run(["mount", "-o", "remount,size=%dk" % kilobytes, self.path], check=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", self.path])
+
+
+def large(folder, name, n, tag):
+    """Text that does not compress, so that a store of it fills the disk."""
+    body = "".join("K%07d,%s,%s\n" % (i, tag, hashlib.sha256(b"%d" % i).hexdigest()[:30]) for i in range(n))
+    return write(folder, name, ("k,v,w\n" + body).encode())
+
+
+def told_of_disk(run):
+    same("exit on a full disk", run.code, 9)
+    if b"disk" not in run.err and b"space" not in run.err:
+        raise Failed("no word of the disk: %r" % run.err)
+
+
 def disk_full(folder, suite, megabytes):
-    """Fill a small file system; afterwards the store is whole, and goes on when there is room."""
-    if os.geteuid() != 0:
-        raise Skipped("only root can mount")
-    mount = os.path.join(folder, "small")
-    os.mkdir(mount)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=%dk" % int(megabytes * 1024), "tmpfs", mount], stderr=subprocess.DEVNULL).returncode:
-        raise Skipped("cannot mount a tmpfs")
-    bom, store = suite.bom, os.path.join(mount, "store")
-
-    def snapshot(name, n, tag):
-        # Text that does not compress, so that the store fills the disk.
-        body = "".join("K%07d,%s,%s\n" % (i, tag, hashlib.sha256(b"%d" % i).hexdigest()[:30]) for i in range(n))
-        return write(folder, name, ("k,v,w\n" + body).encode())
-
-    try:
+    """Fill a small file system by syncs; afterwards the store is whole, and goes on when there is room."""
+    with SmallDisk(folder, int(megabytes * 1024)) as disk:
+        bom, store = suite.bom, os.path.join(disk.path, "store")
         run = bom("init", "--store", store, "--shards", "2")
         if run.code == 9:
             raise Skipped("no room for an empty store")
         same("exit of init", run.code, 0)
-        small = snapshot("small.csv", 500, "a")
+        small = large(folder, "small.csv", 500, "a")
         run = bom("sync", "--store", store, "--key", "k", "--complete", "--now", NOW, small)
         if run.code == 9:
             raise Skipped("no room for a small store")
         same("exit of the first sync", run.code, 0)
         before = bom("export", "--store", store, expect=0).out
-        n = int(megabytes * 20000)
-        big = snapshot("big.csv", n, "a")
-        run = bom("sync", "--store", store, "--complete", "--now", NOW, big)
-        same("exit on a full disk", run.code, 9)
-        if b"disk" not in run.err and b"space" not in run.err:
-            raise Failed("no word of the disk: %r" % run.err)
+        big = large(folder, "big.csv", int(megabytes * 20000), "a")
+        told_of_disk(bom("sync", "--store", store, "--complete", "--now", NOW, big))
         same("export after the full disk", bom("export", "--store", store, expect=0).out, before)
         bom("verify", "--store", store, expect=0)
         bom("sync", "--store", store, "--complete", "--now", NOW, big, expect=9)
         bom("verify", "--store", store, expect=0)
-        subprocess.run(["mount", "-o", "remount,size=%dk" % int(megabytes * 1024 + 200000), mount], check=True)
+        disk.grow(int(megabytes * 1024 + 200000))
         bom("sync", "--store", store, "--complete", "--now", NOW, big, expect=0)
         with open(big, "rb") as f:
             same("export when there is room", bom("export", "--store", store, expect=0).out, f.read())
         bom("verify", "--store", store, expect=0)
-    finally:
-        subprocess.run(["umount", mount])
+
+
+def output_on_full_disk(folder, suite, command):
+    """-o onto a disk that is full: 9, what stood there stays, nothing is left beside it; with room it is written."""
+    bom = suite.bom
+    old, new = large(folder, "old.csv", 10, "a"), large(folder, "new.csv", 40000, "b")
+    if command == "diff":
+        args, done = ["diff", old, new, "--key", "k"], 1
+    else:
+        store = os.path.join(folder, "store")
+        bom("init", "--store", store, expect=0)
+        bom("sync", "--store", store, "--key", "k", "--complete", "--now", NOW, new, expect=0)
+        args, done = {"export": ["export", "--store", store], "cat": ["cat", "1", "--store", store]}[command], 0
+    want = bom(*args, expect=done).out
+    with SmallDisk(folder, 1024) as disk:
+        there = write(disk.path, "out", b"what stood there")
+        told_of_disk(bom(*args, "-o", there))
+        with open(there, "rb") as f:
+            same("the file that stood there", f.read(), b"what stood there")
+        same("files on the disk", os.listdir(disk.path), ["out"])
+        disk.grow(200000)
+        bom(*args, "-o", there, expect=done)
+        with open(there, "rb") as f:
+            same("the product when there is room", f.read(), want)
+
+
+def copy_on_full_disk(folder, suite, command):
+    """backup and restore onto a full disk: 9, the source is whole, no copy that looks whole is left; with room it is made."""
+    bom, store = suite.bom, os.path.join(folder, "store")
+    bom("init", "--store", store, expect=0)
+    bom("sync", "--store", store, "--key", "k", "--complete", "--now", NOW, large(folder, "new.csv", 40000, "b"), expect=0)
+    source = store
+    if command == "restore":
+        source = os.path.join(folder, "copy")
+        bom("backup", "--store", store, source, expect=0)
+    want = bom("export", "--store", store, expect=0).out
+    with SmallDisk(folder, 1024) as disk:
+        target = os.path.join(disk.path, "target")
+        args = ["backup", "--store", source, target] if command == "backup" else ["restore", source, "--store", target]
+        told_of_disk(bom(*args))
+        if os.path.isdir(target) and os.listdir(target) and bom("verify", "--store", target).code == 0:
+            raise Failed("half a copy passes verify: %s" % os.listdir(target))
+        bom("verify", "--store", store, expect=0)
+        disk.grow(400000)
+        shutil.rmtree(target, ignore_errors=True)
+        bom(*args, expect=0)
+        if command == "restore":
+            same("export of what was restored", bom("export", "--store", target, expect=0).out, want)
+
+
+def spill_on_full_disk(folder, suite):
+    """--tmp on a full disk: a run that must spill ends with 9 and changes nothing; on a large disk it is done."""
+    bom = suite.bom
+    old, new = large(folder, "old.csv", 10, "a"), large(folder, "new.csv", 40000, "b")
+    want = bom("diff", old, new, "--key", "k", expect=1).out
+    with SmallDisk(folder, 256) as disk:
+        run = bom("diff", old, "-", "--key", "k", "--tmp", disk.path, stdin=new)
+        told_of_disk(run)
+        same("files on the disk", os.listdir(disk.path), [])
+        disk.grow(200000)
+        same("with room", bom("diff", old, "-", "--key", "k", "--tmp", disk.path, stdin=new, expect=1).out, want)
 
 
 def main():
@@ -258,7 +345,7 @@ def main():
     if o.quick:
         o.count = min(o.count, 6)
     suite = Suite("kill", o)
-    suite.points, scenes = 0, {}
+    suite.points, suite.calls, scenes = 0, {}, {}
 
     def scene(first):
         if first not in scenes:
@@ -276,6 +363,12 @@ def main():
         suite.run("killed at random times of %s" % ("the first sync" if first else "a sync"), random_kills, suite, first)
     for size in (1, 2, 4, 16):
         suite.run("disk of %d MB full" % size, disk_full, suite, size)
+    for command in ("diff", "export", "cat"):
+        suite.run("disk full: %s -o" % command, output_on_full_disk, suite, command)
+    for command in ("backup", "restore"):
+        suite.run("disk full: %s" % command, copy_on_full_disk, suite, command)
+    suite.run("disk full: temporary files", spill_on_full_disk, suite)
+    suite.run("calls that write were met", calls_met, suite)
     print("%d points of death" % suite.points)
     for first in scenes:
         shutil.rmtree(os.path.join(suite.base, "scene%d" % first))
