@@ -65,6 +65,9 @@ typedef struct bsi_cli_args {
     int64_t lines, plants, depth, seed, row_bytes;
     bool cluster;
 
+    int64_t level;
+    bool force, verify_pack;
+
     bool man;
     const char *completion;
 } bsi_cli_args;

@@ -18,6 +18,7 @@
  * cache); claiming entries in the workers (order then depends on timing).
  */
 #include "run/scan.h"
+#include "run/scan_pack.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -316,6 +317,7 @@ typedef struct unit {
     uint64_t from, to;
     uint64_t next;     /* image entry expected at from */
     bool sure;         /* from is a record start for certain */
+    bool done;         /* its blocks are there: a pack's, from the index */
     bsi_scan_block *block;
     size_t count, cap;
     bomsync_status status;
@@ -364,6 +366,7 @@ static void run_unit(void *ctx, size_t index) {
     unit *u = &r->unit[index];
     cursor c;
     u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    if (u->done) return;
     cursor_open(&c, r->scan, u->file, r->o, &r->index, u->from, u->next);
     bool random = bsi_source_random(c.f->source);
     if (!u->sure) {
@@ -444,8 +447,10 @@ static uint64_t entry_near(const image_offsets *x, const bsi_image *im, uint32_t
     return i < last ? i : UINT64_MAX;
 }
 
-static void plan_units(unit_run *r, const image_offsets *x) {
+static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_error *err) {
     size_t cap = 0;
+    bsi_scan_pack_image *by_plain = NULL;
+    bomsync_status st = BOMSYNC_OK;
     for (uint32_t f = 0; f < r->scan->file_count; f++) {
         bsi_scan_file *file = &r->scan->file[f];
         if (!file->layout) continue;
@@ -456,10 +461,13 @@ static void plan_units(unit_run *r, const image_offsets *x) {
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)256 << 10);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
+        unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
+        st = bsi_scan_pack(&packed.done, &packed.block, &packed.count, r->scan, f, r->o, &by_plain, err);
+        if (st) break;
         for (uint64_t from = file->body, start = file->body;;) {
-            unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
+            unit u = packed.done ? packed : (unit) {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
             uint64_t at;
-            u.next = entry_near(x, r->o->image, f, file->body, from, &at);
+            u.next = packed.done ? UINT64_MAX : entry_near(x, r->o->image, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
             if (r->count == cap) r->unit = bsi_realloc(r->unit, (cap = cap ? cap * 2 : 16) * sizeof *r->unit);
             r->unit[r->count++] = u;
@@ -467,6 +475,8 @@ static void plan_units(unit_run *r, const image_offsets *x) {
             if (!random || u.to >= size) break;
         }
     }
+    bsi_scan_pack_image_free(by_plain);
+    return st;
 }
 
 /* Join the units of each file to one chain; see the head of this file. */
@@ -559,9 +569,9 @@ bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_e
     r.o = &local;
     image_offsets x;
     plan_offsets(&x, local.image);
-    plan_units(&r, &x);
-    bsi_parallel(o->workers, r.count, run_unit, &r);
-    bomsync_status st = stitch(&r, err);
+    bomsync_status st = plan_units(&r, &x, err);
+    if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
+    if (!st) st = stitch(&r, err);
     for (size_t i = 0; i < r.count; i++) free(r.unit[i].block);
     free(r.unit);
     free(r.index.slot);

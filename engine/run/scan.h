@@ -48,6 +48,7 @@ typedef struct bsi_scan_options {
     bool tier_block, tier_sequence;
     const bsi_secret *secret;
     const bsi_image *image;   /* NULL: none */
+    const uint8_t *image_digest; /* [32] digest of the snapshot that made the image; NULL: not known */
     const char *tmp;          /* folder for spills */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
 } bsi_scan_options;
