@@ -244,8 +244,8 @@ static void tell(const pack_run *r, bomsync_sink talk, bool json) {
         json ? bsi_format("{\"message_type\":\"pack\",\"records\":%" PRIu64 ",\"blocks\":%" PRIu64 ",\"frames\":%" PRIu64
                           ",\"content_bytes\":%" PRIu64 ",\"bytes\":%" PRIu64 "}\n",
                           x->records, x->block_count, x->frame_count, x->content_bytes, r->written)
-             : bsi_format("%" PRIu64 " records in %" PRIu64 " blocks and %" PRIu64 " frames, %" PRIu64 " bytes packed into %" PRIu64 "\n",
-                          x->records, x->block_count, x->frame_count, x->content_bytes, r->written);
+             : bsi_format("packed %" PRIu64 " records, %" PRIu64 " bytes, into %" PRIu64 " bytes (blocks: %" PRIu64 ", frames: %" PRIu64 ")\n",
+                          x->records, x->content_bytes, r->written, x->block_count, x->frame_count);
     if (talk.write) talk.write(talk.ctx, text, strlen(text));
     free(text);
 }

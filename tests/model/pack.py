@@ -239,6 +239,15 @@ def test_layout_change_is_seen(folder, bom, _):
             sync(bom, s, files[1:], *more)
         same("published", published(bom, stores[1]), published(bom, stores[0]))
 
+    bodies = [b"".join(b"1000,%s%d,%d,text\n" % (c, i, i) for i in range(500)) for c in (b"X", b"Y")]
+    stores = [store(bom, folder, n) for n in ("plain two", "packed two")]
+    for turn in (0, 1):
+        names = [write(folder, "t%d.csv" % i, header + bodies[i ^ turn])
+                 for i, header in enumerate((b"plant,id,qty,note\n", b"plant,id,note,qty\n"))]
+        sync(bom, stores[0], names, expect=0 if not turn else (0, 5))
+        sync(bom, stores[1], [pack(bom, n) for n in names], expect=0 if not turn else (0, 5))
+        same("published, bodies swapped: %d" % turn, published(bom, stores[1]), published(bom, stores[0]))
+
 
 def test_many_files(folder, bom, _):
     """Packs beside plain files, with equal and with different headers, one of them dropped."""
