@@ -95,7 +95,7 @@ static bomsync_status load(parse_run *r, size_t i, size_t end, size_t *count, bs
     bsi_scan_block *b = &scan->block[i];
     bsi_source *src = scan->file[b->file].source;
     *count = 1;
-    if (!bsi_source_random(src) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
+    if (scan->file[b->file].spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
     uint64_t bytes = b->bytes;
     while (i + *count < end && wants(r, i + *count) && bytes + scan->block[i + *count].bytes <= BSI_READ_BYTES && !(scan->block[i + *count].flags & BSI_CUT_OVERSIZE))
         bytes += scan->block[i + (*count)++].bytes;

@@ -202,18 +202,23 @@ static bomsync_status refuse_quote(cursor *c, bomsync_error *err) {
     return BOMSYNC_E_REFUSED;
 }
 
+bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err) {
+    uint64_t at = *place = atomic_fetch_add(&f->spill_bytes, n);
+    for (size_t done = 0; done < n;) {
+        ssize_t k = pwrite(f->spill_fd, p + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return bsi_fail_errno(err, errno, tmp, "could not write a temporary file in \"%s\"", tmp);
+        done += (size_t)k;
+    }
+    return BOMSYNC_OK;
+}
+
+/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. */
 static bomsync_status spill(cursor *c, bsi_scan_block *b, const uint8_t *p, bomsync_error *err) {
     bsi_scan_file *f = c->f;
-    if (bsi_source_random(f->source) || (b->match != BSI_NO_MATCH && !c->o->keep_stream_bytes)) return BOMSYNC_OK;
-    b->spill = f->spill_bytes;
-    for (size_t done = 0; done < b->bytes;) {
-        ssize_t n = pwrite(f->spill_fd, p + done, b->bytes - done, (off_t)(f->spill_bytes + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return bsi_fail_errno(err, errno, c->o->tmp, "could not write a temporary file in \"%s\"", c->o->tmp);
-        done += (size_t)n;
-    }
-    f->spill_bytes += b->bytes;
-    return BOMSYNC_OK;
+    b->spill = BSI_NO_SPILL;
+    if (f->spill_fd < 0 || (b->match != BSI_NO_MATCH && (bsi_source_random(f->source) || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
+    return bsi_scan_spill(&b->spill, f, p, b->bytes, c->o->tmp, err);
 }
 
 /* A record too long to hold: pass over it, fingerprint what was held. */
@@ -483,6 +488,15 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
 static bomsync_status stitch(unit_run *r, bomsync_error *err) {
     bsi_scan *s = r->scan;
     size_t u = 0, total = 0;
+    if (r->count == 1 && r->unit[0].done) { /* a pack alone: its list is the list */
+        unit *n = &r->unit[0];
+        for (uint32_t f = 0; f < s->file_count; f++) s->file[f].first = f > n->file ? n->count : 0;
+        s->file[n->file].count = s->count = s->cap = n->count;
+        free(s->block);
+        s->block = n->block;
+        n->block = NULL;
+        return BOMSYNC_OK;
+    }
     for (size_t i = 0; i < r->count; i++) total += r->unit[i].count;
     if (s->cap < total) {
         s->cap = total + 16;
@@ -559,7 +573,7 @@ bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_e
     pthread_mutex_init(&r.index.lock, NULL);
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
-        if (!file->layout || bsi_source_random(file->source)) continue;
+        if (!file->layout || (bsi_source_random(file->source) && !bsi_source_pack(file->source))) continue;
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
@@ -687,7 +701,8 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
     size_t n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX); /* of an oversize record the front is enough */
     buf->len = 0;
     bsi_buf_reserve(buf, n + MARGIN);
-    if (bsi_source_random(f->source)) {
+    bool spilled = f->spill_fd >= 0 && b->spill != BSI_NO_SPILL;
+    if (bsi_source_random(f->source) && !spilled) {
         ssize_t got = bsi_source_pread(f->source, buf->data, n, b->offset, err);
         if (got < 0) return err->status;
         if ((size_t)got != n) {

@@ -11,10 +11,11 @@
 #include "flow/store.h"
 
 #define BSI_NO_MATCH UINT32_MAX
+#define BSI_NO_SPILL UINT64_MAX
 
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
-    uint64_t spill;      /* streams: offset of its bytes in the spill file (unmatched blocks only) */
+    uint64_t spill;      /* streams and packs: offset of its bytes in the spill file, BSI_NO_SPILL: not there */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
     uint32_t match;      /* index in the image, BSI_NO_MATCH */
@@ -26,8 +27,8 @@ typedef struct bsi_scan_file {
     uint64_t body;       /* offset of the first record */
     size_t first, count; /* its blocks */
     int64_t records;
-    int spill_fd;        /* streams: bytes of unmatched blocks; -1 */
-    uint64_t spill_bytes;
+    int spill_fd;        /* streams and packs: bytes of unmatched blocks; -1 */
+    _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
 } bsi_scan_file;
@@ -60,6 +61,8 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
                              bomsync_error *err);
 /** Cut and fingerprint everything, match with the image. Each image entry is matched at most once, first in order. */
 bomsync_status bsi_scan_run(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
+/** Bytes to the spill file of their file, at *place. Any thread. */
+bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** The bytes of block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
 void bsi_scan_close(bsi_scan *scan);

@@ -2,7 +2,8 @@
  *
  *   index of the pack   [ plain, bytes, records | plain, ...      image   [ fp, plain, bytes, records | ...
  *                             └────────────── equal: the block is known, nothing is read ──────┘
- *                               not equal: its frame is decompressed, its digest checked, its fingerprint taken
+ *                               not equal: its frame is decompressed, its digest checked, its fingerprint taken,
+ *                               its bytes kept for parse in the spill file, as those of a stream are
  *
  * Matching goes as in scan.c: the entry behind the last match, a few entries ahead, then all of them.
  *
@@ -165,6 +166,7 @@ static bomsync_status refuse_block(const read_run *r, size_t frame, const bsi_sc
 static bomsync_status read_frame(read_run *r, size_t frame, bomsync_error *err) {
     const bsi_pack_frame *f = &r->pack->frame[frame];
     uint8_t *text = bsi_alloc(f->content + 64u);
+    size_t kept = 0; /* bytes of unknown blocks, moved together to the front */
     bomsync_status st = bsi_source_pack_frame(r->f->source, frame, text, err);
     for (size_t i = r->first[frame]; i < r->first[frame + 1] && !st; i++) {
         bsi_scan_block *b = &r->block[i];
@@ -177,6 +179,15 @@ static bomsync_status read_frame(read_run *r, size_t frame, bomsync_error *err) 
         b->fp = bsi_xxh128_secret(p, b->bytes, r->o->secret);
         b->fp.lo ^= r->f->layout->mix.lo;
         b->fp.hi ^= r->f->layout->mix.hi;
+        memmove(text + kept, p, b->bytes);
+        kept += b->bytes;
+    }
+    uint64_t place = 0;
+    if (!st) st = bsi_scan_spill(&place, r->f, text, kept, r->o->tmp, err);
+    for (size_t i = r->first[frame]; i < r->first[frame + 1] && !st; i++) {
+        if (r->block[i].match != BSI_NO_MATCH) continue;
+        r->block[i].spill = place;
+        place += r->block[i].bytes;
     }
     free(text);
     return st;
@@ -231,7 +242,7 @@ bomsync_status bsi_scan_pack(bool *used, bsi_scan_block **block, size_t *count, 
             bsi_pack_block b;
             bsi_pack_next(&w, &b);
             r.block[i] = (bsi_scan_block){.offset = b.offset, .plain = b.plain, .file = file, .bytes = b.bytes, .records = b.records,
-                                          .blanks = b.blanks, .flags = b.flags, .match = BSI_NO_MATCH};
+                                          .blanks = b.blanks, .flags = b.flags, .match = BSI_NO_MATCH, .spill = BSI_NO_SPILL};
             match(m, &r.block[i], &b, o->tier_sequence);
             unknown |= r.block[i].match == BSI_NO_MATCH;
         }
