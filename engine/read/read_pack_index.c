@@ -152,7 +152,7 @@ static const uint8_t *check_frames(bsi_pack *k, const uint8_t *p, uint64_t at) {
         if (!(p = bsi_varint_get(p, k->index_end, &bytes)) || !(p = bsi_varint_get(p, k->index_end, &content)) ||
             !(p = bsi_varint_get(p, k->index_end, &blocks)))
             return NULL;
-        if (!bytes || bytes > at - place || !content || content > BSI_PACK_FRAME_BYTES_MAX || blocks > blocks_left) return NULL;
+        if (!bytes || bytes > at - place || bytes > 2 * BSI_PACK_FRAME_BYTES_MAX || !content || content > BSI_PACK_FRAME_BYTES_MAX || blocks > blocks_left) return NULL;
         bool header = i == 0;
         if (header != (blocks == 0) || (header && content != k->header_bytes)) return NULL;
         k->frame[i] = (bsi_pack_frame){.at = place, .content_at = content_at, .bytes = (uint32_t)bytes, .content = (uint32_t)content,

@@ -6,7 +6,7 @@
  *
  * Frames depend on the content alone, a batch is only a matter of memory: any number of workers writes the same bytes.
  * Frames are small, since a block that changed is read by decompressing the frame it lies in; smaller ones cost room
- * (each begins without a history). The header has a frame of its own, so that opening a pack reads nothing else.
+ * (each begins without a history). The header has a frame of its own, so that all others hold blocks and nothing else.
  *
  * What sync refuses (an open quote) is refused here too. A record that is too long to hold is refused here and only
  * kept back there: its block has no fingerprint that its bytes alone decide.

@@ -152,6 +152,39 @@ Test(read_pack, index_with_other_sizes_is_checked) {
     drop(&p);
 }
 
+/* The lines of the example in FORMAT.md are a pack: the page and the reader agree, and old packs stay readable. */
+Test(read_pack, example_of_the_format_page_is_read) {
+    bsi_buf page = {0};
+    packed p = {0};
+    snprintf(p.path, sizeof p.path, "/tmp/bomsync-pack-%d.csv.zst", (int)getpid());
+    cr_assert(zero(int, (int)bsi_read_file(&page, "engine/read/FORMAT.md", 1 << 20, NULL)));
+    bsi_buf_byte(&page, 0);
+    char *line = strstr((char *)page.data, "**Example.**");
+    for (line = strtok(line, "\n"); line; line = strtok(NULL, "\n")) {
+        if (strncmp(line, "    ", 4)) continue;
+        unsigned byte;
+        int used;
+        cr_assert(eq(sz, p.file.len, strtoul(line + 4, &line, 16)));
+        for (; strspn(line, " ") < 4 && sscanf(line, "%2x%n", &byte, &used) == 1; line += used) bsi_buf_byte(&p.file, (uint8_t)byte);
+    }
+    cr_assert(eq(sz, p.file.len, 180));
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_source *s = open_it(&p, &plain_options, &err);
+    cr_assert(ne(ptr, s, NULL));
+    const bsi_pack *k = bsi_source_pack(s);
+    cr_assert(ne(ptr, (void *)k, NULL));
+    bsi_pack_walk w = {.pack = k};
+    bsi_pack_block b;
+    cr_assert(bsi_pack_next(&w, &b));
+    cr_assert(bsi_hash128_eq(b.plain, bsi_xxh128("1,2\n", 4)));
+    char text[9] = {0};
+    cr_assert(eq(i64, bsi_source_pread(s, text, 9, 0, &err), 8));
+    cr_assert(eq(str, text, "a,b\n1,2\n"));
+    bsi_source_close(s);
+    bsi_buf_free(&page);
+    drop(&p);
+}
+
 typedef struct reader {
     bsi_source *s;
     const packed *p;
