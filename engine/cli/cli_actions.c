@@ -7,6 +7,8 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define SHARDS 8 /* what init makes without --shards */
 
@@ -37,6 +39,7 @@ static bomsync_status reading(bomsync_read_options *r, const bsi_cli_args *a, co
         .tiers = a->tiers,
         .io = a->io,
         .isa = a->isa,
+        .verify_pack = a->verify_pack,
         .progress = io->progress,
     };
     char quote = a->quote ? a->quote : '"';
@@ -92,6 +95,17 @@ bomsync_status bsi_cli_apply(const bsi_cli_args *a, bsi_cli_io *io, bomsync_erro
     bomsync_status status = reading(&read, a, io, err);
     if (!status) status = one_stdin(a, err);
     return status ? status : bomsync_apply(a->word[0], a->word + 1, a->word_count - 1, &read, io->out, err);
+}
+
+bomsync_status bsi_cli_pack(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error *err) {
+    bomsync_pack_options o = {.snapshot = a->word[0], .level = (int)a->level};
+    struct stat st;
+    if (a->output && !a->force && stat(a->output, &st) == 0 && S_ISREG(st.st_mode))
+        return bsi_cli_usage(err, "give another name, or --force", "\"%.200s\" is there already", a->output);
+    if (!a->output && isatty(STDOUT_FILENO))
+        return bsi_cli_usage(err, "give a file with -o", "a pack is not for a terminal");
+    bomsync_status status = reading(&o.read, a, io, err);
+    return status ? status : bomsync_pack(&o, io->out, io->talk, a->json, err);
 }
 
 bomsync_status bsi_cli_gen(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error *err) {

@@ -12,6 +12,7 @@ bsi_cli_action bsi_cli_cat, bsi_cli_get, bsi_cli_history, bsi_cli_diff_generatio
 bsi_cli_action bsi_cli_exceptions, bsi_cli_holds, bsi_cli_approve, bsi_cli_decline, bsi_cli_audit, bsi_cli_verify;
 bsi_cli_action bsi_cli_backup, bsi_cli_restore, bsi_cli_gc, bsi_cli_stats, bsi_cli_status, bsi_cli_doctor, bsi_cli_gen;
 bsi_cli_action bsi_cli_bench;
+bsi_cli_action bsi_cli_pack;
 bsi_cli_action bsi_cli_help, bsi_cli_version; /* cli_help.c */
 
 /** What `bomsync` alone says, on stderr. */

@@ -66,6 +66,8 @@ typedef struct bsi_cli_args {
     bool cluster;
 
     int64_t runs;
+    int64_t level;
+    bool force, verify_pack;
 
     bool man;
     const char *completion;

@@ -30,6 +30,28 @@
     TEXT("now", "TIME", now,                                                                                           \
          "The time of the run (RFC 3339, UTC) instead of the clock's, so that a run can be repeated to the byte.")
 
+#define DELIMITER                                                                                                      \
+    {.name = "delimiter",                                                                                              \
+     .kind = BSI_CLI_CHAR,                                                                                             \
+     .argument = "C",                                                                                                  \
+     .place = PLACE(delimiter),                                                                                        \
+     .help = "The character between fields; \\t or tab is a tabulator. Default: a tabulator for .tsv, else a comma."}
+#define QUOTE                                                                                                          \
+    {.name = "quote",                                                                                                  \
+     .kind = BSI_CLI_CHAR,                                                                                             \
+     .argument = "C",                                                                                                  \
+     .place = PLACE(quote),                                                                                            \
+     .help = "The character around fields that hold delimiters or line ends. Default: \"."}
+#define QUOTES                                                                                                         \
+    ONE_OF("quotes", "strict|lenient", quotes,                                                                         \
+           "What a quote inside an unquoted field is (12\" monitor): strict keeps the record back as an exception, "   \
+           "lenient takes it as data. Default: strict.")
+#define WORKERS NUMBER("workers", "N", 1, 1024, workers, "Threads that work. Default: the usable cores.")
+#define BLOCK_RECORDS                                                                                                  \
+    NUMBER("block-records", "N", 1, 65536, block_records, "Records that a block aims at. Default: 12.")
+#define IO ONE_OF("io", "auto|uring|pread", io, "How files are read. Default: auto.")
+#define ISA ONE_OF("isa", "auto|avx512|avx2|scalar", isa, "Which machine instructions are used. Default: auto.")
+
 #define EXIT(n) (1u << (n))
 #define EXITS_READ (EXIT(0) | EXIT(2) | EXIT(7) | EXIT(9))
 #define EXITS_WRITE (EXITS_READ | EXIT(8))
@@ -74,39 +96,31 @@ static const bsi_cli_option generic[] = {
     END};
 
 static const bsi_cli_option reading[] = {
-    {.name = "delimiter",
-     .kind = BSI_CLI_CHAR,
-     .argument = "C",
-     .place = PLACE(delimiter),
-     .help = "The character between fields; \\t or tab is a tabulator. Default: a tabulator for .tsv, else a comma."},
-    {.name = "quote",
-     .kind = BSI_CLI_CHAR,
-     .argument = "C",
-     .place = PLACE(quote),
-     .help = "The character around fields that hold delimiters or line ends. Default: \"."},
-    ONE_OF("quotes", "strict|lenient", quotes,
-           "What a quote inside an unquoted field is (12\" monitor): strict keeps the record back as an exception, "
-           "lenient takes it as data. Default: strict."),
+    DELIMITER,
+    QUOTE,
+    QUOTES,
     TEXT("encoding", "NAME", encoding, "The encoding of the snapshot. Default: UTF-8."),
     LIST("nulls", "A,B", nulls, "Texts that stand for \"no value\", e.g. NULL,N/A. Default: none."),
     TEXT("trailer", "REGEX", trailer,
          "The last line matches this and is no record; its first group, if there is one, is the number of records."),
-    NUMBER("workers", "N", 1, 1024, workers, "Threads that work. Default: the usable cores."),
+    WORKERS,
     {.name = "memory",
      .kind = BSI_CLI_BYTES,
      .argument = "SIZE",
      .place = PLACE(memory_bytes),
      .help = "Memory to stay below, e.g. 256MB, 1G, 512MiB. Default: 256MB."},
     TEXT("tmp", "DIR", tmp, "Folder for what does not fit into memory. Default: the store's, else $TMPDIR or /tmp."),
-    NUMBER("block-records", "N", 1, 65536, block_records, "Records that a block aims at. Default: 12."),
+    BLOCK_RECORDS,
     {.name = "tiers",
      .kind = BSI_CLI_CHOICES,
      .argument = "LIST",
      .choices = "block|sequence|key|none",
      .place = PLACE(tiers),
      .help = "The ways to find changes that may be used, from block,sequence,key; or none. The result is the same."},
-    ONE_OF("io", "auto|uring|pread", io, "How files are read. Default: auto."),
-    ONE_OF("isa", "auto|avx512|avx2|scalar", isa, "Which machine instructions are used. Default: auto."),
+    IO,
+    ISA,
+    FLAG("verify-pack", verify_pack,
+         "Decompresses all of a file that pack wrote, and checks it, instead of believing its fingerprints."),
     NOW,
     END};
 
@@ -129,6 +143,25 @@ static const bsi_cli_example diff_examples[] = {
 static const bsi_cli_example apply_examples[] = {
     {"Makes the new file from the old one:", "bomsync apply old.csv delta.ndjson -o new.csv"},
     {"Several deltas, in order:", "bomsync apply base.csv 2.ndjson 3.ndjson.zst > now.csv"},
+    END};
+
+static const bsi_cli_option pack_options[] = {
+    NUMBER("level", "N", 1, 19, level, "How hard zstd tries: larger is smaller and slower. Default: 3."),
+    FLAG("force", force, "Replaces the file of -o if there is one."),
+    DELIMITER,
+    QUOTE,
+    QUOTES,
+    TEXT("encoding", "NAME", encoding, "The encoding of the snapshot. Default: UTF-8. The pack is UTF-8."),
+    BLOCK_RECORDS,
+    WORKERS,
+    IO,
+    ISA,
+    END};
+static const bsi_cli_example pack_examples[] = {
+    {"Packs an export, and syncs the pack:",
+     "bomsync pack bom.csv -o bom.csv.zst && bomsync sync --store S --complete bom.csv.zst"},
+    {"From another compression, and smaller:", "bomsync pack bom.csv.gz --level 9 -o bom.csv.zst"},
+    {"What is in it:", "zstd -dc bom.csv.zst | head"},
     END};
 
 static const bsi_cli_option gen_options[] = {
@@ -337,6 +370,16 @@ static const char diff_text[] =
 static const char apply_text[] = "Prints STATE with the changes of the DELTAs applied, in the form of export. A DELTA "
                                  "is NDJSON of diff or cat, plain or "
                                  "zstd. A change that does not fit STATE ends the command with 3.";
+static const char pack_text[] =
+    "Writes SNAPSHOT as zstd frames that end where records end, followed by the fingerprints of its blocks. It is a zstd "
+    "file like any other: zstd -d gives SNAPSHOT back (in UTF-8), and every command that reads snapshots reads it. A sync "
+    "with the same delimiter, quote and --block-records compares the fingerprints with the store and decompresses only "
+    "what changed. The same SNAPSHOT gives the same bytes, for any number of workers.\n\n"
+    "A pack holds one file: a snapshot of several files is packed file by file, since its files may have different headers "
+    "and are compared one by one. - is stdin. What sync would refuse is refused (exit 3), and so is a record above 16 "
+    "MB.\n\n"
+    "A sync believes the fingerprints of a pack as they were written: take packs from your own pack command only, or sync "
+    "with --verify-pack. A pack that was cut off or damaged on its way is refused or read as an ordinary zstd file.";
 static const char gen_text[] = "Writes snapshots of made-up manufacturing master data: items, multi-level bills of "
                                "material, plants, suppliers. The "
                                "same options and seed give the same bytes on any machine.";
@@ -468,6 +511,9 @@ const bsi_cli_command bsi_cli_commands[] = {
      .examples = status_examples, .exits = EXITS_READ, .run = bsi_cli_status},
     {COMMAND("doctor", "show what this machine offers", "", 0, 0, doctor_options, NULL), .text = doctor_text,
      .examples = doctor_examples, .exits = EXITS_READ, .run = bsi_cli_doctor},
+    {COMMAND("pack", "write a snapshot as zstd frames with fingerprints", "SNAPSHOT", 1, 1, pack_options, NULL),
+     .text = pack_text, .examples = pack_examples, .exits = EXIT(0) | EXIT(2) | EXIT(3) | EXIT(9), .flags = BSI_CLI_NO_STORE,
+     .run = bsi_cli_pack},
     {COMMAND("gen", "write made-up snapshots", "", 0, 0, gen_options, NULL), .text = gen_text, .examples = gen_examples,
      .exits = EXIT(0) | EXIT(2) | EXIT(9), .flags = BSI_CLI_NO_PRODUCT | BSI_CLI_NO_STORE, .run = bsi_cli_gen},
     {COMMAND("bench", "measure phases on your own files", "SNAPSHOT [SECOND]", 1, 2, bench_options, reading),

@@ -2,7 +2,7 @@
 # from it. Include it after the target `bomsync`; not when cross-compiling, where the program cannot run.
 set(pages ${CMAKE_BINARY_DIR}/pages)
 set(commands diff apply init sync export log show cat get history diff-generations revert exceptions holds approve decline
-    audit verify backup restore gc stats status doctor gen bench help version)
+    audit verify backup restore gc stats status doctor pack gen bench help version)
 set(print COMMAND ${CMAKE_COMMAND} -E make_directory ${pages} COMMAND bomsync help --man -o ${pages}/bomsync.1)
 foreach(c ${commands})
   list(APPEND print COMMAND bomsync help --man ${c} -o ${pages}/bomsync-${c}.1)

@@ -5,7 +5,8 @@
  *
  *   file on disk ──> [zstd | gzip] ──> [iconv] ──> [strip BOM] ──> [cut off trailer] ──> decoded bytes 0..size
  *
- * Two kinds. A *random* source (plain UTF-8 file on disk) can be read at any offset by any number of threads.
+ * Two kinds. A *random* source (plain UTF-8 file on disk, or a pack there) can be read at any offset by any number of
+ * threads.
  * A *stream* is read once, in order, by one thread.
  */
 #ifndef BSI_FLOW_SOURCE_H
@@ -14,6 +15,7 @@
 #include <sys/types.h>
 
 #include "core/base.h"
+#include "flow/pack.h"
 
 typedef struct bsi_source bsi_source;
 
@@ -54,7 +56,14 @@ bool bsi_source_trailer(const bsi_source *s, int64_t *count);
 /** Line number (from 1) of a decoded offset. Random: counts by reading again. Stream: from a sparse index kept while
  *  reading plus a re-read where the path can be opened again; -1 if it cannot be told. Slow: for messages only. */
 int64_t bsi_source_line(bsi_source *s, uint64_t offset);
-/** "uring", "pread" or "stream:zstd" and the like, for stats. */
+/** Were the bytes converted from another encoding? */
+bool bsi_source_transcoded(const bsi_source *s);
+/** The index of a pack that is read at any offset; NULL: not a pack, or one whose index cannot be used (such a file is
+ *  an ordinary zstd stream). Also NULL with a trailer or another encoding. Borrowed until close. */
+const bsi_pack *bsi_source_pack(const bsi_source *s);
+/** One frame of it, out holds frame.content bytes. E_REFUSED names the frame. Any thread. */
+bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, bomsync_error *err);
+/** "uring", "pread", "pack" or "stream:zstd" and the like, for stats. */
 const char *bsi_source_io(const bsi_source *s);
 
 #endif

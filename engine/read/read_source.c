@@ -1,6 +1,7 @@
 /* read/read_source.c - one file as the rest of the engine sees it.
  *
  *     regular file, plain UTF-8          random: pread at any offset by any thread
+ *     pack                               random: read_pack.c
  *     zstd, gzip, other encoding         stream: read_stream.c
  *     pipe, terminal, stdin              stream
  *
@@ -21,6 +22,7 @@
 #include "core/limits.h"
 #include "read/read_ahead.h"
 #include "read/read_decode.h"
+#include "read/read_pack.h"
 #include "read/read_stream.h"
 #include "read/read_text.h"
 #include "read/read_trailer.h"
@@ -37,6 +39,7 @@ struct bsi_source {
 
     uint64_t start, size; /* random: decoded byte 0 in the file, decoded bytes */
     bsi_ahead *ahead;     /* NULL: pread */
+    bsi_packed *packed;   /* NULL: a plain file */
 };
 
 static char *copy(const char *s) {
@@ -58,6 +61,7 @@ void bsi_source_close(bsi_source *s) {
     if (!s) return;
     bsi_stream_close(s->stream);
     bsi_ahead_close(s->ahead);
+    bsi_packed_close(s->packed);
     bsi_trailer_release(&s->trailer);
     if (s->fd >= 0 && !s->input) close(s->fd);
     free((void *)(uintptr_t)s->options.encoding);
@@ -95,6 +99,7 @@ static ssize_t read_exactly(const bsi_source *s, uint8_t *buf, size_t n, uint64_
 ssize_t bsi_source_pread(bsi_source *s, void *buf, size_t n, uint64_t offset, bomsync_error *err) {
     if (offset >= s->size) return 0;
     n = BSI_MIN(n, s->size - offset);
+    if (s->packed) return bsi_packed_pread(s->packed, buf, n, offset, err);
     uint64_t at = s->start + offset;
     size_t got = s->ahead ? bsi_ahead_read(s->ahead, buf, n, at) : 0;
     if (got < n && read_exactly(s, (uint8_t *)buf + got, n - got, at + got, err) < 0) return -1;
@@ -159,14 +164,41 @@ static bomsync_status open_stream(bsi_source *s, bomsync_error *err) {
     return bsi_stream_open(&s->stream, s->fd, &o, err);
 }
 
+/* A pack that can be read at any offset: with an index, and nothing to take off its content. Else s->packed is NULL. */
+static bomsync_status open_packed(bsi_source *s, bomsync_error *err) {
+    bomsync_status st = bsi_packed_open(&s->packed, s->fd, s->path, (uint64_t)s->before.st_size, err);
+    if (!st && s->packed) st = bsi_codec_check(BSI_CODEC_ZSTD, "", s->path, err);
+    if (st || !s->packed) return st;
+    const bsi_pack *k = bsi_packed_index(s->packed);
+    bool other = bsi_text_needed(s->options.encoding);
+    if (other && k->transcoded) {
+        bsi_fail(err, BOMSYNC_E_USAGE, "\"%.200s\" is UTF-8: pack has converted it", s->path);
+        bsi_hint(err, "leave --encoding out");
+        return BOMSYNC_E_USAGE;
+    }
+    uint8_t head[BSI_TEXT_SNIFF_BYTES];
+    ssize_t n = bsi_packed_pread(s->packed, head, sizeof head, 0, err);
+    if (n < 0) return err->status;
+    if (other || s->trailer.wanted || bsi_text_mark(head, (size_t)n)) {
+        bsi_packed_close(s->packed);
+        s->packed = NULL;
+        return BOMSYNC_OK;
+    }
+    s->size = k->content_bytes;
+    return bsi_text_check(head, (size_t)n, s->path, err);
+}
+
 static bomsync_status open_kind(bsi_source *s, bomsync_error *err) {
-    if (s->input || !S_ISREG(s->before.st_mode) || bsi_text_needed(s->options.encoding)) return open_stream(s, err);
+    if (s->input || !S_ISREG(s->before.st_mode)) return open_stream(s, err);
+    bomsync_status st = open_packed(s, err);
+    if (st || s->packed) return st;
+    if (bsi_text_needed(s->options.encoding)) return open_stream(s, err);
     uint8_t head[BSI_TEXT_SNIFF_BYTES];
     size_t n = (size_t)BSI_MIN((uint64_t)s->before.st_size, (uint64_t)sizeof head);
     if (read_exactly(s, head, n, 0, err) < 0) return err ? err->status : BOMSYNC_E_USAGE;
     const char *name;
     bsi_codec codec = bsi_codec_of_bytes(head, n, &name);
-    bomsync_status st = bsi_codec_check(codec, name, s->path, err);
+    st = bsi_codec_check(codec, name, s->path, err);
     if (st) return st;
     return codec == BSI_CODEC_PLAIN ? open_random(s, head, n, err) : open_stream(s, err);
 }
@@ -235,7 +267,17 @@ bool bsi_source_trailer(const bsi_source *s, int64_t *count) {
 
 const char *bsi_source_io(const bsi_source *s) {
     if (s->stream) return bsi_stream_kind(s->stream);
-    return s->ahead ? "uring" : "pread";
+    return s->packed ? "pack" : s->ahead ? "uring" : "pread";
+}
+
+bool bsi_source_transcoded(const bsi_source *s) {
+    return bsi_text_needed(s->options.encoding) || (s->packed && bsi_packed_index(s->packed)->transcoded);
+}
+const bsi_pack *bsi_source_pack(const bsi_source *s) {
+    return s->packed ? bsi_packed_index(s->packed) : NULL;
+}
+bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, bomsync_error *err) {
+    return bsi_packed_frame(s->packed, frame, out, err);
 }
 
 /* ---- line numbers ---- */
@@ -257,6 +299,7 @@ static void count_lines(line_count *c, const uint8_t *p, size_t n) {
 static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (s->stream) return bsi_source_read(s, buf, n, &err);
+    if (s->packed) return bsi_packed_pread(s->packed, buf, n, at, &err);
     return read_exactly(s, buf, n, s->start + at, &err);
 }
 

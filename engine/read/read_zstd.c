@@ -5,6 +5,9 @@
  * Headers are looked at here before libzstd sees them, so that a frame that wants a dictionary or a window above
  * 128 MB is refused before memory is taken, and so that what follows the last frame is told from a frame.
  *
+ * A pack says at its front what it is, so that one which was cut off at the end of a frame is not taken for whole: its
+ * last frame must be skippable, the index.
+ *
  * Small frames that say their size (as `pack` writes them) are decoded in parallel: whole frames are collected up to
  * BATCH_OUT_BYTES of content, each goes to its place in one buffer, the buffer is handed out in order. Every other
  * frame is streamed by one thread.
@@ -19,6 +22,7 @@
 #include <zstd_errors.h>
 
 #include "core/limits.h"
+#include "flow/pack.h"
 #include "read/read_decode.h"
 
 #define HEADER_BYTES_MAX 18        /* magic 4, descriptor 1, window 1, dictionary 4, content size 8 */
@@ -37,6 +41,8 @@ typedef struct zstd_decoder {
     ZSTD_DCtx *ctx; /* made when the first frame is streamed */
     bool inside;    /* a frame */
     bool any;       /* something was read */
+    bool pack;      /* it begins as a pack */
+    bool indexed;   /* the last frame may be the index of one */
     uint64_t frame_at;
     int workers;
     uint8_t *batch; /* decoded, not yet handed out: [batch_at, batch_len) */
@@ -208,13 +214,15 @@ static int next_frame(zstd_decoder *z, bomsync_error *err) {
     bsi_raw *r = z->base.raw;
     if (bsi_raw_want(r, HEADER_BYTES_MAX, err)) return -1;
     z->frame_at = bsi_raw_offset(r);
-    if (!bsi_raw_left(r)) return z->any ? 0 : (int)refuse_cut(z, err);
+    if (!bsi_raw_left(r)) return z->any && (z->indexed || !z->pack) ? 0 : (int)refuse_cut(z, err);
     zstd_header h;
     header_verdict v = parse_header(&h, r->buf + r->at, bsi_raw_left(r));
     if (v == HEADER_SHORT) return (int)refuse_cut(z, err);
     if (v == HEADER_NOT_ZSTD)
         return (int)bsi_decoder_refuse(&z->base, err, "the file was damaged or appended to: have it sent again",
                                        "something that is not zstd follows the last frame");
+    if (!z->any) z->pack = bsi_pack_is_head(r->buf + r->at, bsi_raw_left(r));
+    z->indexed = z->any && h.skippable;
     z->any = true;
     if (h.skippable) {
         r->at += h.bytes;

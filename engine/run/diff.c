@@ -96,7 +96,7 @@ static bomsync_status load(parse_run *r, size_t i, size_t end, size_t *count, bs
     bsi_scan_block *b = &scan->block[i];
     bsi_source *src = scan->file[b->file].source;
     *count = 1;
-    if (!bsi_source_random(src) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
+    if (scan->file[b->file].spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
     uint64_t bytes = b->bytes;
     for (; i + *count < end && wants(r, i + *count); (*count)++) {
         const bsi_scan_block *n = &scan->block[i + *count];

@@ -21,6 +21,7 @@
  * cache); claiming entries in the workers (order then depends on timing).
  */
 #include "run/scan.h"
+#include "run/scan_pack.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -237,17 +238,23 @@ static bomsync_status refuse_quote(cursor *c, bomsync_error *err) {
     return BOMSYNC_E_REFUSED;
 }
 
-static bomsync_status spill(cursor *c, uint64_t *at, const uint8_t *p, size_t bytes, bomsync_error *err) {
-    bsi_scan_file *f = c->f;
-    *at = f->spill_bytes;
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(f->spill_fd, p + done, bytes - done, (off_t)(f->spill_bytes + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return bsi_fail_errno(err, errno, c->o->tmp, "could not write a temporary file in \"%s\"", c->o->tmp);
-        done += (size_t)n;
+bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err) {
+    uint64_t at = *place = atomic_fetch_add(&f->spill_bytes, n);
+    for (size_t done = 0; done < n;) {
+        ssize_t k = pwrite(f->spill_fd, p + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return bsi_fail_errno(err, errno, tmp, "could not write a temporary file in \"%s\"", tmp);
+        done += (size_t)k;
     }
-    f->spill_bytes += bytes;
     return BOMSYNC_OK;
+}
+
+/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. */
+static bomsync_status spill(cursor *c, uint64_t *place, const uint8_t *p, size_t n, bool matched, bomsync_error *err) {
+    bsi_scan_file *f = c->f;
+    *place = BSI_NO_SPILL;
+    if (f->spill_fd < 0 || (matched && (bsi_source_random(f->source) || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
+    return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
 }
 
 /* A record too long to hold: pass over it, fingerprint what was held. */
@@ -258,8 +265,7 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
     fingerprint(c, buf->data + c->at, buf->len - c->at, &b->fp);
     b->plain = bsi_xxh128(buf->data + c->at, buf->len - c->at);
     uint64_t start = c->offset;
-    bomsync_status st = BOMSYNC_OK;
-    if (!bsi_source_random(c->f->source)) st = spill(c, &b->spill, buf->data + c->at, BSI_RECORD_BYTES_MAX, err);
+    bomsync_status st = spill(c, &b->spill, buf->data + c->at, BSI_RECORD_BYTES_MAX, false, err);
     if (st) return st;
     for (;;) {
         int64_t got = bsi_cut_skip(state, &c->cut.dialect, buf->data + c->at, buf->len - c->at, c->end);
@@ -284,12 +290,6 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
     b->fp.lo ^= length;
     b->plain.lo ^= length;
     return BOMSYNC_OK;
-}
-
-/* Matched blocks of a stream that nobody can read twice: they may turn out to hold a twin. */
-static bomsync_status spill_run(cursor *c, found_step *s, bomsync_error *err) {
-    if (bsi_source_random(c->f->source)) return BOMSYNC_OK;
-    return spill(c, &s->run.spill, c->buf->data + c->at - s->run.bytes, s->run.bytes, err);
 }
 
 /* Cut the block at the cursor. *found false: the file ends here. */
@@ -338,7 +338,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         bomsync_status st = match_ahead(c, until, &s->run, &starved, err);
         if (!st && !s->run.count && starved) st = cursor_fill(c, err);
         if (st) return st;
-        if (s->run.count) return c->o->keep_stream_bytes ? spill_run(c, s, err) : BOMSYNC_OK;
+        if (s->run.count) return spill(c, &s->run.spill, c->buf->data + c->at - s->run.bytes, s->run.bytes, true, err);
         predict = starved;
     }
     if (c->at == c->buf->len && c->end) {
@@ -349,7 +349,6 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
     bomsync_status st = cut_block(c, b, more, err);
     if (st || !*more) return st;
     bool long_record = (b->flags & BSI_CUT_OVERSIZE) && c->offset != b->offset; /* passed over already */
-    bool random = bsi_source_random(c->f->source);
     c->trust = false;
     if (!long_record) {
         const uint8_t *p = c->buf->data + c->at;
@@ -361,7 +360,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
             b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
         }
-        if (!st && !random && (!c->trust || c->o->keep_stream_bytes)) st = spill(c, &b->spill, p, b->bytes, err);
+        if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;
         c->offset += b->bytes;
     }
@@ -382,7 +381,7 @@ typedef struct found {
 
 static bool continues(const bsi_scan_run *a, const bsi_scan_run *b) {
     return a->file == b->file && a->matched == b->matched && a->first + a->count == b->first && a->offset + a->bytes == b->offset &&
-           (!a->matched || a->spill + a->bytes == b->spill || (!a->spill && !b->spill));
+           (!a->matched || (a->spill == BSI_NO_SPILL ? b->spill == BSI_NO_SPILL : a->spill + a->bytes == b->spill));
 }
 
 static void add_run(found *f, const bsi_scan_run *r) {
@@ -427,6 +426,7 @@ typedef struct unit {
     uint64_t from, to;
     uint64_t next;     /* image entry expected at from */
     bool sure;         /* from is a record start for certain */
+    bool done;         /* its blocks are there: a pack's, from the index */
     found found;
     bomsync_status status;
     bomsync_error err;
@@ -513,6 +513,7 @@ static void run_unit(void *ctx, size_t index) {
     unit_run *r = ctx;
     unit *u = &r->unit[index];
     cursor c;
+    if (u->done) return;
     bsi_buf buf = take_buffer(r);
     u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->next);
@@ -609,9 +610,26 @@ static uint64_t entry_near(const image_offsets *x, uint32_t file, uint64_t body,
     return i < last ? i : UINT64_MAX;
 }
 
-static void plan_units(unit_run *r, const image_offsets *x) {
+static void add_unit(unit_run *r, size_t *cap, unit u) {
+    if (r->count == *cap) r->unit = bsi_realloc(r->unit, (*cap = *cap ? *cap * 2 : 16) * sizeof *r->unit);
+    r->unit[r->count++] = u;
+}
+
+/* A pack's blocks as one unit. */
+static void packed_unit(unit *u, bsi_scan_block *block, const uint32_t *match, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const bsi_scan_block *b = &block[i];
+        found_step s = {.block = *b, .run = {.file = b->file, .offset = b->offset, .count = 1, .bytes = b->bytes, .records = b->records,
+                                             .matched = match[i] != UINT32_MAX, .first = match[i], .spill = BSI_NO_SPILL}};
+        add_step(&u->found, &s);
+    }
+}
+
+static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_error *err) {
     size_t cap = 0;
-    for (uint32_t f = 0; f < r->scan->file_count; f++) {
+    bsi_scan_pack_image *by_plain = NULL;
+    bomsync_status st = BOMSYNC_OK;
+    for (uint32_t f = 0; f < r->scan->file_count && !st; f++) {
         bsi_scan_file *file = &r->scan->file[f];
         if (!file->layout) continue;
         bool random = bsi_source_random(file->source);
@@ -621,17 +639,29 @@ static void plan_units(unit_run *r, const image_offsets *x) {
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
-        for (uint64_t from = file->body, start = file->body;;) {
+        unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
+        bsi_scan_block *block = NULL;
+        uint32_t *match = NULL;
+        size_t count = 0;
+        st = bsi_scan_pack(&packed.done, &block, &match, &count, r->scan, f, r->o, &by_plain, err);
+        if (packed.done && !st) {
+            packed_unit(&packed, block, match, count);
+            add_unit(r, &cap, packed);
+        }
+        free(block);
+        free(match);
+        for (uint64_t from = file->body, start = file->body; !packed.done && !st;) {
             unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
             uint64_t at;
             u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
-            if (r->count == cap) r->unit = bsi_realloc(r->unit, (cap = cap ? cap * 2 : 16) * sizeof *r->unit);
-            r->unit[r->count++] = u;
+            add_unit(r, &cap, u);
             from = start = u.to;
             if (!random || u.to >= size) break;
         }
     }
+    bsi_scan_pack_image_free(by_plain);
+    return st;
 }
 
 /* ---- one chain ---- */
@@ -674,7 +704,7 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
             r.first += at.skip;
             r.count -= at.skip;
             r.bytes -= at.offset - r.offset;
-            if (r.spill) r.spill += at.offset - r.offset;
+            if (r.spill != BSI_NO_SPILL) r.spill += at.offset - r.offset;
             r.records -= at.records;
             r.offset = at.offset;
         }
@@ -762,12 +792,12 @@ static void count_up(bsi_scan *s) {
 }
 
 /* A matched block as an open one. */
-static found_step opened(const bsi_scan *s, const bsi_scan_run *r, const bsi_image_entry *e, uint64_t before) {
+static found_step opened(const bsi_scan_run *r, const bsi_image_entry *e, uint64_t before) {
     found_step t = {.run = {.file = r->file, .offset = r->offset + before, .count = 1, .bytes = e->bytes, .records = e->records}};
     t.block = (bsi_scan_block){.file = r->file, .offset = t.run.offset, .fp = e->fp, .plain = e->plain, .bytes = e->bytes,
                                .records = e->records, .blanks = e->blanks};
     t.block.flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u);
-    if (!bsi_source_random(s->file[r->file].source)) t.block.spill = r->spill + before;
+    t.block.spill = r->spill == BSI_NO_SPILL ? BSI_NO_SPILL : r->spill + before;
     return t;
 }
 
@@ -789,8 +819,8 @@ size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ct
             const bsi_image_entry *e = bsi_image_next(&w, r.first + k);
             bool open = hit(ctx, r.first + k, e);
             found_step t = {.run = {.file = r.file, .offset = r.offset + before, .count = 1, .bytes = e->bytes, .records = e->records, .matched = true,
-                              .first = r.first + k, .spill = r.spill + (r.spill ? before : 0)}};
-            if (open) t = opened(s, &r, e, before);
+                              .first = r.first + k, .spill = r.spill == BSI_NO_SPILL ? BSI_NO_SPILL : r.spill + before}};
+            if (open) t = opened(&r, e, before);
             add_step(&all, &t);
             hits += open;
             before += e->bytes;
@@ -833,7 +863,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     unit_run r = {.scan = scan, .o = o};
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
-        if (!file->layout || bsi_source_random(file->source)) continue;
+        if (!file->layout || (bsi_source_random(file->source) && !bsi_source_pack(file->source))) continue;
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
@@ -845,10 +875,10 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     r.o = &local;
     image_offsets x;
     plan_offsets(&x, local.image, o->workers);
-    plan_units(&r, &x);
-    bsi_parallel(o->workers, r.count, run_unit, &r);
+    bomsync_status st = plan_units(&r, &x, err);
     found all = {0};
-    bomsync_status st = stitch(&r, &all, err);
+    if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
+    if (!st) st = stitch(&r, &all, err);
     for (size_t i = 0; i < r.count; i++) found_free(&r.unit[i].found);
     for (size_t i = 0; i < r.spares; i++) bsi_buf_free(&r.spare[i]);
     free(r.unit);
@@ -969,7 +999,7 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
 static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spilled, size_t n, bsi_buf *buf, bomsync_error *err) {
     buf->len = 0;
     bsi_buf_reserve(buf, n + MARGIN);
-    if (bsi_source_random(f->source)) {
+    if (spilled == BSI_NO_SPILL) {
         ssize_t got = bsi_source_pread(f->source, buf->data, n, offset, err);
         if (got < 0) return err->status;
         if ((size_t)got != n) {
@@ -996,7 +1026,7 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
 }
 
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
-    return read_again(&scan->file[run->file], run->offset + before, run->spill + before, bytes, buf, err);
+    return read_again(&scan->file[run->file], run->offset + before, run->spill == BSI_NO_SPILL ? BSI_NO_SPILL : run->spill + before, bytes, buf, err);
 }
 
 bsi_rows *bsi_scan_keep(const bsi_rows *w, size_t *bytes) {

@@ -11,10 +11,12 @@
 #include "flow/source.h"
 #include "flow/store.h"
 
+#define BSI_NO_SPILL UINT64_MAX
+
 /** A block that no exact entry of the image stands for. */
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
-    uint64_t spill;      /* streams: offset of its bytes in the spill file */
+    uint64_t spill;      /* streams and packs: offset of its bytes in the spill file; BSI_NO_SPILL: not there */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
 } bsi_scan_block;
@@ -26,7 +28,7 @@ typedef struct bsi_scan_run {
     uint64_t count;
     uint64_t offset;     /* in the decoded file, of its first byte */
     uint64_t bytes, records;
-    uint64_t spill;      /* matched, streams with keep_stream_bytes: offset of its bytes in the spill file */
+    uint64_t spill;      /* matched, streams with keep_stream_bytes: offset of its bytes in the spill file; else BSI_NO_SPILL */
     uint32_t file;
     bool matched;
 } bsi_scan_run;
@@ -36,8 +38,8 @@ typedef struct bsi_scan_file {
     bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
     uint64_t body;       /* offset of the first record */
     int64_t records;
-    int spill_fd;        /* streams: bytes of unmatched blocks; -1 */
-    uint64_t spill_bytes;
+    int spill_fd;        /* streams and packs: bytes of unmatched blocks; -1 */
+    _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
 } bsi_scan_file;
@@ -63,6 +65,7 @@ typedef struct bsi_scan_options {
     bool tier_block, tier_sequence;
     const bsi_secret *secret;
     const bsi_image *image;   /* NULL: none */
+    const uint8_t *image_digest; /* [32] digest of the snapshot that the image was written from, zeros: unknown; NULL: the same */
     const bsi_store *store;   /* whose image it is: its pages are checked before they are used; NULL: made in memory */
     const char *tmp;          /* folder for spills */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
@@ -79,6 +82,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** Bytes to the spill file of their file, at *place. Any thread. */
+bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** `bytes` of a matched run, from `before` bytes behind its start, into buf. */
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err);
 /** A copy of the rows of an open block in one allocation, free(); *bytes: what it takes. NULL for rows that cannot all be read. */

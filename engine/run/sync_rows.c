@@ -148,7 +148,7 @@ static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *co
     bsi_scan_block *b = &scan->block[open];
     bsi_scan_file *f = &scan->file[b->file];
     *count = 1;
-    if (!bsi_source_random(f->source) || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, open, buf, err);
+    if (f->spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, open, buf, err);
     uint64_t bytes = b->bytes;
     while (open + *count < end) {
         bsi_scan_block *n = &scan->block[open + *count];

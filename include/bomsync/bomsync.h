@@ -45,6 +45,7 @@ typedef struct bomsync_read_options {
     const char *tiers;           /* NULL: "block,sequence,key"; "none" */
     const char *io;              /* NULL: "auto"; "uring", "pread" */
     const char *isa;             /* NULL: "auto"; "avx512", "avx2", "scalar" */
+    bool verify_pack;            /* packs are read whole, their fingerprints not believed */
     bomsync_progress progress;
     void *progress_ctx;
 } bomsync_read_options;
@@ -148,6 +149,21 @@ typedef struct bomsync_bench_options {
  * Cost:    (runs + 1) times all phases; on disk two stores
  */
 bomsync_status bomsync_bench(const bomsync_bench_options *o, bool json, bomsync_sink out, bomsync_error *err);
+/** A snapshot as a pack: zstd frames that end where records end, and an index of fingerprints. */
+typedef struct bomsync_pack_options {
+    bomsync_read_options read;   /* dialect, encoding, workers, block_records, io, isa; the same for the syncs that read it */
+    const char *snapshot;        /* one file, or "-" */
+    int level;                   /* 1 to 19, 0: 3 */
+} bomsync_pack_options;
+/**
+ * Write snapshot as a pack.
+ *
+ * Shape:   out gets the file from front to end: any zstd reader gives the decoded snapshot back, a sync with the same
+ *          dialect and block_records compares its index with the store and decompresses only what changed. The same
+ *          snapshot and options give the same bytes, for any number of workers. talk gets one line of figures.
+ * Errors:  E_REFUSED for what sync refuses, and for a record above 16 MB; what out has got by then is no pack
+ */
+bomsync_status bomsync_pack(const bomsync_pack_options *o, bomsync_sink out, bomsync_sink talk, bool json, bomsync_error *err);
 
 /** Scenario generator. */
 typedef struct bomsync_gen_options {
