@@ -4,7 +4,7 @@
  *   STORE/shard-NN/ LMDB: data, rows                   segment s lives in shard s mod P
  *   STORE/outbox/<g>/, STORE/tmp/, STORE/ledger/, STORE/lock (flock, pid inside), STORE/readers (flock)
  *
- *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images
+ *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images, or of patches over other blocks
  *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
  *   just its records). The image is a cache: dropping it changes no output.
  *
@@ -101,6 +101,7 @@ void bsi_generation_free(bsi_generation *g);
 /* ---- lists ---- */
 /** All refs of a state list in order, malloc'ed. */
 bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err);
+bomsync_status bsi_store_state_by(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, int workers, bomsync_error *err);
 
 enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4 };
 typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) */

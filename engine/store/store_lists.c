@@ -153,33 +153,83 @@ static bomsync_status read_piece(bsi_ref *out, bsi_store *s, const bsi_list_piec
     return v.p ? piece_refs(out, s, p, v, err) : bsi_bad(err, &s->root, BSI_DB_STATE, key, "missing");
 }
 
-static bomsync_status all_refs(bsi_ref *out, bsi_store *s, const bsi_list *list, bomsync_error *err) {
-    MDB_cursor *c;
+/* Values are found one after the other by a cursor, then checked and decoded side by side. */
+typedef struct decode {
+    bsi_ref *out;
+    bsi_store *s;
+    const bsi_list *list;
+    MDB_val *value;
+    size_t *at; /* refs before each stretch of PIECES_AT_ONCE */
+    pthread_mutex_t lock;
+    bomsync_status st; /* of the stretch `bad`, the first that is bad: the same for any number of workers */
+    size_t bad;
+    bomsync_error err;
+} decode;
+enum { PIECES_AT_ONCE = 512 };
+
+static void decode_pieces(void *ctx, size_t index) {
+    decode *d = ctx;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
-    int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_STATE], &c);
-    if (rc) return bsi_env_fail(err, &s->root, rc, "read");
-    uint64_t here = 0;
-    for (size_t i = 0; !st && i < list->piece_count; out += list->piece[i++].count) {
-        const bsi_list_piece *p = &list->piece[i];
-        MDB_val value;
+    bsi_ref *out = d->out + d->at[index];
+    size_t end = BSI_MIN((index + 1) * PIECES_AT_ONCE, d->list->piece_count);
+    for (size_t i = index * PIECES_AT_ONCE; !st && i < end; out += d->list->piece[i++].count) {
+        const bsi_list_piece *p = &d->list->piece[i];
         bsi_span v;
-        st = bsi_list_seek(&value, s, BSI_DB_STATE, p->id, c, here, err);
-        here = p->id;
-        if (!st) st = bsi_value_check(&v, &s->root, BSI_DB_STATE, bsi_key_id(&p->id), value, false, err);
-        if (!st) st = piece_refs(out, s, p, v, err);
+        st = bsi_value_check(&v, &d->s->root, BSI_DB_STATE, bsi_key_id(&p->id), d->value[i], false, &err);
+        if (!st) st = piece_refs(out, d->s, p, v, &err);
+    }
+    if (!st) return;
+    pthread_mutex_lock(&d->lock);
+    if (!d->st || index < d->bad) {
+        d->st = st;
+        d->bad = index;
+        d->err = err;
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+static bomsync_status find_pieces(decode *d, bomsync_error *err) {
+    MDB_cursor *c;
+    bsi_env *e = &d->s->root;
+    bomsync_status st = BOMSYNC_OK;
+    int rc = mdb_cursor_open(e->read, e->dbi[BSI_DB_STATE], &c);
+    if (rc) return bsi_env_fail(err, e, rc, "read");
+    uint64_t here = 0;
+    size_t at = 0;
+    for (size_t i = 0; !st && i < d->list->piece_count; at += d->list->piece[i].count, here = d->list->piece[i++].id) {
+        if (i % PIECES_AT_ONCE == 0) d->at[i / PIECES_AT_ONCE] = at;
+        st = bsi_list_seek(&d->value[i], d->s, BSI_DB_STATE, d->list->piece[i].id, c, here, err);
     }
     mdb_cursor_close(c);
     return st;
 }
 
-bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err) {
+static bomsync_status all_refs(bsi_ref *out, bsi_store *s, const bsi_list *list, int workers, bomsync_error *err) {
+    size_t tasks = (list->piece_count + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
+    decode d = {.out = out, .s = s, .list = list, .value = bsi_alloc(list->piece_count * sizeof(MDB_val)),
+                .at = bsi_alloc(tasks * sizeof(size_t)), .lock = PTHREAD_MUTEX_INITIALIZER, .err = BOMSYNC_ERROR_INIT};
+    bomsync_status st = find_pieces(&d, err);
+    if (!st) {
+        if (workers > 1 && tasks > 1) bsi_parallel(workers, tasks, decode_pieces, &d);
+        else
+            for (size_t i = 0; i < tasks; i++) decode_pieces(&d, i);
+        st = d.st;
+        if (st && err && !err->status) *err = d.err;
+    }
+    free(d.value);
+    free(d.at);
+    return st;
+}
+
+bomsync_status bsi_store_state_by(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, int workers, bomsync_error *err) {
     bsi_list list;
     *refs = NULL;
     *count = 0;
     bomsync_status st = bsi_list_load(&list, s, s->root.read, state_list, BSI_DB_STATE, err);
     if (st) return st;
     bsi_ref *out = bsi_alloc((size_t)list.count * sizeof *out);
-    st = all_refs(out, s, &list, err);
+    st = all_refs(out, s, &list, workers, err);
     if (st) {
         free(out);
     } else {
@@ -188,6 +238,10 @@ bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint
     }
     bsi_list_free(&list);
     return st;
+}
+
+bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err) {
+    return bsi_store_state_by(refs, count, s, state_list, 1, err);
 }
 
 /* ---- writing ---- */
@@ -276,7 +330,7 @@ void bsi_known_close(bsi_known *k) {
 static bomsync_status known_state(bsi_known *k, bsi_store *s, const bsi_list *old, bomsync_error *err) {
     bsi_ref *ref = bsi_alloc((size_t)old->count * sizeof *ref);
     bsi_known_open(k, old->piece_count);
-    bomsync_status st = all_refs(ref, s, old, err);
+    bomsync_status st = all_refs(ref, s, old, 1, err);
     for (size_t i = 0, at = 0; !st && i < old->piece_count; at += old->piece[i++].count)
         bsi_known_add(k, bsi_xxh128(ref + at, old->piece[i].count * sizeof *ref), old->piece[i]);
     free(ref);
