@@ -297,6 +297,10 @@ static bomsync_status cut_block(cursor *c, bsi_scan_block *b, bool *found, bomsy
     *found = true;
     for (;;) {
         size_t have = c->buf->len - c->at;
+        if (!have && c->end) {
+            *found = false;
+            return BOMSYNC_OK;
+        }
         bsi_cut cut = {0};
         const uint8_t *p = c->buf->data + c->at;
         int got = have || c->end ? bsi_cut_block(&cut, &c->cut, p, have, c->end) : 0;

@@ -620,7 +620,7 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
     size_t exacts, count = n->ref_count;
     bsi_ref *state = n->refs;
     if (!state && !s->base && s->last) {
-        bomsync_status st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
+        bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
         if (st) return st;
     }
     if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);

@@ -77,7 +77,7 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
     if (!s->base) {
-        bomsync_status st = bsi_store_state(&s->base, &s->base_count, s->store, s->last->state_list, err);
+        bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
         if (st) return st;
     }
     free(s->open_state);
