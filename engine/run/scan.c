@@ -680,13 +680,13 @@ static void advance(place *at, const unit *u, const bsi_image *image, uint64_t p
     bsi_image_walk w = {.image = image};
     while (at->run < u->found.runs) {
         const bsi_scan_run *r = &u->found.run[at->run];
-        if (at->skip == 0) at->offset = r->offset, at->records = 0;
-        if (at->offset >= pos) return;
         if (r->offset + r->bytes <= pos) {
             at->run++;
             at->skip = 0;
             continue;
         }
+        if (at->skip == 0) at->offset = r->offset, at->records = 0;
+        if (at->offset >= pos) return;
         if (r->matched) {
             const bsi_image_entry *e = bsi_image_next(&w, r->first + at->skip);
             at->offset += e->bytes;
@@ -696,7 +696,9 @@ static void advance(place *at, const unit *u, const bsi_image *image, uint64_t p
             at->offset += b->bytes;
             at->records += b->records;
         }
-        at->skip++;
+        if (++at->skip < r->count) continue;
+        at->run++; /* the end of a run is no start of a block */
+        at->skip = 0;
     }
 }
 
