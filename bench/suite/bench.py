@@ -5,7 +5,7 @@ import sys
 
 from suite.data import Data, feed
 from suite.goals import Goal
-from suite.measure import Failed, Program, Timing, check_run, turns
+from suite.measure import Failed, Program, Timing, check_run, timed_run, turns
 from suite.peers import Missing, Peers, same_counts
 
 FLOOR, RIVAL, SELF = "floor", "rival", "self"
@@ -157,10 +157,11 @@ class Bench:
     def add(self, row):
         self.rows.append(row)
 
-    def keep_stages(self, case, store="copy"):
-        """What bomsync says of the last run on a store: seconds by stage."""
-        out = json.loads(self.data.call("stats", "--store", self.folder / store, "--json"))
-        self.stages[case] = out["seconds"]
+    def keep_stages(self, case, program, store="copy"):
+        """One more run, for what bomsync says of its stages; what is left of the time is start, commit and end."""
+        seconds, _ = timed_run(program)
+        stages = json.loads(self.data.call("stats", "--store", self.folder / store, "--json"))["seconds"]
+        self.stages[case] = {**stages, "the rest": max(0, seconds - sum(stages.values()))}
 
     # Running
 
@@ -172,7 +173,8 @@ class Bench:
             self.passed += 1
         except Skip as why:
             self.skipped += 1
-            if str(why):
+            talk(f"skipped: {case}: {why}")
+            if all(row.case != case for row in self.rows):
                 self.not_measured(case, function.__doc__.strip().splitlines()[0].rstrip("."), why)
         except (Wrong, Failed, RuntimeError, OSError) as error:
             self.failed += 1
@@ -188,11 +190,13 @@ def told(counts):
 def verdict(row):
     """A rival that is faster is called the winner, with a goal and without."""
     lost = row.kind == RIVAL and row.theirs.median < row.ours.median
+    if row.kind == SELF and not row.goal:
+        return "no goal"
     if row.goal:
-        return row.goal.verdict(row.figure) + (", **peer wins**" if lost else "")
+        return row.goal.verdict(row.figure) + (", peer wins" if lost else "")
     if row.kind == FLOOR:
         return "floor"
-    return "**peer wins**" if lost else "bomsync wins"
+    return "peer wins" if lost else "bomsync wins"
 
 
 def talk(text):

@@ -32,22 +32,25 @@ def unchanged(bench):
     """Sync, nothing changed."""
     old, p = old_of(bench), bench.peers
     others = [Against(p.wc(old), times(1.0), FLOOR), Against(p.cat(old), kind=FLOOR), Against(p.xxhsum(old), kind=FLOOR)]
-    bench.compare("unchanged", "sync, nothing changed", bench.sync(base_of(bench), old), NOTHING, others)
-    bench.keep_stages("unchanged")
+    sync = bench.sync(base_of(bench), old)
+    bench.compare("unchanged", "sync, nothing changed", sync, NOTHING, others)
+    bench.keep_stages("unchanged", sync)
 
 
 def clustered(bench):
     """Sync, 1 % changed in clusters."""
     old, new, counts = pair(bench, CLUSTERED)
     others = [Against(bench.peers.wc(new), times(1.5), FLOOR), Against(bench.peers.duckdb_stored(old, new))]
-    bench.compare("clustered", "sync, 1 % changed in clusters", bench.sync(base_of(bench), new), counts, others)
-    bench.keep_stages("clustered")
+    sync = bench.sync(base_of(bench), new)
+    bench.compare("clustered", "sync, 1 % changed in clusters", sync, counts, others)
+    bench.keep_stages("clustered", sync)
 
 
 def scattered(bench, case, change, title, goal):
     old, new, counts = pair(bench, change)
-    bench.compare(case, title, bench.sync(base_of(bench), new), counts, [Against(bench.peers.duckdb_stored(old, new), goal)])
-    bench.keep_stages(case)
+    sync = bench.sync(base_of(bench), new)
+    bench.compare(case, title, sync, counts, [Against(bench.peers.duckdb_stored(old, new), goal)])
+    bench.keep_stages(case, sync)
 
 
 def random01(bench):
@@ -73,9 +76,9 @@ def shuffle_of(bench):
 def in_random_order(bench):
     """Sync, records in random order."""
     old, new = old_of(bench), shuffle_of(bench)
-    bench.compare("shuffled", "sync, records in random order", bench.sync(base_of(bench), new), NOTHING,
-                  [Against(bench.peers.duckdb_stored(old, new), faster(10))])
-    bench.keep_stages("shuffled")
+    sync = bench.sync(base_of(bench), new)
+    bench.compare("shuffled", "sync, records in random order", sync, NOTHING, [Against(bench.peers.duckdb_stored(old, new), faster(10))])
+    bench.keep_stages("shuffled", sync)
 
 
 def volatile_column(bench):
@@ -86,9 +89,10 @@ def volatile_column(bench):
     volatile(new, after, "2026-01-03")
     warm(before, after)
     base = bench.data.base_store(before, "--ignore", IGNORED)
-    bench.compare("volatile", "sync, 0.1 % changed, a volatile column ignored", bench.sync(base, after), counts,
+    sync = bench.sync(base, after)
+    bench.compare("volatile", "sync, 0.1 % changed, a volatile column ignored", sync, counts,
                   [Against(bench.peers.duckdb_stored(before, after), faster(10))])
-    bench.keep_stages("volatile")
+    bench.keep_stages("volatile", sync)
     bench.data.drop(before, after, base)
 
 
@@ -98,18 +102,20 @@ def volatile_column(bench):
 def first(bench):
     """First load, --baseline."""
     old = old_of(bench)
-    bench.compare("first", "first load, `--baseline`", bench.first(old, "--baseline"), (bench.lines, 0, 0),
+    load = bench.first(old, "--baseline")
+    bench.compare("first", "first load, `--baseline`", load, (bench.lines, 0, 0),
                   [Against(bench.peers.duckdb_load(old), faster(5))])
-    bench.keep_stages("first", "first")
+    bench.keep_stages("first", load, "first")
     bench.peers.forget_database()
 
 
 def chunks(bench):
     """First load, all chunks written."""
     old = old_of(bench)
-    bench.compare("chunks", "first load, all chunks written", bench.first(old), (bench.lines, 0, 0),
+    load = bench.first(old)
+    bench.compare("chunks", "first load, all chunks written", load, (bench.lines, 0, 0),
                   [Against(bench.peers.duckdb_chunks(old), faster(3.5))])
-    bench.keep_stages("chunks", "first")
+    bench.keep_stages("chunks", load, "first")
     bench.peers.forget_database()
     bench.data.drop(bench.folder / "first")
 
@@ -195,7 +201,7 @@ def packed(bench):
         bench.data.call("help", "pack")
     except RuntimeError:
         bench.not_measured("packed", "snapshot packed by bomsync, nothing changed", "this bomsync has no command pack", goal, "zstd -dc")
-        raise Skip("") from None
+        raise Skip("this bomsync has no command pack") from None
     path = bench.folder / "packed.csv.zst"
     bench.data.call("pack", old_of(bench), "-o", path)
     warm(path)

@@ -191,6 +191,15 @@ class Data:
             self.made[key] = store
         return self.made[key]
 
+    def drop_shape(self, shape, *options, lines=None):
+        """Frees the disk of all that was made of one shape."""
+        old = self.old(shape, *options, lines=lines)
+        for key in [k for k in self.made if k[:2] == ("store", old)]:
+            self.drop(self.made.pop(key))
+        for key in [k for k in self.made if k[0] == shape and k[2] == (lines or self.lines)]:
+            self.drop_pair(shape, key[1], lines)
+        old.unlink()
+
     def fresh(self, store, name="copy"):
         """A copy of a store to sync into: a sync changes its store. On disk before the clock runs, so that nobody else's writes are timed."""
         copy = self.folder / name

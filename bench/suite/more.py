@@ -35,6 +35,7 @@ def disk(bench):
         raw, stored = old.stat().st_size, disk_bytes(base_of(bench, shape))
         bench.value("disk", f"store after a baseline, {shape}", times(bound), stored / raw, in_megabytes(stored), "raw snapshot", in_megabytes(raw))
     aged(bench, "100-byte rows")
+    bench.data.drop_shape("100-byte-rows", *OPTIONS["100-byte rows"])
 
 
 def aged(bench, shape):
@@ -112,7 +113,7 @@ def variant(bench, shape):
     for job, program, counts, peer, kind in jobs:
         bench.compare(case, f"{shape}: {job}", program, counts, [shape_goal(bench, job, peer(), kind)])
         bench.peers.forget_database()
-    bench.data.drop_pair(shape.replace(" ", "-"), CLUSTERED)
+    bench.data.drop_shape(shape.replace(" ", "-"), *OPTIONS[shape])
     bench.data.drop(bench.folder / "first")
 
 
@@ -138,7 +139,7 @@ def scale(bench):
     small = pair(bench, CLUSTERED)
 
     def linear(title, bound, ours, counts, theirs, their_counts):
-        theirs.name = "10 × the small one"
+        theirs.name = f"10 × {bench.lines:,} lines"
         goal = Goal("<=", bound, "× linear")
         bench.compare("scale", f"{lines:,} lines, {title}", ours, counts,
                       [Against(theirs, goal, SELF, figure=lambda a, b: a / (10 * b), counts=their_counts)])

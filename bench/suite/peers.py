@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -73,7 +74,8 @@ class Peers:
                              ("sort", "--version"), ("wc", "--version"), ("gzip", "--version")):
             tool = self.qsv_tool() if name == "qsv" else self.tool(name)
             done = subprocess.run([tool, option], capture_output=True, text=True) if tool else None
-            found[name] = ((done.stdout or done.stderr).strip().splitlines() or [""])[0] if done else None
+            number = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr) if done else None
+            found[name] = number.group() if number else None
         return found
 
     def start_seconds(self, module, execute):

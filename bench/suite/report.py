@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from suite.bench import ERROR
+from suite.bench import ERROR, RIVAL
 from suite.data import digest
 from suite.goals import NOT_MET
 
@@ -55,7 +55,7 @@ def about(bench, old):
 
 def head(facts, starts):
     rate = f"{facts['bytes'] / 1e6:,.1f} MB, SHA-256 `{facts['sha256'][:16]}…`"
-    peers = ", ".join(f"{k} {v}" if k in ("duckdb", "polars") else v for k, v in facts["peers"].items() if v)
+    peers = ", ".join(f"{name} {found}" for name, found in facts["peers"].items() if found)
     lines = [f"- {facts['date']}, {facts['bomsync']}, commit {facts['commit']}, {facts['compiler']}",
              f"- {facts['cpu']}, {facts['cores']} cores, {(facts['memory'] or 0) / 1e9:.0f} GB, Linux {facts['kernel']}; load {facts['load_before']:.2f} before",
              f"- data: {facts['lines']:,} lines, {rate}; {facts['workers']} workers, {facts['runs']} runs, median (least..most) in seconds",
@@ -64,6 +64,8 @@ def head(facts, starts):
     if starts:
         paid = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in starts.items())
         lines.append(f"- what peers in Python pay for their start, in each run: {paid}")
+    if facts["load_before"] > 0.3 * facts["cores"]:
+        lines.append("- **The machine was not quiet: others had its cores before the run began.**")
     if facts["lines"] < 1_000_000:
         lines.append("- **This size shows that the cases run. It says little about speed: starting a process is most of it.**")
     return lines
@@ -85,13 +87,15 @@ def ratio_text(row):
         return ""
     if row.goal:
         return row.goal.shown(row.figure)
-    return f"{row.figure:.3g} × {'faster' if row.kind == 'rival' else ''}".strip()
+    if row.kind != RIVAL:
+        return f"{row.figure:.3g} ×"
+    return f"{row.figure:.3g} × faster" if row.figure >= 1 else f"{1 / row.figure:.3g} × slower"
 
 
 def cells(row):
     ours = seconds_text(row.ours) if row.ours else row.ours_text
     theirs = seconds_text(row.theirs) if row.theirs else row.theirs_text
-    verdict = f"**{row.verdict}**" if row.verdict.startswith((NOT_MET, ERROR)) and "**" not in row.verdict else row.verdict
+    verdict = f"**{row.verdict}**" if row.verdict.startswith((NOT_MET, ERROR)) or "peer wins" in row.verdict else row.verdict
     return [row.job or row.case, ours, row.against, theirs, ratio_text(row), str(row.goal) if row.goal else "", verdict, memory_text(row)]
 
 
