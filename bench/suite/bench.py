@@ -178,7 +178,7 @@ class Bench:
                 self.not_measured(case, function.__doc__.strip().splitlines()[0].rstrip("."), why)
         except (Wrong, Failed, RuntimeError, OSError) as error:
             self.failed += 1
-            self.add(Row(case, "", "", verdict=f"{ERROR}: {str(error)[:500]}"))
+            self.add(Row(case, function.__doc__.strip().splitlines()[0].rstrip("."), "", verdict=f"{ERROR}: {str(error)[:500].strip()}"))
             talk(f"{case}: {error}")
 
 

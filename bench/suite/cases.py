@@ -93,7 +93,8 @@ def volatile_column(bench):
     bench.compare("volatile", "sync, 0.1 % changed, a volatile column ignored", sync, counts,
                   [Against(bench.peers.duckdb_stored(before, after), faster(10))])
     bench.keep_stages("volatile", sync)
-    bench.data.drop(before, after, base)
+    bench.data.drop_stores(before)
+    bench.data.drop(before, after)
 
 
 # The first load
@@ -208,7 +209,8 @@ def packed(bench):
     base = bench.data.base_store(path)
     bench.compare("packed", "snapshot packed by bomsync, nothing changed", bench.sync(base, path), NOTHING,
                   [Against(bench.peers.unpack("zstd", path), goal, FLOOR)])
-    bench.data.drop(path, base)
+    bench.data.drop_stores(path)
+    bench.data.drop(path)
 
 
 # More cores

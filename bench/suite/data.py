@@ -2,6 +2,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -137,7 +138,7 @@ class Data:
 
     def __init__(self, folder, bomsync, lines):
         self.folder, self.bomsync, self.lines = folder, [str(bomsync)], lines
-        self.made = {}
+        self.made, self.stores = {}, itertools.count()
 
     def call(self, *args, codes=(0,)):
         """An untimed command of bomsync; gives its stdout."""
@@ -185,7 +186,7 @@ class Data:
         """A store that took the snapshot as its baseline. Made once for each; cases work on copies."""
         key = ("store", snapshot, options)
         if key not in self.made:
-            store = self.folder / f"store-{len(self.made)}"
+            store = self.folder / f"store-{next(self.stores)}"
             self.call("init", "--store", store)
             self.call("sync", "-q", "--store", store, *feed(*options), "--baseline", snapshot)
             self.made[key] = store
@@ -194,11 +195,15 @@ class Data:
     def drop_shape(self, shape, *options, lines=None):
         """Frees the disk of all that was made of one shape."""
         old = self.old(shape, *options, lines=lines)
-        for key in [k for k in self.made if k[:2] == ("store", old)]:
-            self.drop(self.made.pop(key))
+        self.drop_stores(old)
         for key in [k for k in self.made if k[0] == shape and k[2] == (lines or self.lines)]:
             self.drop_pair(shape, key[1], lines)
         old.unlink()
+
+    def drop_stores(self, snapshot):
+        """Frees the disk of the stores whose baseline this snapshot is."""
+        for key in [k for k in self.made if k[:2] == ("store", snapshot)]:
+            self.drop(self.made.pop(key))
 
     def fresh(self, store, name="copy"):
         """A copy of a store to sync into: a sync changes its store. On disk before the clock runs, so that nobody else's writes are timed."""

@@ -17,11 +17,12 @@ from suite.peers import same_counts
 
 GENERATIONS = 10
 SERIES, SERIES_QUICK = 200, 12
-MIXES = {"a": "nothing", "b": "0.1 % anywhere", "c": "1 % in clusters", "d": "7 % in clusters", "e": "one column on each record", "f": "1 % with new keys",
-         "g": "another order", "h": "half of the file"}
+MIXES = {"a": "nothing", "b": "0.1 % anywhere", "c": "1 % in clusters", "d": "7 % in clusters", "e": "one column on each record",
+         "f": "1 % with new keys", "g": "another order", "h": "half of the file"}
 RATES = (0, 0.01, 0.1, 1, 5, 20)
 DATASETS = pathlib.Path(__file__).resolve().parents[2] / "datasets"
 MEGABYTE = 1e6
+SCALE_BYTES_PER_LINE = 450  # three snapshots, two stores, and a copy
 
 
 def in_megabytes(count):
@@ -76,7 +77,7 @@ def series(bench):
     now, following = bench.folder / "step-0.csv", bench.folder / "step-1.csv"
     shutil.copyfile(old, now)
     seconds = []
-    for step in range(count):
+    for step in range(count - 1):  # the baseline is the first generation
         changed = touched(now, following, 0.001, step)
         subprocess.run(["sync", "-f", following], check=True)  # its own writing must not fall into the time of the sync
         seconds.append(sync_checked(bench, store, following, changed))
@@ -128,31 +129,33 @@ def shape_goal(bench, job, peer, kind):
 
 def scale(bench):
     """Ten times the lines against ten times the time."""
-    free = shutil.disk_usage(bench.folder).free
-    if free < bench.lines * 10 * 450:
-        raise Skip(f"needs {bench.lines * 10 * 450 / 1e9:.0f} GB of temporary space")
-    lines = bench.lines * 10
-    large = pair(bench, CLUSTERED, lines=lines)
-    order = bench.folder / "shuffled-large.csv"
-    small_order = shuffle_of(bench)
-    base, large_base = base_of(bench), bench.data.base_store(large[0])
-    small = pair(bench, CLUSTERED)
+    lines, space = bench.lines * 10, bench.lines * 10 * SCALE_BYTES_PER_LINE
+    if shutil.disk_usage(bench.folder).free < space:
+        raise Skip(f"needs {space / 1e9:.0f} GB of temporary space")
+    old, new, counts = pair(bench, CLUSTERED)
+    large, large_new, large_counts = pair(bench, CLUSTERED, lines=lines)
+    base, large_base = base_of(bench), bench.data.base_store(large)
 
-    def linear(title, bound, ours, counts, theirs, their_counts):
-        theirs.name = f"10 × {bench.lines:,} lines"
-        goal = Goal("<=", bound, "× linear")
-        bench.compare("scale", f"{lines:,} lines, {title}", ours, counts,
-                      [Against(theirs, goal, SELF, figure=lambda a, b: a / (10 * b), counts=their_counts)])
-
-    linear("unchanged", 1.1, bench.sync(large_base, large[0]), NOTHING, bench.sync(base, small[0], copy="small"), NOTHING)
-    linear("clustered", 1.1, bench.sync(large_base, large[1]), large[2], bench.sync(base, small[1], copy="small"), small[2])
+    def small(snapshot):
+        return bench.sync(base, snapshot, copy="small")
+    linear(bench, "unchanged", 1.1, bench.sync(large_base, large), NOTHING, small(old), NOTHING)
+    linear(bench, "clustered", 1.1, bench.sync(large_base, large_new), large_counts, small(new), counts)
     bench.data.drop_pair("standard", CLUSTERED, lines)
-    shuffled(large[0], order)
+    order = bench.folder / "shuffled-large.csv"
+    shuffled(large, order)
     warm(order)
-    linear("shuffled", 1.5, bench.sync(large_base, order), NOTHING, bench.sync(base, small_order, copy="small"), NOTHING)
+    linear(bench, "shuffled", 1.5, bench.sync(large_base, order), NOTHING, small(shuffle_of(bench)), NOTHING)
     bench.data.drop(order)
-    linear("first load", 1.5, bench.first(large[0], "--baseline"), (lines, 0, 0), bench.first(small[0], "--baseline", copy="small"), (bench.lines, 0, 0))
-    bench.data.drop(bench.folder / "first", large_base, large[0])
+    linear(bench, "first load", 1.5, bench.first(large, "--baseline"), (lines, 0, 0), bench.first(old, "--baseline", copy="small"), (bench.lines, 0, 0))
+    bench.data.drop(bench.folder / "first")
+    bench.data.drop_shape("standard", lines=lines)
+
+
+def linear(bench, title, bound, ours, counts, small, small_counts):
+    """Ours works on ten times the lines of small: ten times its time would be linear."""
+    small.name = f"10 × {bench.lines:,} lines"
+    against = Against(small, Goal("<=", bound, "× linear"), SELF, lambda a, b: a / (10 * b), small_counts)
+    bench.compare("scale", f"{bench.lines * 10:,} lines, {title}", ours, counts, [against])
 
 
 # Real data
@@ -225,5 +228,6 @@ def of_shape(shape):
     return run
 
 
-MORE = {"disk": disk, "series": series, "mixes": mixes, **{s.replace(" ", "-"): of_shape(s) for s in SHAPES}, "scale": scale, "real": real, "rates": rates}
+MORE = {"disk": disk, "series": series, "mixes": mixes, **{s.replace(" ", "-"): of_shape(s) for s in SHAPES},
+        "scale": scale, "real": real, "rates": rates}
 ONLY_WHEN_ASKED = {"scale", "real", "rates"}

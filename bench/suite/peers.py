@@ -175,7 +175,8 @@ class Peers:
 
     def comm(self, old, new):
         sort = f"sort --parallel={self.threads} -T {quoted(self.folder)}"
-        return Program("sort, comm", shell(f"comm -3 <({sort} {quoted(old)}) <({sort} {quoted(new)}) | wc -l"), counts=lines_of(), env={"LC_ALL": "C"})
+        command = f"comm -3 <({sort} {quoted(old)}) <({sort} {quoted(new)}) | wc -l"
+        return Program("sort, comm", shell(command), counts=lines_of(), env={"LC_ALL": "C"})
 
 
 def quoted(path):

@@ -78,8 +78,8 @@ class Chart:
         self.rows = -(-legend // self.columns)
         self.height = HEIGHT + max(0, self.rows - 2) * LEGEND_ROW
         self.floor = HEIGHT - BOTTOM
-        self.parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" width="{WIDTH}" height="{self.height}" role="img">',
-                      f"<title>{html.escape(title)}</title>", style(), f'<rect class="paper" width="{WIDTH}" height="{self.height}"/>']
+        size = f'viewBox="0 0 {WIDTH} {self.height}" width="{WIDTH}" height="{self.height}"'
+        self.parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">', f"<title>{html.escape(title)}</title>", style(), f'<rect class="paper" width="{WIDTH}" height="{self.height}"/>']
         self.label(LEFT, 24, title, "start", "title")
         self.label(LEFT, 46, y_title, "start", "small")
         self.label((LEFT + WIDTH - RIGHT) / 2, self.floor + 38, x_title)
@@ -255,7 +255,8 @@ def of_stages(result):
         total = sum(seconds.values())
         bars[name] = {part: 100 * value / total for part, value in seconds.items()}
         totals[name] = f"{total:.3g} s"
-    return bars_chart(f"Stages of a sync, {short(result['lines'])} lines", "percent of the time of the process; its seconds above", bars, parts, totals)
+    title = f"Stages of a sync, {short(result['lines'])} lines"
+    return bars_chart(title, "percent of the time of the process; its seconds above", bars, parts, totals)
 
 
 def of_memory(result):
@@ -269,7 +270,7 @@ def of_memory(result):
     if not ours:
         return None
     cases = list(ours)
-    series = {"bomsync": [(cases.index(c), v) for c, v in ours.items()], "rival that took most": [(cases.index(c), v) for c, v in theirs.items() if c in ours]}
+    series = {name: [(cases.index(c), v) for c, v in found.items() if c in ours] for name, found in (("bomsync", ours), ("rival that took most", theirs))}
     return lines_chart(f"Private memory, {short(result['lines'])} lines", "case", "MB, peak (log)", series, cases, joined=False)
 
 

@@ -56,8 +56,9 @@ def about(bench, old):
 def head(facts, starts):
     rate = f"{facts['bytes'] / 1e6:,.1f} MB, SHA-256 `{facts['sha256'][:16]}…`"
     peers = ", ".join(f"{name} {found}" for name, found in facts["peers"].items() if found)
+    memory = f"{(facts['memory'] or 0) / 1e9:.0f} GB"
     lines = [f"- {facts['date']}, {facts['bomsync']}, commit {facts['commit']}, {facts['compiler']}",
-             f"- {facts['cpu']}, {facts['cores']} cores, {(facts['memory'] or 0) / 1e9:.0f} GB, Linux {facts['kernel']}; load {facts['load_before']:.2f} before",
+             f"- {facts['cpu']}, {facts['cores']} cores, {memory}, Linux {facts['kernel']}; load {facts['load_before']:.2f} before",
              f"- data: {facts['lines']:,} lines, {rate}; {facts['workers']} workers, {facts['runs']} runs, median (least..most) in seconds",
              f"- peers: {peers}",
              f"- command: `{facts['command']}`"]
