@@ -110,7 +110,7 @@ class Peers:
                 "--output-format=json"]
 
         def seconds(out):
-            # Warnings may stand before the JSON. Bytes by its rate, since its run time is in whole milliseconds.
+            # Warnings may stand before the JSON. Its clock counts whole milliseconds: too coarse below some 100 MB.
             read = json.loads(out[out.index(b"{"):])["jobs"][0]["read"]
             return read["io_bytes"] / read["bw_bytes"]
         return Program(name, argv, seconds=seconds)
