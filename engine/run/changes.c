@@ -5,6 +5,8 @@
  */
 #include "run/changes.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "flow/join.h"
@@ -36,6 +38,109 @@ bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref) {
     return x->slot[h] == ref;
 }
 
+/* ---- unpacked state blocks ---- */
+
+enum { CACHE_LOCKS = 16 };
+
+typedef struct cached {
+    uint64_t block; /* + 1; 0: free */
+    bsi_block_data *data;
+} cached;
+
+struct bsi_block_cache {
+    struct cache_part {
+        pthread_mutex_t lock;
+        cached *slot;
+        size_t mask, count;
+    } part[CACHE_LOCKS];
+    uint64_t most;
+    atomic_ullong bytes;
+};
+
+bsi_block_cache *bsi_block_cache_open(uint64_t bytes) {
+    bsi_block_cache *c = bsi_calloc(1, sizeof *c);
+    c->most = bytes;
+    for (size_t i = 0; i < CACHE_LOCKS; i++) pthread_mutex_init(&c->part[i].lock, NULL);
+    return c;
+}
+
+static size_t cache_slot(const struct cache_part *p, uint64_t block) {
+    size_t h = (size_t)((block + 1) * 0x9E3779B97F4A7C15ull >> 20) & p->mask;
+    while (p->slot[h].block && p->slot[h].block != block + 1) h = (h + 1) & p->mask;
+    return h;
+}
+
+const bsi_block_data *bsi_block_cache_get(bsi_block_cache *c, uint64_t block) {
+    struct cache_part *p = &c->part[block % CACHE_LOCKS];
+    pthread_mutex_lock(&p->lock);
+    const bsi_block_data *d = p->slot ? p->slot[cache_slot(p, block)].data : NULL;
+    pthread_mutex_unlock(&p->lock);
+    return d;
+}
+
+static void cache_grow(struct cache_part *p) {
+    struct cache_part big = {.mask = p->mask ? p->mask * 2 + 1 : 63};
+    big.slot = bsi_calloc(big.mask + 1, sizeof *big.slot);
+    for (size_t i = 0; p->slot && i <= p->mask; i++)
+        if (p->slot[i].block) big.slot[cache_slot(&big, p->slot[i].block - 1)] = p->slot[i];
+    free(p->slot);
+    p->slot = big.slot;
+    p->mask = big.mask;
+}
+
+/* Only the block itself: what else was packed with it is left behind. */
+static bsi_block_data *copy_block(const bsi_block_data *d, size_t *bytes) {
+    uint32_t from = d->image[0], n = d->image[d->count] - from;
+    *bytes = sizeof *d + (2u * d->count + 1) * sizeof(uint32_t) + n;
+    bsi_block_data *k = bsi_alloc(*bytes);
+    *k = (bsi_block_data){.count = d->count, .slot_count = d->slot_count};
+    k->image = (uint32_t *)(void *)(k + 1);
+    k->body = k->image + d->count + 1;
+    k->raw = (bsi_buf){.data = (uint8_t *)(k->body + d->count), .len = n};
+    for (uint32_t i = 0; i <= d->count; i++) k->image[i] = d->image[i] - from;
+    memcpy(k->body, d->body, d->count * sizeof *k->body);
+    memcpy(k->raw.data, d->raw.data + from, n);
+    return k;
+}
+
+void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d) {
+    if (atomic_load_explicit(&c->bytes, memory_order_relaxed) >= c->most) return;
+    size_t bytes;
+    bsi_block_data *copy = copy_block(d, &bytes);
+    struct cache_part *p = &c->part[block % CACHE_LOCKS];
+    pthread_mutex_lock(&p->lock);
+    if (p->count * 2 >= p->mask) cache_grow(p);
+    cached *slot = &p->slot[cache_slot(p, block)];
+    bool known = slot->block != 0;
+    if (!known) *slot = (cached){block + 1, copy};
+    p->count += !known;
+    pthread_mutex_unlock(&p->lock);
+    if (known) free(copy);
+    else atomic_fetch_add_explicit(&c->bytes, bytes, memory_order_relaxed);
+}
+
+void bsi_block_cache_close(bsi_block_cache *c) {
+    if (!c) return;
+    for (size_t i = 0; i < CACHE_LOCKS; i++) {
+        struct cache_part *p = &c->part[i];
+        for (size_t k = 0; p->slot && k <= p->mask; k++) free(p->slot[k].data);
+        free(p->slot);
+        pthread_mutex_destroy(&p->lock);
+    }
+    free(c);
+}
+
+bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
+                              uint64_t block, bomsync_error *err) {
+    *out = cache ? bsi_block_cache_get(cache, block) : NULL;
+    if (*out) return BOMSYNC_OK;
+    bomsync_status st = bsi_store_data(own, store, refs[block], err);
+    if (st) return st;
+    if (cache) bsi_block_cache_put(cache, block, own);
+    *out = own;
+    return BOMSYNC_OK;
+}
+
 /* ---- reading records again ---- */
 
 void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {
@@ -56,7 +161,7 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
             bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
         r->at = &r->rows;
     } else {
-        st = bsi_store_data(&r->data, s->store, s->refs[block], err);
+        st = bsi_block_load(&r->old, &r->data, s->cache, s->store, s->refs, block, err);
     }
     if (!st) r->block = block;
     return st;
@@ -77,7 +182,7 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
         uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
         ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
     } else {
-        bsi_block_data *d = &r->data;
+        const bsi_block_data *d = r->old;
         ok = row < d->count && bsi_image_fields(out, s->slot_count, d->raw.data + d->image[row], d->body[row],
                                                 d->image[row + 1] - d->image[row], d->slot_count);
     }

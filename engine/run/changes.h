@@ -16,11 +16,23 @@ typedef struct bsi_ref_set {
 void bsi_ref_add(bsi_ref_set *x, bsi_ref ref);
 bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref);
 
+/** State blocks that were unpacked, for who needs them again: writing a change and rendering it look at the same block. Any
+ *  thread. Blocks stay until close; above its bytes nothing more is kept. */
+typedef struct bsi_block_cache bsi_block_cache;
+bsi_block_cache *bsi_block_cache_open(uint64_t bytes);
+const bsi_block_data *bsi_block_cache_get(bsi_block_cache *c, uint64_t block); /* NULL: not there */
+void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d);
+void bsi_block_cache_close(bsi_block_cache *c); /* NULL is fine */
+/** Block `block` of refs, from the cache (may be NULL) or into own; *out borrows the cache or own. */
+bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
+                              uint64_t block, bomsync_error *err);
+
 /** Where the records of a change are read again. A place is block << 16 | row. */
 typedef struct bsi_row_source {
     bsi_scan *scan;              /* a snapshot: block = index in the scan, or */
     bsi_store *store;            /* a state: block = index in refs */
     const bsi_ref *refs;
+    bsi_block_cache *cache;      /* of the state's blocks, or NULL */
     const bsi_secret *secret;
     uint32_t slot_count;         /* of the feed, now */
 } bsi_row_source;
@@ -31,6 +43,7 @@ typedef struct bsi_row_reader {
     uint64_t block;              /* held; UINT64_MAX: none */
     const bsi_rows *at;          /* rows of a scan's block: kept by the scan, or `rows` */
     bsi_rows rows;
+    const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
     bsi_block_data data;
     bsi_buf bytes;
 } bsi_row_reader;

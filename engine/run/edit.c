@@ -45,7 +45,8 @@ typedef struct editor {
     span *s;
     bsi_block_writer *writer;
     bsi_row_reader now;
-    bsi_block_data old;
+    bsi_block_data own;
+    const bsi_block_data *old; /* the block being edited: in the cache, or `own` */
     bsi_field *f, *g;
     piece p;
     bsi_buf merged;
@@ -133,8 +134,8 @@ static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pai
     const bsi_slots *s = d->e->slots;
     bomsync_status st = bsi_row_fetch(d->g, &d->now, p->now, err);
     if (st) return st;
-    if (!bsi_image_fields(d->f, s->count, d->old.raw.data + d->old.image[old_row], d->old.body[old_row],
-                          d->old.image[old_row + 1] - d->old.image[old_row], d->old.slot_count))
+    if (!bsi_image_fields(d->f, s->count, d->old->raw.data + d->old->image[old_row], d->old->body[old_row],
+                          d->old->image[old_row + 1] - d->old->image[old_row], d->old->slot_count))
         return damaged(err);
     for (uint32_t i = 0; i < s->count; i++)
         if (!bsi_field_eq(&d->f[i], &d->g[i])) d->f[i] = d->g[i];
@@ -156,8 +157,8 @@ static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync
  * are written. Its pairs are e->pair[pair..pair + count). */
 static bool patchable(const editor *d, uint64_t block, size_t insert, size_t gone, size_t pair) {
     const bsi_edit *e = d->e;
-    uint32_t count = d->old.count, changed = 0;
-    if (!e->now || !e->exact || d->old.slot_count != e->slots->count || pair + count > e->pair_count) return false;
+    uint32_t count = d->old->count, changed = 0;
+    if (!e->now || !e->exact || d->old->slot_count != e->slots->count || pair + count > e->pair_count) return false;
     if (gone < e->gone_count && e->gone[gone] >> 16 == block) return false;
     if (insert < d->s->insert_end && e->insert[insert].after <= (block << 16 | count)) return false;
     uint64_t tag = e->pair[pair].now >> 16;
@@ -172,11 +173,11 @@ static bool patchable(const editor *d, uint64_t block, size_t insert, size_t gon
 static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bomsync_status st = flush(d, err);
-    for (uint32_t i = 0; i < d->old.count && !st; i++)
+    for (uint32_t i = 0; i < d->old->count && !st; i++)
         if (e->pair[pair + i].changed) st = put_merged(d, i, &e->pair[pair + i], err);
     piece *p = &d->p;
     uint32_t row[64], n = 0;
-    for (uint32_t i = 0; i < d->old.count && n < 64; i++)
+    for (uint32_t i = 0; i < d->old->count && n < 64; i++)
         if (e->pair[pair + i].changed) row[n++] = i;
     bsi_ref ref;
     if (!st) st = bsi_block_writer_patch(&ref, d->writer, e->base[block], n, row, p->enc.data, p->off, p->body, p->kh, p->rh, err);
@@ -191,13 +192,13 @@ static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsyn
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
-    bomsync_status st = bsi_store_data(&d->old, e->store, e->base[block], err);
+    bomsync_status st = bsi_block_load(&d->old, &d->own, e->was->cache, e->store, e->base, block, err);
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
     while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
-    if (!st && d->old.count <= 256 && patchable(d, block, *insert, *gone, *pair)) return patch_block(d, block, *pair, err);
+    if (!st && d->old->count <= 256 && patchable(d, block, *insert, *gone, *pair)) return patch_block(d, block, *pair, err);
     if (!st) st = bsi_store_rows(&rows, e->store, e->base[block], err);
-    if (!st && rows.count != d->old.count) st = damaged(err);
-    for (uint32_t i = 0; !st && i < d->old.count; i++) {
+    if (!st && rows.count != d->old->count) st = damaged(err);
+    for (uint32_t i = 0; !st && i < d->old->count; i++) {
         uint64_t place = block << 16 | i;
         while (*gone < e->gone_count && e->gone[*gone] < place) (*gone)++;
         while (*pair < e->pair_count && e->pair[*pair].was < place) (*pair)++;
@@ -206,10 +207,10 @@ static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size
         if (p && p->changed) {
             st = put_merged(d, i, p, err);
         } else if (!out) {
-            const uint8_t *image = d->old.raw.data + d->old.image[i];
-            size_t bytes = d->old.image[i + 1] - d->old.image[i];
-            uint32_t body = d->old.body[i];
-            if (!today(d, &image, &bytes, &body, d->old.slot_count)) return damaged(err);
+            const uint8_t *image = d->old->raw.data + d->old->image[i];
+            size_t bytes = d->old->image[i + 1] - d->old->image[i];
+            uint32_t body = d->old->body[i];
+            if (!today(d, &image, &bytes, &body, d->old->slot_count)) return damaged(err);
             st = put(d, p && p->aligned ? p->now >> 16 : NO_TAG, p ? (uint32_t)(p->now & 0xffff) : 0, image, bytes, body, rows.kh[i],
                      rows.rh[i], err);
         }
@@ -243,7 +244,7 @@ static void edit_task(void *ctx, size_t index) {
     int none = 0;
     if (st && atomic_compare_exchange_strong(&r->status, &none, (int)st) && r->err) *r->err = err;
     if (e->now) bsi_row_reader_close(&d.now);
-    bsi_block_data_free(&d.old);
+    bsi_block_data_free(&d.own);
     bsi_buf_free(&d.p.enc);
     bsi_buf_free(&d.merged);
     free(d.p.off);

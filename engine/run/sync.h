@@ -3,6 +3,8 @@
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
 
+#include <pthread.h>
+
 #include "flow/join.h"
 #include "run/changes.h"
 
@@ -76,11 +78,17 @@ typedef struct bsi_sync {
     bsi_hold *old_hold;
     size_t old_hold_count;
     bool all_held;
+    bsi_block_cache *cache;     /* of base */
+    bool digesting;             /* a thread makes the snapshot digest: ends in bsi_sync_end_digest */
+    pthread_t digest;
     uint8_t snapshot_digest[32];
     double seconds[8];          /* read, parse, join, classify, emit, store, commit */
     int64_t clock;
     char isa_name[16];
 } bsi_sync;
+
+/* sync.c */
+void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the scan's lists */
 
 /* sync_rows.c */
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */

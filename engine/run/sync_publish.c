@@ -216,11 +216,6 @@ static int by_ref(const void *a, const void *b) {
     return x->ref < y->ref ? -1 : x->ref > y->ref;
 }
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static bool creates(const bsi_sync *s, uint64_t k) {
     return !(s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE | BSI_FATE_MATCHED));
 }
@@ -251,24 +246,27 @@ static void u64_add(u64_list *l, uint64_t v) {
     l->v[l->n++] = v;
 }
 
-static void u64_sort_unique(u64_list *l) {
-    if (!l->n) return;
-    bsi_sort(l->v, l->n, sizeof *l->v, by_u64);
-    size_t n = 1;
-    for (size_t i = 1; i < l->n; i++)
-        if (l->v[i] != l->v[n - 1]) l->v[n++] = l->v[i];
-    l->n = n;
+/* State blocks that are written again, one bit each. */
+typedef struct bit_set {
+    uint64_t *word;
+    size_t bits;
+} bit_set;
+
+static void set_bit(bit_set *b, uint64_t i) { b->word[i >> 6] |= 1ull << (i & 63); }
+static bool has_bit(const bit_set *b, uint64_t i) { return b->word[i >> 6] >> (i & 63) & 1; }
+
+static void bits_to_list(u64_list *l, const bit_set *b) {
+    for (size_t w = 0; w <= b->bits >> 6; w++)
+        for (uint64_t v = b->word[w]; v; v &= v - 1) u64_add(l, (uint64_t)w << 6 | (uint64_t)__builtin_ctzll(v));
 }
 
-static bool u64_has(const u64_list *l, uint64_t v) { return l->n && bsearch(&v, l->v, l->n, sizeof *l->v, by_u64) != NULL; }
-
-/* Which state blocks are written again: those that change, and those that share an aligned block with them. */
-static void touched_blocks(const bsi_sync *s, u64_list *t) {
-    for (size_t i = 0; i < s->gone_count; i++) u64_add(t, s->gone[i] >> 16);
+/* Those that change, and those that share an aligned block with them. */
+static void touched_blocks(const bsi_sync *s, bit_set *t) {
+    for (size_t i = 0; i < s->gone_count; i++) set_bit(t, s->gone[i] >> 16);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
         for (size_t i = 0; i < s->open_count; i++) {
-            bool touches = false, aligned = in_order(s, i);
+            bool touches = false, aligned = pass && in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
                 if (creates(s, k)) touches = true;
@@ -276,23 +274,22 @@ static void touched_blocks(const bsi_sync *s, u64_list *t) {
                 if (f & BSI_FATE_CHANGED) {
                     touches = true;
                     if (!pass) u64_add(&more, BSI_FATE_PLACE(f) >> 16);
-                } else if (pass && aligned && u64_has(t, BSI_FATE_PLACE(f) >> 16)) {
+                } else if (aligned && has_bit(t, BSI_FATE_PLACE(f) >> 16)) {
                     touches = true;
                 }
             }
-            if (!touches || !aligned || !pass) continue;
+            if (!touches || !aligned) continue;
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
                 if (s->fate[k] & BSI_FATE_MATCHED) u64_add(&more, BSI_FATE_PLACE(s->fate[k]) >> 16);
         }
-        for (size_t i = 0; i < more.n; i++) u64_add(t, more.v[i]);
+        for (size_t i = 0; i < more.n; i++) set_bit(t, more.v[i]);
         free(more.v);
-        u64_sort_unique(t);
     }
 }
 
 static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *err) {
-    u64_list touched = {0};
-    touched_blocks(s, &touched);
+    bit_set bits = {.word = bsi_calloc((s->base_count >> 6) + 1, sizeof *bits.word), .bits = s->base_count};
+    touched_blocks(s, &bits);
     bsi_edit_pair *pair = NULL;
     bsi_edit_insert *insert = NULL;
     size_t pairs = 0, pair_cap = 0, inserts = 0, insert_cap = 0;
@@ -328,7 +325,7 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
                 }
                 if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
                 after = BSI_FATE_PLACE(f) + 1;
-                if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
+                if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
                 if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
                 pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
             }
@@ -350,19 +347,18 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
         if (insert[i].after & MATCHED_ANCHOR) {
             insert[i].after = place_of_want[(insert[i].after & ~MATCHED_ANCHOR) - 1];
         } else if (insert[i].after && is_open_state(s, (insert[i].after - 1) >> 16)) {
-            u64_add(&touched, (insert[i].after - 1) >> 16); /* stands inside an open block */
+            set_bit(&bits, (insert[i].after - 1) >> 16); /* stands inside an open block */
             split = true;
         }
     }
     if (split) {
-        u64_sort_unique(&touched);
         pairs = 0; /* more blocks are touched than the pairs above speak of */
         for (size_t i = 0; i < s->open_count; i++) {
             bool aligned = in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
                 if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
-                if (!u64_has(&touched, BSI_FATE_PLACE(f) >> 16)) continue;
+                if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
                 if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
                 pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)i << 16 | (k - s->row_base[i]),
                                                 .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
@@ -370,7 +366,10 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
         }
     }
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
-    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
+    u64_list touched = {0};
+    bits_to_list(&touched, &bits);
+    free(bits.word);
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
                   .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
                   .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
@@ -691,7 +690,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         t0 = bsi_now_ns();
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
-        bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
         size_t lines = s->o->baseline ? 0 : s->item_count;
         if (!st) st = bsi_write_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
         g->slot_count = s->feed->slots.count;

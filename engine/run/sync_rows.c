@@ -447,6 +447,7 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
     if (!st && r.hit_count) {
         bsi_ref_set hits = {0};
         for (size_t i = 0; i < r.hit_count; i++) bsi_ref_add(&hits, r.hit[i]);
+        bsi_sync_end_digest(s);
         bsi_scan_forget(&s->scan);
         *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
         free(hits.slot);
@@ -550,7 +551,7 @@ static void classify_task(void *ctx, size_t index) {
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     uint32_t slots = s->feed->slots.count;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = slots};
-    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = slots};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = slots};
     bsi_row_reader a, b;
     bsi_row_reader_open(&a, &now);
     bsi_row_reader_open(&b, &was);
@@ -594,7 +595,7 @@ static void classify_task(void *ctx, size_t index) {
 }
 
 static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
-    bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);
