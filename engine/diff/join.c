@@ -183,19 +183,21 @@ static void settle_group(join_run *r, const bsi_row *rows, const uint32_t *next,
     uint64_t *fate = r->out->fate;
     uint64_t lowest = UINT64_MAX, copies = 0;
     bool differ = false;
+    uint64_t outside = old_place == UINT64_MAX ? BSI_FATE_RAGGED : 0, rh = 0; /* rows that do not have this key after all */
+    bool bad = false;
     for (uint32_t i = first; i; i = next[i - 1]) {
         const bsi_row *row = &rows[i - 1];
-        copies++;
-        if (row->rh != rows[first - 1].rh) differ = true;
+        if (fate[row->at] & outside) continue;
+        if (copies++ && row->rh != rh) differ = true;
+        rh = row->rh;
+        bad |= (fate[row->at] & BSI_FATE_BAD) != 0;
         if (row->at < lowest) lowest = row->at;
     }
-    bool bad = false;
-    if (copies > 1)
-        for (uint32_t i = first; i; i = next[i - 1]) bad |= (fate[rows[i - 1].at] & BSI_FATE_BAD) != 0;
-    differ = differ || bad;
+    differ = differ || (copies > 1 && bad);
     for (uint32_t i = first; i; i = next[i - 1]) {
         const bsi_row *row = &rows[i - 1];
-        uint64_t f = fate[row->at] & BSI_FATE_BAD;
+        if (fate[row->at] & outside) continue;
+        uint64_t f = fate[row->at] & (BSI_FATE_BAD | BSI_FATE_RAGGED);
         if (copies > 1 && differ) {
             f |= BSI_FATE_CONFLICT;
             atomic_fetch_add_explicit(&r->conflicts, 1, memory_order_relaxed);
@@ -244,7 +246,7 @@ static void join_part(void *ctx, size_t p) {
             uint32_t first = head[h];
             if (!next[first - 1]) { /* the common case: one row, one partner */
                 uint64_t *f = &r->out->fate[n[first - 1].at];
-                *f = (*f & BSI_FATE_BAD) | BSI_FATE_MATCHED | o[i].at | (n[first - 1].rh != o[i].rh ? BSI_FATE_CHANGED : 0);
+                *f = (*f & (BSI_FATE_BAD | BSI_FATE_RAGGED)) | BSI_FATE_MATCHED | o[i].at | (n[first - 1].rh != o[i].rh ? BSI_FATE_CHANGED : 0);
             } else {
                 settle_group(r, n, next, first, o[i].at, o[i].rh);
             }

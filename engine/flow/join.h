@@ -28,9 +28,10 @@ void bsi_row_store_close(bsi_row_store *s);
 #define BSI_FATE_CHANGED (1ull << 63) /* with an old place: same key, other row hash */
 #define BSI_FATE_DUPLICATE (1ull << 62) /* a second or later identical copy; the low bits are unused */
 #define BSI_FATE_CONFLICT (1ull << 61)  /* one of several copies that differ */
-#define BSI_FATE_MATCHED (1ull << 60)   /* the low 60 bits hold an old place */
+#define BSI_FATE_MATCHED (1ull << 60)   /* the low 58 bits hold an old place */
 #define BSI_FATE_BAD (1ull << 59)       /* set by the caller before the join: kept back; MATCHED is added if its key is known */
-#define BSI_FATE_PLACE(f) ((f) & ((1ull << 59) - 1))
+#define BSI_FATE_RAGGED (1ull << 58)    /* with BAD, set by the caller: what stands at the key's places is its key only if an old row has it */
+#define BSI_FATE_PLACE(f) ((f) & ((1ull << 58) - 1))
 
 typedef struct bsi_join_out {
     uint64_t *fate;       /* [N rows], given by the caller, BAD set where it applies */

@@ -68,10 +68,15 @@ static bool is_left_out(const side *s, uint64_t kh) { return s->left_count && bs
 
 /* ---- parsing blocks in parallel, results in file order ---- */
 
+typedef struct left_row {
+    uint64_t kh;
+    bool ragged;
+} left_row;
+
 typedef struct parse_task {
     row_list rows;
     uint64_t bad, ragged;
-    uint64_t *left;
+    left_row *left;
     size_t left_count;
     bomsync_status status;
     bomsync_error err;
@@ -138,7 +143,7 @@ static void parse_blocks(void *ctx, size_t index) {
                     t->ragged += w.bad[row] == BSI_RULE_COLUMNS;
                     if (w.bads[bad++].key_read) {
                         t->left = bsi_realloc(t->left, (t->left_count + 1) * sizeof *t->left);
-                        t->left[t->left_count++] = w.kh[row];
+                        t->left[t->left_count++] = (left_row){w.kh[row], w.bad[row] == BSI_RULE_COLUMNS};
                     }
                     continue;
                 }
@@ -149,6 +154,17 @@ static void parse_blocks(void *ctx, size_t index) {
     }
     bsi_rows_free(&w);
     bsi_buf_free(&buf);
+}
+
+/* Of a record with too few or too many columns what stands at the key's places is its key only if OLD has such a key. */
+static bool in_old(const diff_run *d, uint64_t **sorted, uint64_t kh) {
+    const row_list *old = &d->old.rows;
+    if (!*sorted) {
+        *sorted = bsi_alloc((old->n + 1) * sizeof **sorted);
+        for (size_t i = 0; i < old->n; i++) (*sorted)[i] = old->v[i].kh;
+        bsi_sort(*sorted, old->n, sizeof **sorted, by_u64);
+    }
+    return old->n && bsearch(&kh, *sorted, old->n, sizeof kh, by_u64) != NULL;
 }
 
 /* The rows of the blocks of one side that are not settled. */
@@ -163,6 +179,7 @@ static bomsync_status parse_side(diff_run *d, side *s, bomsync_error *err) {
     for (size_t i = 0; i < tasks; i++) total += r.task[i].rows.n;
     rows->v = bsi_realloc(rows->v, (total + 1) * sizeof *rows->v);
     rows->cap = total;
+    uint64_t *sorted = NULL;
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < tasks; i++) {
         parse_task *t = &r.task[i];
@@ -174,10 +191,13 @@ static bomsync_status parse_side(diff_run *d, side *s, bomsync_error *err) {
         rows->n += t->rows.n;
         s->bad += t->bad;
         s->ragged += t->ragged;
-        for (size_t k = 0; k < t->left_count; k++) leave_out(s, t->left[k]);
+        for (size_t k = 0; k < t->left_count; k++) {
+            if (!t->left[k].ragged || s == &d->old || in_old(d, &sorted, t->left[k].kh)) leave_out(s, t->left[k].kh);
+        }
         free(t->rows.v);
         free(t->left);
     }
+    free(sorted);
     free(r.task);
     return st;
 }

@@ -133,7 +133,8 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
 /* What the generation leaves of the state: a whole list (first load), or edits of the one before. */
 typedef struct next_state {
     bsi_ref *exact;       /* [open blocks] the state block that holds just its records, or none */
-    bsi_ref *refs;        /* whole */
+    bsi_ref *refs;        /* whole, each of one open block */
+    uint32_t *open_of;    /* [ref_count] which */
     size_t ref_count;
     bsi_state_edit *edit; /* else */
     size_t edit_count;
@@ -147,8 +148,11 @@ static bool whole(const bsi_sync *s, size_t open) {
 }
 
 /* First load: blocks were written while they were parsed; those with rows that may not stay are written again. */
-static bomsync_status first_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, size_t *count, bomsync_error *err) {
+static bomsync_status first_state(bsi_sync *s, next_state *next, bomsync_error *err) {
+    bsi_ref *exact = next->exact, **refs = &next->refs;
+    size_t *count = &next->ref_count;
     *refs = bsi_alloc(sizeof **refs * (s->open_count + 1));
+    next->open_of = bsi_alloc(sizeof *next->open_of * (s->open_count + 1));
     *count = 0;
     bsi_block_writer *w = NULL;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
@@ -158,6 +162,7 @@ static bomsync_status first_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, s
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < s->open_count && !st; i++) {
         if (whole(s, i) && s->first_ref[i] != BSI_REF_NONE) {
+            next->open_of[*count] = (uint32_t)i;
             (*refs)[(*count)++] = exact[i] = s->first_ref[i];
             continue;
         }
@@ -179,7 +184,7 @@ static bomsync_status first_state(bsi_sync *s, bsi_ref *exact, bsi_ref **refs, s
             if (!w) st = bsi_block_writer_open(&w, s->store, now.slot_count, err);
             if (!st) st = bsi_block_writer_add(&(*refs)[*count], w, n, enc.data, off, body, kh, rh, err);
             if (!st && n == rows) exact[i] = (*refs)[*count];
-            (*count)++;
+            next->open_of[(*count)++] = (uint32_t)i;
         }
         bsi_buf_free(&enc);
         free(off);
@@ -615,6 +620,14 @@ typedef struct next_image {
     bsi_ref_set covered;
 } next_image;
 
+static bsi_ref *first_orphans(const next_state *n, size_t *count) {
+    bsi_ref *out = bsi_alloc(sizeof *out * (n->ref_count + 1));
+    *count = 0;
+    for (size_t i = 0; i < n->ref_count; i++)
+        if (n->exact[n->open_of[i]] != n->refs[i]) out[(*count)++] = n->refs[i];
+    return out;
+}
+
 static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p, bomsync_error *err) {
     size_t exacts, count = n->ref_count;
     bsi_ref *state = n->refs;
@@ -624,7 +637,8 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
     }
     if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);
     x->whole = new_image(s, n->exact, &p->image_count, &exacts);
-    x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);
+    if (n->refs) x->orphan = first_orphans(n, &p->orphan_count);
+    else x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);
     p->image = x->whole;
     if (state != n->refs) free(state);
     return BOMSYNC_OK;
@@ -657,7 +671,7 @@ static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, nex
     for (size_t i = 0; i < s->open_count; i++) {
         if (n->exact[i] == BSI_REF_NONE) continue;
         exacts++;
-        bsi_ref_add(&x->covered, n->exact[i]);
+        if (!n->refs) bsi_ref_add(&x->covered, n->exact[i]);
     }
     bool better = exacts * 2 >= s->image.count;
     bomsync_status st = BOMSYNC_OK;
@@ -685,7 +699,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
         int64_t t0 = bsi_now_ns();
-        st = s->first_ref ? first_state(s, n.exact, &n.refs, &n.ref_count, err) : edited_state(s, &n, err);
+        st = s->first_ref ? first_state(s, &n, err) : edited_state(s, &n, err);
         s->seconds[5] += (double)(bsi_now_ns() - t0) / 1e9;
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         t0 = bsi_now_ns();
@@ -723,6 +737,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     free(journal);
     free(n.exact);
     free(n.refs);
+    free(n.open_of);
     free(n.replaced.slot);
     bsi_state_edits_free(n.edit, n.edit_count);
     bsi_image_edits_free(&x.edits);

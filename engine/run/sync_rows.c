@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "flow/twins.h"
 
 enum { TASK_BLOCKS = 512, SPAN_BYTES = 1 << 20 };
 
@@ -120,27 +121,14 @@ typedef struct parse_run {
     pthread_mutex_t lock;
     bomsync_status status;
     bomsync_error *err;
-    atomic_int lane;
-    unsigned number; /* of this run in the process: a thread knows by it whether it has its lane yet */
     bool first_load;
     atomic_ullong ragged, rows;
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
+    bsi_twins *twins;          /* a first load: keys alone */
     made *made;                /* one a lane: a first load that only counts its creates; else NULL */
     bsi_block_writer **writer; /* one a lane */
 } parse_run;
-
-static _Thread_local int my_lane = -1;
-static _Thread_local unsigned my_run;
-static atomic_uint runs;
-
-static int lane_of(parse_run *r) {
-    if (my_run != r->number) {
-        my_run = r->number;
-        my_lane = atomic_fetch_add(&r->lane, 1);
-    }
-    return my_lane;
-}
 
 /* As many blocks as stand one behind the other in the file and fit one read. */
 static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
@@ -189,6 +177,26 @@ static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, size
     pthread_mutex_unlock(&r->lock);
 }
 
+static bomsync_status add_rows(bsi_sync *s, int lane, const bsi_rows *w, uint64_t base, bomsync_error *err) {
+    for (uint32_t i = 0, bad = 0; i < w->count; i++) {
+        bsi_row row = {w->kh[i], w->rh[i], base + i};
+        if (w->bad[i] && !w->bads[bad++].key_read) continue;
+        bomsync_status st = bsi_row_store_add(s->n_rows, lane, &row, err);
+        if (st) return st;
+    }
+    return BOMSYNC_OK;
+}
+
+/* A first load has no old rows: all that the join could find are keys that stand twice. */
+static bomsync_status add_keys(parse_run *r, int lane, const bsi_rows *w, bomsync_error *err) {
+    for (uint32_t i = 0, bad = 0; i < w->count; i++) {
+        if (w->bad[i] && !w->bads[bad++].key_read) continue;
+        bomsync_status st = bsi_twins_add(r->twins, lane, w->kh[i], err);
+        if (st) return st;
+    }
+    return BOMSYNC_OK;
+}
+
 static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t open, const uint8_t *p, size_t n, bomsync_error *err) {
     bsi_sync *s = r->s;
     bsi_scan_block *b = &s->scan.block[open];
@@ -198,15 +206,11 @@ static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t ope
     for (uint32_t i = 0; i < w->bad_count; i++) {
         bsi_bad_row *bad = &w->bads[i];
         note_bad(r, w, bad, open, base + bad->row, p, n);
-        s->fate[base + bad->row] = BSI_FATE_BAD;
+        s->fate[base + bad->row] = BSI_FATE_BAD | (bad->rule == BSI_RULE_COLUMNS ? BSI_FATE_RAGGED : 0);
         if (bad->rule == BSI_RULE_COLUMNS) atomic_fetch_add(&r->ragged, 1);
     }
-    for (uint32_t i = 0, bad = 0; i < w->count; i++) {
-        bsi_row row = {w->kh[i], w->rh[i], base + i};
-        if (w->bad[i] && !w->bads[bad++].key_read) continue;
-        bomsync_status st = bsi_row_store_add(s->n_rows, lane, &row, err);
-        if (st) return st;
-    }
+    bomsync_status st = r->twins ? add_keys(r, lane, w, err) : add_rows(s, lane, w, base, err);
+    if (st) return st;
     if (!r->first_load || !w->count || w->bad_count) return BOMSYNC_OK;
     return bsi_block_writer_add(&s->first_ref[open], r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, err);
 }
@@ -251,7 +255,7 @@ static void parse_task(void *ctx, size_t index) {
     parse_run *r = ctx;
     bsi_sync *s = r->s;
     if (r->status) return;
-    int lane = lane_of(r);
+    int lane = bsi_lane();
     bsi_rows w = {0};
     bsi_buf buf = {0};
     bomsync_error err = BOMSYNC_ERROR_INIT;
@@ -290,6 +294,56 @@ static int bad_order(const void *a, const void *b) {
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
+typedef struct twin_rows { /* the rows of keys that stand twice, for the join */
+    bsi_sync *s;
+    const uint64_t *kh;
+    size_t count;
+    const uint8_t *filter; /* 2^20 bits */
+    atomic_int status;
+    bomsync_error *err;
+} twin_rows;
+
+static void twin_rows_task(void *ctx, size_t index) {
+    twin_rows *r = ctx;
+    bsi_sync *s = r->s;
+    bsi_rows w = {0};
+    bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = BOMSYNC_OK;
+    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, s->open_count);
+    for (size_t i = index * TASK_BLOCKS; i < end && !st; i++) {
+        st = bsi_scan_bytes(&s->scan, i, &buf, &err);
+        if (st) break;
+        bsi_parse_block(&w, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, false);
+        for (uint32_t k = 0, bad = 0; k < w.count && !st; k++) {
+            if (w.bad[k] && !w.bads[bad++].key_read) continue;
+            uint32_t h = (uint32_t)(w.kh[k] >> 44);
+            if (!(r->filter[h >> 3] >> (h & 7) & 1) || !bsearch(&w.kh[k], r->kh, r->count, sizeof *r->kh, by_u64)) continue;
+            st = bsi_row_store_add(s->n_rows, bsi_lane(), &(bsi_row){w.kh[k], w.rh[k], s->row_base[i] + k}, &err);
+        }
+    }
+    bsi_rows_free(&w);
+    bsi_buf_free(&buf);
+    int none = 0;
+    if (st && atomic_compare_exchange_strong(&r->status, &none, (int)st)) *r->err = err;
+}
+
+static bomsync_status add_twins(bsi_sync *s, bsi_twins *t, bomsync_error *err) {
+    uint64_t *kh = NULL;
+    size_t count = 0;
+    bomsync_status st = bsi_twins_find(&kh, &count, t, NULL, 0, s->workers, err);
+    if (!st && count) {
+        uint8_t *filter = bsi_calloc(1 << 17, 1);
+        for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
+        twin_rows r = {.s = s, .kh = kh, .count = count, .filter = filter, .err = err};
+        bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, twin_rows_task, &r);
+        st = (bomsync_status)atomic_load(&r.status);
+        free(filter);
+    }
+    free(kh);
+    return st;
+}
+
 static void add_made(bsi_sync *s, const char *part, uint32_t len, int64_t n) {
     uint32_t p = bsi_part_of(&s->parts, part, len);
     if (p >= s->part_made_count) {
@@ -311,7 +365,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
     s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
     s->o_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
-    parse_run r = {.s = s, .err = err, .number = atomic_fetch_add(&runs, 1) + 1};
+    parse_run r = {.s = s, .err = err};
     r.first_load = !s->feed->records && !s->o->dry_run && !(s->last && s->base_count);
     if (r.first_load) {
         s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
@@ -322,6 +376,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         r.keep_bytes = s->memory_bytes / 4;
     }
     if (r.first_load && s->o->baseline && !s->scope) r.made = bsi_calloc((size_t)s->workers + 1, sizeof *r.made);
+    if (r.first_load) r.twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
     r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, &r);
@@ -331,6 +386,8 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         if (st && !r.status) r.status = st;
     }
     free(r.writer);
+    if (r.twins && !r.status) r.status = add_twins(s, r.twins, err);
+    bsi_twins_close(r.twins);
     for (int i = 0; r.made && i <= s->workers; i++) take_made(s, &r.made[i]);
     s->counted = r.made != NULL;
     free(r.made);
