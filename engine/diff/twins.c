@@ -83,14 +83,19 @@ static bomsync_status make_room(bsi_twins *t, part *p, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_twins_add(bsi_twins *t, int lane, uint64_t kh, bomsync_error *err) {
-    part *p = &t->part[(size_t)lane * PARTS + (kh >> 56)];
-    if (!p->open || p->open->count == CHUNK) {
-        bomsync_status st = make_room(t, p, err);
-        if (st) return st;
+bomsync_status bsi_twins_add(bsi_twins *t, int lane, const uint64_t *kh, size_t count, bomsync_error *err) {
+    part *mine = &t->part[(size_t)lane * PARTS];
+    for (size_t i = 0; i < count; i++) {
+        part *p = &mine[kh[i] >> 56];
+        chunk *c = p->open;
+        if (!c || c->count == CHUNK) {
+            bomsync_status st = make_room(t, p, err);
+            if (st) return st;
+            c = p->open;
+        }
+        c->kh[c->count++] = kh[i];
+        p->count++;
     }
-    p->open->kh[p->open->count++] = kh;
-    p->count++;
     return BOMSYNC_OK;
 }
 

@@ -11,7 +11,7 @@
 typedef struct bsi_twins bsi_twins;
 bsi_twins *bsi_twins_open(int lanes, uint64_t memory_bytes, const char *tmp);
 /** One lane for each adding thread. */
-bomsync_status bsi_twins_add(bsi_twins *t, int lane, uint64_t kh, bomsync_error *err);
+bomsync_status bsi_twins_add(bsi_twins *t, int lane, const uint64_t *kh, size_t count, bomsync_error *err);
 /** dup: hashes added more than once, and those of probe[0..probes) that were added, ascending, each once; malloc'ed.
  *  probe: ascending. workers threads. */
 bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const uint64_t *probe, size_t probes, int workers,

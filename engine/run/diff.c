@@ -19,7 +19,7 @@
 #include "run/csv_out.h"
 #include "run/query.h"
 
-enum { TASK_BLOCKS = 512, PIECE_ENTRIES = 64, SPAN_BYTES = 256 << 10 };
+enum { TASK_BLOCKS = 512, PIECE_ENTRIES = 64, SPAN_BYTES = 64 << 10 };
 
 typedef struct old_row {
     uint64_t kh, rh, place;
@@ -280,8 +280,10 @@ static void keys_task(void *ctx, size_t index) {
         mark_blocks(r, s, w, buf->data);
     } else if (!st) {
         bsi_parse_block(w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, buf->data, s->bytes, true);
-        for (uint32_t i = 0; i < w->count && !st; i++)
-            if (!w->bad[i]) st = bsi_twins_add(r->twins, bsi_lane(), w->kh[i], &err);
+        uint32_t good = 0;
+        for (uint32_t i = 0; i < w->count; i++)
+            if (!w->bad[i]) w->kh[good++] = w->kh[i];
+        st = bsi_twins_add(r->twins, bsi_lane(), w->kh, good, &err);
         if (w->bad_count) mark_blocks(r, s, w, buf->data);
     }
     while (st && atomic_flag_test_and_set(&r->lock)) {}
@@ -358,7 +360,7 @@ static bomsync_status scan_both(diff_run *d, bomsync_error *err) {
     const char *tiers = ro->tiers ? ro->tiers : "block,sequence,key";
     bsi_scan_options so = {.read = ro, .isa = isa, .workers = d->workers, .block_records = ro->block_records ? ro->block_records : BSI_BLOCK_RECORDS,
                            .tier_block = strstr(tiers, "block") != NULL, .tier_sequence = strstr(tiers, "sequence") != NULL, .secret = &d->secret,
-                           .tmp = d->tmp, .keep_stream_bytes = true};
+                           .tmp = d->tmp, .keep_stream_bytes = true, .no_plain = true};
     char *old_path[] = {(char *)(uintptr_t)d->o->old_path}, *new_path[] = {(char *)(uintptr_t)d->o->new_path};
     if (!st) st = bsi_scan_open(&d->old.scan, old_path, 1, &d->slots, ro, d->o->key, (uint32_t)d->o->key_count, NULL, d->o->ignore, (uint32_t)d->o->ignore_count, d->workers, err);
     if (!st) st = bsi_scan_open(&d->now.scan, new_path, 1, &d->slots, ro, d->o->key, (uint32_t)d->o->key_count, NULL, d->o->ignore, (uint32_t)d->o->ignore_count, d->workers, err);

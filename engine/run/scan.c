@@ -361,7 +361,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
             c->trust = true;
             st = check_piece(c, piece_of(c->o->image, c->next), err);
         } else {
-            b->plain = bsi_xxh128(p, b->bytes);
+            if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);

@@ -68,6 +68,7 @@ typedef struct bsi_scan_options {
     const uint8_t *image_digest; /* [32] digest of the snapshot that the image was written from, zeros: unknown; NULL: the same */
     const bsi_store *store;   /* whose image it is: its pages are checked before they are used; NULL: made in memory */
     const char *tmp;          /* folder for spills */
+    bool no_plain;            /* the unseeded digests of blocks are not wanted */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
 } bsi_scan_options;
 

@@ -189,12 +189,11 @@ static bomsync_status add_rows(bsi_sync *s, int lane, const bsi_rows *w, uint64_
 
 /* A first load has no old rows: all that the join could find are keys that stand twice. */
 static bomsync_status add_keys(parse_run *r, int lane, const bsi_rows *w, bomsync_error *err) {
-    for (uint32_t i = 0, bad = 0; i < w->count; i++) {
-        if (w->bad[i] && !w->bads[bad++].key_read) continue;
-        bomsync_status st = bsi_twins_add(r->twins, lane, w->kh[i], err);
-        if (st) return st;
-    }
-    return BOMSYNC_OK;
+    if (!w->bad_count) return bsi_twins_add(r->twins, lane, w->kh, w->count, err);
+    bomsync_status st = BOMSYNC_OK;
+    for (uint32_t i = 0, bad = 0; i < w->count && !st; i++)
+        if (!w->bad[i] || w->bads[bad++].key_read) st = bsi_twins_add(r->twins, lane, &w->kh[i], 1, err);
+    return st;
 }
 
 static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t open, const uint8_t *p, size_t n, bomsync_error *err) {
