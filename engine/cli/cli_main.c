@@ -32,7 +32,7 @@ typedef struct job {
 /* jemalloc reads this: huge pages where the kernel lets a program ask for them. A run of seconds that fills hundreds of
  * megabytes spent a third of its time in page faults without. */
 extern const char *malloc_conf;
-const char *malloc_conf = "thp:always,narenas:4,dirty_decay_ms:1000,muzzy_decay_ms:0";
+const char *malloc_conf = "thp:always,narenas:4,dirty_decay_ms:10000,muzzy_decay_ms:0";
 
 static void hold_standard_files(void) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {

@@ -354,6 +354,8 @@ static void release(bsi_sync *s) {
     bsi_row_store_close(s->n_rows);
     bsi_row_store_close(s->o_rows);
     bsi_parts_free(&s->parts);
+    bsi_parts_free(&s->block_parts);
+    free(s->block_part);
     bsi_block_cache_close(s->cache);
     free(s->bad);
     free(s->scope);

@@ -46,6 +46,8 @@ typedef struct bsi_sync {
     char **scope;               /* partitions, NULL: all */
     size_t scope_count;
     /* rows of the blocks that no image entry settles */
+    uint32_t *block_part;       /* [open_count] number in block_parts if all its rows have one partition, else UINT32_MAX; or NULL */
+    bsi_parts block_parts;
     uint64_t *row_base;         /* [open_count + 1] N index of the first row of each open block of the scan */
     size_t open_count;
     uint64_t *fate;             /* [row_base[open_count]] */

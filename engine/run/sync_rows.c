@@ -226,18 +226,38 @@ static int64_t *made_of(made *m, const void *p, size_t n) {
 }
 
 /* The partition stands among the key slots, at the front of a row image. */
+static bsi_field partition_of(const bsi_rows *w, uint32_t row, int32_t slot) {
+    const uint8_t *p = w->enc.data + w->image[row], *end = w->enc.data + w->image[row + 1];
+    uint64_t n = 0;
+    for (int32_t k = 0; k <= slot && p; k++) {
+        if (k) p += n;
+        p = bsi_varint_get(p, end, &n);
+    }
+    if (slot < 0 || !p || !n) return (bsi_field){.p = (const uint8_t *)"_", .len = 1};
+    return (bsi_field){.p = p, .len = (uint32_t)n};
+}
+
 static void count_made(made *m, const bsi_rows *w, int32_t slot) {
     for (uint32_t i = 0; i < w->count; i++) {
         if (w->bad[i]) continue;
-        const uint8_t *p = w->enc.data + w->image[i], *end = w->enc.data + w->image[i + 1];
-        uint64_t n = 0;
-        for (int32_t k = 0; k <= slot && p; k++) {
-            if (k) p += n;
-            p = bsi_varint_get(p, end, &n);
-        }
-        if (slot < 0 || !p || !n) ++*made_of(m, "_", 1);
-        else ++*made_of(m, p, n);
+        bsi_field f = partition_of(w, i, slot);
+        ++*made_of(m, f.p, f.len);
     }
+}
+
+/* Most blocks lie in one partition: knowing it saves looking at their rows again. */
+static void note_partition(parse_run *r, const bsi_rows *w, size_t open) {
+    bsi_sync *s = r->s;
+    s->block_part[open] = UINT32_MAX;
+    if (!w->count || w->bad_count) return;
+    bsi_field first = partition_of(w, 0, s->feed->slots.partition);
+    for (uint32_t i = 1; i < w->count; i++) {
+        bsi_field f = partition_of(w, i, s->feed->slots.partition);
+        if (!bsi_field_eq(&f, &first)) return;
+    }
+    pthread_mutex_lock(&r->lock);
+    s->block_part[open] = bsi_part_of(&s->block_parts, first.p, first.len);
+    pthread_mutex_unlock(&r->lock);
 }
 
 /* Rows are needed again to find partitions, to write blocks and to render changes: while there is room they stay. */
@@ -271,6 +291,7 @@ static void parse_task(void *ctx, size_t index) {
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
             if (r->keep_bytes) keep_rows(r, &w, i + k);
+            if (s->block_part && !r->made) note_partition(r, &w, i + k);
             if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition);
             p += b->bytes;
         }
@@ -370,10 +391,14 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
         memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));
     }
-    if (!r.first_load) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
+    if (bytes + bytes / 2 <= s->memory_bytes / 4) { /* some of many would be no help */
         s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
         r.keep_bytes = s->memory_bytes / 4;
     }
+    free(s->block_part);
+    s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r.first_load && s->o->baseline && !s->scope) r.made = bsi_calloc((size_t)s->workers + 1, sizeof *r.made);
     if (r.first_load) r.twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
     r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
@@ -622,8 +647,11 @@ static void classify_task(void *ctx, size_t index) {
             if (r->count_only && !skip) continue;
             uint64_t place = (uint64_t)i << 16 | (k - s->row_base[i]);
             if (r->count_only && (fate & BSI_FATE_BAD)) continue;
+            uint32_t known = s->block_part && !r->need_schema && !s->scope && !r->count_only ? s->block_part[i] : UINT32_MAX;
             bsi_item it = {.now = place, .was = BSI_FATE_PLACE(fate), .op = fate & BSI_FATE_MATCHED ? 'u' : 'c'};
-            if (r->need_rows && !(fate & BSI_FATE_BAD)) {
+            if (known != UINT32_MAX) {
+                it.part = bsi_part_of(&t->parts, s->block_parts.name[known], s->block_parts.len[known]);
+            } else if (r->need_rows && !(fate & BSI_FATE_BAD)) {
                 t->status = bsi_row_fetch(f, &a, place, &t->err);
                 if (t->status) break;
                 bsi_field p = bsi_change_partition(&s->feed->slots, f);
