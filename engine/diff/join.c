@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { PARTS = 256, CHUNK_ROWS = 256 };
+enum { PARTS = BSI_JOIN_PARTS, CHUNK_ROWS = 256 };
 
 typedef struct chunk {
     struct chunk *next;
@@ -39,6 +39,7 @@ struct bsi_row_store {
     uint64_t memory_bytes;
     char *tmp;
     part *part; /* [lanes][PARTS] */
+    chunk **spare; /* [lanes] of before a reset */
     atomic_ullong held, spill_bytes, rows;
     pthread_mutex_t lock;
     int fd;
@@ -50,6 +51,7 @@ bsi_row_store *bsi_row_store_open(int lanes, uint64_t memory_bytes, const char *
     s->memory_bytes = memory_bytes;
     s->tmp = bsi_strdup(tmp);
     s->part = bsi_calloc((size_t)s->lanes * PARTS, sizeof *s->part);
+    s->spare = bsi_calloc((size_t)s->lanes, sizeof *s->spare);
     pthread_mutex_init(&s->lock, NULL);
     s->fd = -1;
     return s;
@@ -85,7 +87,9 @@ bomsync_status bsi_row_store_add(bsi_row_store *s, int lane, const bsi_row *row,
             bomsync_status st = spill_chunk(s, p, p->open, err);
             if (st) return st;
         } else {
-            chunk *c = bsi_alloc(sizeof *c);
+            chunk *c = s->spare[lane];
+            if (c) s->spare[lane] = c->next;
+            else c = bsi_alloc(sizeof *c);
             c->count = 0;
             c->next = p->full;
             if (p->open) {
@@ -109,6 +113,26 @@ uint64_t bsi_row_store_count(const bsi_row_store *s) {
 
 uint64_t bsi_row_store_spilled(const bsi_row_store *s) { return atomic_load(&s->spill_bytes); }
 
+void bsi_row_store_reset(bsi_row_store *s) {
+    for (size_t i = 0; i < (size_t)s->lanes * PARTS; i++) {
+        part *p = &s->part[i];
+        chunk **spare = &s->spare[i / PARTS];
+        if (p->open) {
+            p->open->next = p->full;
+            p->full = p->open;
+        }
+        for (chunk *c = p->full, *next; c; c = next) {
+            next = c->next;
+            c->next = *spare;
+            *spare = c;
+        }
+        free(p->out);
+        *p = (part){0};
+    }
+    atomic_store(&s->held, 0);
+    atomic_store(&s->spill_bytes, 0);
+}
+
 void bsi_row_store_close(bsi_row_store *s) {
     if (!s) return;
     for (size_t i = 0; i < (size_t)s->lanes * PARTS; i++) {
@@ -119,6 +143,12 @@ void bsi_row_store_close(bsi_row_store *s) {
         free(s->part[i].open);
         free(s->part[i].out);
     }
+    for (int l = 0; l < s->lanes; l++)
+        for (chunk *c = s->spare[l], *next; c; c = next) {
+            next = c->next;
+            free(c);
+        }
+    free(s->spare);
     if (s->fd >= 0) close(s->fd);
     pthread_mutex_destroy(&s->lock);
     free(s->part);
@@ -126,34 +156,34 @@ void bsi_row_store_close(bsi_row_store *s) {
     free(s);
 }
 
-/* All rows of one partition, of all lanes, into one array. */
-static bomsync_status gather(bsi_row **rows, size_t *count, bsi_row_store *s, size_t p, bomsync_error *err) {
-    size_t total = 0, at = 0;
-    for (int l = 0; l < s->lanes; l++) total += s->part[(size_t)l * PARTS + p].rows;
-    *rows = bsi_alloc((total + 1) * sizeof **rows);
-    for (int l = 0; l < s->lanes; l++) {
+/* The rows of one partition, chunk by chunk: those in memory where they lie, spilled ones through a buffer. */
+typedef bomsync_status rows_fn(void *ctx, const bsi_row *rows, size_t count);
+
+static bomsync_status each_chunk(bsi_row_store *s, size_t p, rows_fn *fn, void *ctx, bomsync_error *err) {
+    bsi_row buf[CHUNK_ROWS];
+    bomsync_status st = BOMSYNC_OK;
+    for (int l = 0; l < s->lanes && !st; l++) {
         part *q = &s->part[(size_t)l * PARTS + p];
-        for (chunk *c = q->full; c; c = c->next) {
-            memcpy(*rows + at, c->row, c->count * sizeof c->row[0]);
-            at += c->count;
-        }
-        if (q->open) {
-            memcpy(*rows + at, q->open->row, q->open->count * sizeof(bsi_row));
-            at += q->open->count;
-        }
-        for (size_t i = 0; i < q->out_count; i++) {
+        for (chunk *c = q->full; c && !st; c = c->next) st = fn(ctx, c->row, c->count);
+        if (q->open && !st) st = fn(ctx, q->open->row, q->open->count);
+        for (size_t i = 0; i < q->out_count && !st; i++) {
             size_t bytes = q->out[i].count * sizeof(bsi_row);
             for (size_t done = 0; done < bytes;) {
-                ssize_t n = pread(s->fd, (char *)(*rows + at) + done, bytes - done, (off_t)(q->out[i].offset + done));
+                ssize_t n = pread(s->fd, (char *)buf + done, bytes - done, (off_t)(q->out[i].offset + done));
                 if (n < 0 && errno == EINTR) continue;
                 if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
                 done += (size_t)n;
             }
-            at += q->out[i].count;
+            st = fn(ctx, buf, q->out[i].count);
         }
     }
-    *count = at;
-    return BOMSYNC_OK;
+    return st;
+}
+
+static size_t rows_of(const bsi_row_store *s, size_t p) {
+    size_t n = 0;
+    for (int l = 0; l < s->lanes; l++) n += s->part[(size_t)l * PARTS + p].rows;
+    return n;
 }
 
 typedef struct u64_list {
@@ -168,10 +198,18 @@ static void append(u64_list *l, const uint64_t *v, size_t n) {
     l->count += n;
 }
 
+/* One worker's memory, used for one partition after the other: fresh pages cost as much as the work on them. */
+typedef struct scratch {
+    bsi_buf rows, head, next;
+    u64_list gone, fresh;
+} scratch;
+
 typedef struct join_run {
     bsi_join_out *out;
+    scratch *scratch; /* [workers] */
     bsi_row_store *n, *o;
     pthread_mutex_t lock;
+    size_t from;
     u64_list gone, fresh;
     atomic_ullong conflicts, duplicates;
     bomsync_status status;
@@ -213,69 +251,85 @@ static void settle_group(join_run *r, const bsi_row *rows, const uint32_t *next,
     }
 }
 
-static void join_part(void *ctx, size_t p) {
-    join_run *r = ctx;
-    bsi_row *n = NULL, *o = NULL;
-    size_t n_count = 0, o_count = 0;
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    bomsync_status st = gather(&n, &n_count, r->n, p, &err);
-    if (!st) st = gather(&o, &o_count, r->o, p, &err);
-    uint32_t *head = NULL, *next = NULL;
-    uint64_t *gone = NULL;
-    uint64_t *fresh = NULL;
-    size_t gone_count = 0, fresh_count = 0;
-    if (!st && n_count + o_count) {
-        size_t mask = 15;
-        while (mask < n_count * 2) mask = mask * 2 + 1;
-        head = bsi_calloc(mask + 1, sizeof *head);
-        next = bsi_calloc(n_count + 1, sizeof *next);
-        gone = bsi_alloc((o_count + 1) * sizeof *gone);
-        for (size_t i = 0; i < n_count; i++) {
-            size_t h = (n[i].kh * 0x9E3779B97F4A7C15ull >> 20) & mask;
-            while (head[h] && n[head[h] - 1].kh != n[i].kh) h = (h + 1) & mask;
-            next[i] = head[h];
-            head[h] = (uint32_t)i + 1;
-        }
-        for (size_t i = 0; i < o_count; i++) {
-            size_t h = (o[i].kh * 0x9E3779B97F4A7C15ull >> 20) & mask;
-            while (head[h] && n[head[h] - 1].kh != o[i].kh) h = (h + 1) & mask;
-            if (!head[h]) {
-                gone[gone_count++] = o[i].at;
-                continue;
-            }
-            uint32_t first = head[h];
-            if (!next[first - 1]) { /* the common case: one row, one partner */
-                uint64_t *f = &r->out->fate[n[first - 1].at];
-                *f = (*f & (BSI_FATE_BAD | BSI_FATE_RAGGED)) | BSI_FATE_MATCHED | o[i].at | (n[first - 1].rh != o[i].rh ? BSI_FATE_CHANGED : 0);
-            } else {
-                settle_group(r, n, next, first, o[i].at, o[i].rh);
-            }
-        }
-        for (size_t h = 0; h <= mask; h++) { /* groups that no old row touched */
-            if (!head[h] || !next[head[h] - 1]) continue;
-            uint64_t f = r->out->fate[n[head[h] - 1].at];
-            if (!(f & BSI_FATE_MATCHED)) settle_group(r, n, next, head[h], UINT64_MAX, 0);
-        }
-        if (r->out->want_fresh) {
-            fresh = bsi_alloc((n_count + 1) * sizeof *fresh);
-            for (size_t i = 0; i < n_count; i++)
-                if (!(r->out->fate[n[i].at] & BSI_FATE_MATCHED)) fresh[fresh_count++] = n[i].kh;
+/* One partition: a table over its new rows. */
+typedef struct table {
+    join_run *r;
+    scratch *s;
+    bsi_row *row;
+    size_t count, mask;
+    uint32_t *head, *next;
+} table;
+
+static void *room(bsi_buf *b, size_t bytes) {
+    b->len = 0;
+    bsi_buf_reserve(b, bytes);
+    return b->data;
+}
+
+static size_t slot_of(const table *t, uint64_t kh) {
+    size_t h = (kh * 0x9E3779B97F4A7C15ull >> 20) & t->mask;
+    while (t->head[h] && t->row[t->head[h] - 1].kh != kh) h = (h + 1) & t->mask;
+    return h;
+}
+
+static bomsync_status take_new(void *ctx, const bsi_row *rows, size_t count) {
+    table *t = ctx;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = t->count++, h;
+        t->row[at] = rows[i];
+        h = slot_of(t, rows[i].kh);
+        t->next[at] = t->head[h];
+        t->head[h] = (uint32_t)at + 1;
+    }
+    return BOMSYNC_OK;
+}
+
+static bomsync_status probe_old(void *ctx, const bsi_row *rows, size_t count) {
+    table *t = ctx;
+    uint64_t *fate = t->r->out->fate;
+    for (size_t i = 0; i < count; i++) {
+        const bsi_row *o = &rows[i];
+        uint32_t first = t->head[slot_of(t, o->kh)];
+        if (!first) {
+            append(&t->s->gone, &o->at, 1);
+        } else if (!t->next[first - 1]) { /* the common case: one row, one partner */
+            const bsi_row *n = &t->row[first - 1];
+            uint64_t *f = &fate[n->at];
+            *f = (*f & (BSI_FATE_BAD | BSI_FATE_RAGGED)) | BSI_FATE_MATCHED | o->at | (n->rh != o->rh ? BSI_FATE_CHANGED : 0);
+        } else {
+            settle_group(t->r, t->row, t->next, first, o->at, o->rh);
         }
     }
+    return BOMSYNC_OK;
+}
+
+static void join_part(void *ctx, size_t index) {
+    join_run *r = ctx;
+    size_t p = r->from + index, most = rows_of(r->n, p);
+    if (!most && !rows_of(r->o, p)) return;
+    scratch *s = &r->scratch[bsi_lane()];
+    s->gone.count = s->fresh.count = 0;
+    table t = {.r = r, .s = s, .mask = 15, .row = room(&s->rows, (most + 1) * sizeof *t.row), .next = room(&s->next, (most + 1) * sizeof *t.next)};
+    while (t.mask < most * 2) t.mask = t.mask * 2 + 1;
+    t.head = room(&s->head, (t.mask + 1) * sizeof *t.head);
+    memset(t.head, 0, (t.mask + 1) * sizeof *t.head);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = each_chunk(r->n, p, take_new, &t, &err);
+    if (!st) st = each_chunk(r->o, p, probe_old, &t, &err);
+    for (size_t i = 0; i < t.count && !st; i++) { /* groups that no old row touched, each once: at its head */
+        if (!t.next[i] || t.head[slot_of(&t, t.row[i].kh)] != i + 1) continue;
+        if (!(r->out->fate[t.row[i].at] & BSI_FATE_MATCHED)) settle_group(r, t.row, t.next, (uint32_t)i + 1, UINT64_MAX, 0);
+    }
+    for (size_t i = 0; i < t.count && !st && r->out->want_fresh; i++)
+        if (!(r->out->fate[t.row[i].at] & BSI_FATE_MATCHED)) append(&s->fresh, &t.row[i].kh, 1);
     pthread_mutex_lock(&r->lock);
     if (st && !r->status) {
         r->status = st;
         if (r->err) *r->err = err;
     }
-    append(&r->gone, gone, gone_count);
-    append(&r->fresh, fresh, fresh_count);
+    append(&r->gone, s->gone.v, s->gone.count);
+    append(&r->fresh, s->fresh.v, s->fresh.count);
     pthread_mutex_unlock(&r->lock);
-    free(n);
-    free(o);
-    free(head);
-    free(next);
-    free(gone);
-    free(fresh);
 }
 
 static int by_place(const void *a, const void *b) {
@@ -283,17 +337,36 @@ static int by_place(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err) {
-    join_run r = {.out = out, .n = n, .o = o, .err = err};
+bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, unsigned from, unsigned to, int workers, bomsync_error *err) {
+    join_run r = {.out = out, .n = n, .o = o, .from = from, .err = err};
+    r.gone = (u64_list){out->gone, out->gone_count, out->gone_count};
+    r.fresh = (u64_list){out->fresh, out->fresh_count, out->fresh_count};
+    size_t lanes = (size_t)BSI_MAX(workers, 1);
+    r.scratch = bsi_calloc(lanes, sizeof *r.scratch);
     pthread_mutex_init(&r.lock, NULL);
-    bsi_parallel(workers, PARTS, join_part, &r);
+    bsi_parallel(workers, to - from, join_part, &r);
     pthread_mutex_destroy(&r.lock);
+    for (size_t i = 0; i < lanes; i++) {
+        bsi_buf_free(&r.scratch[i].rows);
+        bsi_buf_free(&r.scratch[i].head);
+        bsi_buf_free(&r.scratch[i].next);
+        free(r.scratch[i].gone.v);
+        free(r.scratch[i].fresh.v);
+    }
+    free(r.scratch);
     bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, by_place);
     out->gone = r.gone.v;
     out->gone_count = r.gone.count;
     out->fresh = r.fresh.v;
     out->fresh_count = r.fresh.count;
-    out->conflicts = atomic_load(&r.conflicts);
-    out->duplicates = atomic_load(&r.duplicates);
+    out->conflicts += atomic_load(&r.conflicts);
+    out->duplicates += atomic_load(&r.duplicates);
     return r.status;
+}
+
+bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err) {
+    out->gone = out->fresh = NULL;
+    out->gone_count = out->fresh_count = 0;
+    out->conflicts = out->duplicates = 0;
+    return bsi_join_range(out, n, o, 0, PARTS, workers, err);
 }

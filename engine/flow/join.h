@@ -21,9 +21,12 @@ bsi_row_store *bsi_row_store_open(int lanes, uint64_t memory_bytes, const char *
 bomsync_status bsi_row_store_add(bsi_row_store *s, int lane, const bsi_row *row, bomsync_error *err);
 uint64_t bsi_row_store_count(const bsi_row_store *s);
 uint64_t bsi_row_store_spilled(const bsi_row_store *s); /* bytes */
+void bsi_row_store_reset(bsi_row_store *s); /* empty again, its memory kept */
 void bsi_row_store_close(bsi_row_store *s);
 
 /* Fate of an N row after the join: one u64 per row. */
+#define BSI_JOIN_PARTS 256u
+#define BSI_JOIN_PART(kh) ((unsigned)((kh) >> 56))
 #define BSI_FATE_NEW 0ull             /* no old row has its key */
 #define BSI_FATE_CHANGED (1ull << 63) /* with an old place: same key, other row hash */
 #define BSI_FATE_DUPLICATE (1ull << 62) /* a second or later identical copy; the low bits are unused */
@@ -46,5 +49,9 @@ typedef struct bsi_join_out {
 /** Consumes both stores' contents (they stay open, readable again). workers threads. O keys are unique.
  *  Of identical copies the one with the lowest index is not a duplicate. A group with a BAD row and another row is a conflict. */
 bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err);
+/** The same for the partitions [from, to) alone, adding to out (zeroed but for fate and want_fresh at first): o needs to hold only rows of
+ *  these. So old rows that can be had again need not all be in memory at once. */
+bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, unsigned from, unsigned to, int workers,
+                              bomsync_error *err);
 
 #endif

@@ -352,7 +352,6 @@ static void release(bsi_sync *s) {
     }
     for (size_t i = 0; i < s->scope_count; i++) free(s->scope[i]);
     bsi_row_store_close(s->n_rows);
-    bsi_row_store_close(s->o_rows);
     bsi_parts_free(&s->parts);
     bsi_parts_free(&s->block_parts);
     free(s->block_part);

@@ -51,7 +51,7 @@ typedef struct bsi_sync {
     uint64_t *row_base;         /* [open_count + 1] N index of the first row of each open block of the scan */
     size_t open_count;
     uint64_t *fate;             /* [row_base[open_count]] */
-    bsi_row_store *n_rows, *o_rows;
+    bsi_row_store *n_rows;
     uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending */
     size_t open_state_count;
     uint64_t *gone;             /* O places to delete, ascending */

@@ -383,8 +383,7 @@ static void take_made(bsi_sync *s, made *m) {
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     uint64_t rows = s->row_base[s->open_count];
     s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
-    s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
-    s->o_rows = bsi_row_store_open(s->workers, s->memory_bytes / 4, s->tmp);
+    s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
     parse_run r = {.s = s, .err = err};
     r.first_load = !s->feed->records && !s->o->dry_run && !(s->last && s->base_count);
     if (r.first_load) {
@@ -436,9 +435,10 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
 
 typedef struct old_rows_run {
     bsi_sync *s;
-    atomic_int lane;
     atomic_int status;
     bomsync_error *err;
+    bsi_row_store *rows;      /* of this round */
+    unsigned from, to;        /* its partitions */
     /* twin search */
     const uint64_t *kh;    /* candidates, ascending */
     size_t kh_count;
@@ -464,8 +464,9 @@ static void add_old_rows(void *ctx, size_t lane) {
         bsi_block_rows rows;
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[s->open_state[i]], &err);
         for (uint32_t k = 0; !st && k < rows.count; k++) {
+            if (BSI_JOIN_PART(rows.kh[k]) - r->from >= r->to - r->from) continue;
             bsi_row row = {rows.kh[k], rows.rh[k], s->open_state[i] << 16 | k};
-            st = bsi_row_store_add(s->o_rows, (int)lane, &row, &err);
+            st = bsi_row_store_add(r->rows, (int)lane, &row, &err);
         }
         if (st) {
             fail_run(r, st, &err);
@@ -537,12 +538,21 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
     return st;
 }
 
+/* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
 static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    old_rows_run r = {.s = s, .err = err};
-    bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
-    bomsync_status st = (bomsync_status)atomic_load(&r.status);
     *out = (bsi_join_out){.fate = s->fate, .want_fresh = s->open_count != s->scan.blocks};
-    if (!st) st = bsi_join(out, s->n_rows, s->o_rows, s->workers, err);
+    uint64_t bytes = (uint64_t)s->open_state_count * (s->block_records * 3 / 2) * sizeof(bsi_row); /* about */
+    unsigned rounds = (unsigned)BSI_MIN(bytes / (s->memory_bytes / 3) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
+    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    bomsync_status st = BOMSYNC_OK;
+    for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {
+        old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old};
+        bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
+        st = (bomsync_status)atomic_load(&r.status);
+        if (!st) st = bsi_join_range(out, s->n_rows, old, from, r.to, s->workers, err);
+        bsi_row_store_reset(old);
+    }
+    bsi_row_store_close(old);
     s->gone = out->gone;
     s->gone_count = out->gone_count;
     s->conflicts = out->conflicts;
@@ -552,8 +562,7 @@ static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *e
 
 static void forget_rows(bsi_sync *s) {
     bsi_row_store_close(s->n_rows);
-    bsi_row_store_close(s->o_rows);
-    s->n_rows = s->o_rows = NULL;
+    s->n_rows = NULL;
 }
 
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
