@@ -238,6 +238,8 @@ typedef struct bsi_publish {
     bool set_holds;
     const char *journal_kind;          /* "snapshot", "approve", "decline", "revert", "gc", ... */
     const char *journal_json;          /* one JSON object, without the chain's members */
+    char *(*stats)(void *ctx);         /* NULL, or gives what bsi_store_stats_get returns from now on (malloc'ed): called once, as the last */
+    void *stats_ctx;                   /* thing before the commit, by the thread that publishes */
     bool outbox;                       /* outbox/.tmp-<number> is complete and synced: rename it after the commit */
 } bsi_publish;
 /** Syncs the shards, commits the root, renames the outbox folder. E_SPACE and the rest leave generation g as it was. */
@@ -259,8 +261,7 @@ bomsync_status bsi_store_verify(bsi_store *s, bool repair, void (*found)(void *c
 bomsync_status bsi_store_backup(bsi_store *s, const char *to, bomsync_error *err);   /* consistent copy; `to` must not exist */
 bomsync_status bsi_store_restore(const char *from, const char *to, bomsync_error *err); /* verifies, draws a new store id */
 bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err); /* keeps the newest `keep` generations (and all they need) */
-/** What the last run left for `stats`: one JSON object. Written by publish' caller into STORE/root meta. */
-bomsync_status bsi_store_stats_put(bsi_store *s, const char *json, bomsync_error *err); /* kept until the next publish commits it */
+/** What the last run left for `stats`: one JSON object, the caller's to free; NULL if there is none. */
 bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err);
 
 #endif

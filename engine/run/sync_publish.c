@@ -672,8 +672,21 @@ static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, nex
     return st;
 }
 
+typedef struct teller {
+    bsi_sync *s;
+    const bsi_generation *g;
+    int64_t start;
+} teller;
+
+static char *tell_stats(void *ctx) {
+    teller *t = ctx;
+    bsi_sync_stage_ends(t->s, BSI_SYNC_COMMIT, &t->start);
+    return bsi_sync_stats(t->s, t->g);
+}
+
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
+    int64_t at = bsi_now_ns();
     next_state n = {.exact = bsi_alloc(sizeof *n.exact * (s->open_count + 1))};
     next_image x = {0};
     memset(n.exact, 0xff, sizeof *n.exact * (s->open_count + 1));
@@ -685,11 +698,9 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     }
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
-        int64_t t0 = bsi_now_ns();
         st = s->first_ref ? first_state(s, n.exact, &n.refs, &n.ref_count, err) : edited_state(s, &n, err);
-        s->seconds[5] += (double)(bsi_now_ns() - t0) / 1e9;
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
-        t0 = bsi_now_ns();
+        bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
         size_t lines = s->o->baseline ? 0 : s->item_count;
@@ -697,7 +708,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         g->slot_count = s->feed->slots.count;
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);
-        s->seconds[4] += (double)(bsi_now_ns() - t0) / 1e9;
+        bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
     if (!st && !s->all_held) note_exact(s, &n, err);
@@ -715,12 +726,15 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.set_holds = true;
     char *journal = bsi_generation_json(g, false);
     p.journal_json = journal;
-    int64_t t0 = bsi_now_ns();
+    bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
+    teller stats = {.s = s, .g = g, .start = at};
+    p.stats = tell_stats;
+    p.stats_ctx = &stats;
     uint32_t slot_count = s->feed->slots.count;
     if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
     if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
     s->feed->slots.count = slot_count;
-    s->seconds[6] += (double)(bsi_now_ns() - t0) / 1e9;
+    bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
     free(n.exact);
     free(n.refs);
