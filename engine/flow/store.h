@@ -237,7 +237,8 @@ typedef struct bsi_publish {
     size_t hold_count;
     bool set_holds;
     const char *journal_kind;          /* "snapshot", "approve", "decline", "revert", "gc", ... */
-    const char *journal_json;          /* one JSON object, without the chain's members */
+    const char *journal_json;          /* one JSON object, without "n", "at", "kind", "prev" and "hash" */
+    int64_t at;                        /* the line's time without a generation (else its committed_at); 0: now */
     char *(*stats)(void *ctx);         /* NULL, or gives what bsi_store_stats_get returns from now on (malloc'ed): called once, as the last */
     void *stats_ctx;                   /* thing before the commit, by the thread that publishes */
     bool outbox;                       /* outbox/.tmp-<number> is complete and synced: rename it after the commit */

@@ -276,7 +276,8 @@ bomsync_status bomsync_approve(const char *store, const char *digest, const char
         set_text(&h->by, by);
         set_text(&h->why, why);
         char *journal = decision_json("approve", h, by, why, 0);
-        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "approve", .journal_json = journal};
+        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "approve", .journal_json = journal,
+                         .at = d.now};
         st = bsi_store_publish(d.store, &p, err);
         free(journal);
     } else if (!st) {
@@ -308,7 +309,8 @@ bomsync_status bomsync_decline(const char *store, const char *digest, const char
         set_text(&h->by, by);
         set_text(&h->why, why);
         char *journal = decision_json("decline", h, by, why, 0);
-        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "decline", .journal_json = journal};
+        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "decline", .journal_json = journal,
+                         .at = d.now};
         st = bsi_store_publish(d.store, &p, err);
         free(journal);
     }

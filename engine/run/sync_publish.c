@@ -710,7 +710,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         if (!st) st = bsi_write_manifest(s->store, g, err);
         bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
-    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
+    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
     p.state = n.refs;
@@ -724,7 +724,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.holds = s->hold;
     p.hold_count = s->hold_count;
     p.set_holds = true;
-    char *journal = bsi_generation_json(g, false);
+    char *journal = bsi_generation_journal(g);
     p.journal_json = journal;
     bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
     teller stats = {.s = s, .g = g, .start = at};
