@@ -316,7 +316,8 @@ static const bsi_cli_example status_examples[] = {{"One screen of health:", "bom
 static const bsi_cli_option verify_options[] = {
     STORE,
     FLAG("repair", repair,
-         "Drops caches that are damaged; they are made anew. What the store alone knows is never touched."),
+         "Drops caches that are damaged; they are made anew. Writes chunks of the outbox that are missing or damaged again, "
+         "where that gives the same bytes. What the store alone knows is never touched."),
     END};
 static const bsi_cli_example verify_examples[] = {{"Reads and checks everything:", "bomsync verify --store S"}, END};
 static const bsi_cli_option backup_options[] = {
@@ -503,7 +504,7 @@ const bsi_cli_command bsi_cli_commands[] = {
     {COMMAND("audit", "print the journal", "", 0, 0, store_only, NULL), .text = audit_text, .examples = audit_examples,
      .exits = EXITS_READ, .run = bsi_cli_audit},
     {COMMAND("verify", "check the whole store", "", 0, 0, verify_options, NULL), .text = verify_text,
-     .examples = verify_examples, .exits = EXITS_WRITE, .run = bsi_cli_verify},
+     .examples = verify_examples, .exits = EXITS_WRITE, .flags = BSI_CLI_FAULTS, .run = bsi_cli_verify},
     {COMMAND("backup", "copy a store", "[TO]", 0, 1, backup_options, NULL), .text = backup_text,
      .examples = backup_examples, .exits = EXITS_READ, .flags = BSI_CLI_NO_PRODUCT, .run = bsi_cli_backup},
     {COMMAND("restore", "make a store from a copy", "FROM", 1, 1, restore_options, NULL), .text = restore_text,

@@ -90,6 +90,7 @@ typedef struct bsi_generation {
     uint64_t state_list;    /* id of the feed's state list */
     uint32_t slot_count;    /* slots of the feed at this generation */
     int exit_code;
+    bool outbox;            /* as read: its folder in the outbox is kept. Written as bsi_publish says */
 } bsi_generation;
 /** number's record; *out NULL if it does not exist (0 too). bsi_generation_free. */
 bomsync_status bsi_store_generation_get(bsi_generation **out, bsi_store *s, int64_t number, bomsync_error *err);
@@ -257,7 +258,7 @@ typedef struct bsi_store_figures {
 } bsi_store_figures;
 bomsync_status bsi_store_figures_get(bsi_store_figures *out, bsi_store *s, bomsync_error *err);
 /** Everything read and checked: checksums, counts, digests, kh/rh against row images, lists, journal chain, chunk files. found() gets
- *  one line for each fault. repair: what can be derived is (image dropped, missing chunk files rewritten by rewrite_chunks). */
+ *  one line for each fault. repair: a damaged image is dropped. */
 bomsync_status bsi_store_verify(bsi_store *s, bool repair, void (*found)(void *ctx, const char *line), void *ctx, bomsync_error *err);
 bomsync_status bsi_store_backup(bsi_store *s, const char *to, bomsync_error *err);   /* consistent copy; `to` must not exist */
 bomsync_status bsi_store_restore(const char *from, const char *to, bomsync_error *err); /* verifies, draws a new store id */

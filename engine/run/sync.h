@@ -115,11 +115,15 @@ void bsi_sync_memory(bsi_sync *s);                                     /* looks 
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start); /* time since *start is added; *start is now */
 char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g);      /* one JSON object, the caller's to free */
 
-/* sync_publish.c, for approve and revert too */
-/** Chunks of a generation into outbox/.tmp-<n>; g gets its chunk infos. now may be NULL. */
-bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+/* sync_publish.c, for approve, revert and repair too */
+/** Chunks of a generation below dir, which is made anew; g (number, feed, base_digest) gets its chunk infos. now may be NULL. */
+bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                 bomsync_error *err);
+/** The same into outbox/.tmp-<number>. */
+bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                               const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                               bomsync_error *err);
 /** The generation's digest from its other members. */
 void bsi_generation_digest(bsi_generation *g);
 /** Partition counts of g from those of the base (may be NULL) and the items; made: creates by part without items, or NULL. */

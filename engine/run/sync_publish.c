@@ -26,10 +26,9 @@ static bomsync_status add_line(void *ctx, const bsi_item *item, uint64_t seq, co
                                line, bytes, err);
 }
 
-bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                 bomsync_error *err) {
-    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
     bomsync_status st = bsi_remove_tree(dir, err);
     if (!st) st = bsi_mkdirs(dir, err);
     chunk_sink sink = {.parts = parts};
@@ -45,6 +44,14 @@ bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_i
             if (!st) st = closed;
         }
     }
+    return st;
+}
+
+bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                               const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                               bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+    bomsync_status st = bsi_write_chunks(dir, g, items, count, parts, slots, now, was, workers, err);
     free(dir);
     return st;
 }
@@ -704,7 +711,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
         size_t lines = s->o->baseline ? 0 : s->item_count;
-        if (!st) st = bsi_write_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+        if (!st) st = bsi_send_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
         g->slot_count = s->feed->slots.count;
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);
