@@ -83,6 +83,7 @@ typedef struct bsi_cli_example {
 #define BSI_CLI_NO_PRODUCT 2u /* writes files or a store, nothing to stdout: -o is refused */
 #define BSI_CLI_ANSWERS 4u    /* exit 1 is an answer, so a closed pipe may not end with 0 */
 #define BSI_CLI_NO_STORE 8u   /* works on snapshots alone */
+#define BSI_CLI_FAULTS 16u    /* its product tells what is damaged: given with exit 7 too */
 
 typedef struct bsi_cli_command {
     const char *name;

@@ -102,7 +102,8 @@ static const bsi_cli_option reading[] = {
     TEXT("encoding", "NAME", encoding, "The encoding of the snapshot. Default: UTF-8."),
     LIST("nulls", "A,B", nulls, "Texts that stand for \"no value\", e.g. NULL,N/A. Default: none."),
     TEXT("trailer", "REGEX", trailer,
-         "The last line matches this and is no record; its first group, if there is one, is the number of records."),
+         "The last line matches this and is no record, or the file was cut short; its first group, if there is one, is the "
+         "number of records."),
     WORKERS,
     {.name = "memory",
      .kind = BSI_CLI_BYTES,
@@ -315,7 +316,8 @@ static const bsi_cli_example status_examples[] = {{"One screen of health:", "bom
 static const bsi_cli_option verify_options[] = {
     STORE,
     FLAG("repair", repair,
-         "Drops caches that are damaged; they are made anew. What the store alone knows is never touched."),
+         "Drops caches that are damaged; they are made anew. Writes chunks of the outbox that are missing or damaged again, "
+         "where that gives the same bytes. What the store alone knows is never touched."),
     END};
 static const bsi_cli_example verify_examples[] = {{"Reads and checks everything:", "bomsync verify --store S"}, END};
 static const bsi_cli_option backup_options[] = {
@@ -401,7 +403,7 @@ static const char sync_text[] =
     "none. Several files, globs and folders are one snapshot; - is stdin. The chunks stand in "
     "DIR/outbox/<generation>/.\n\n"
     "A snapshot that may be incomplete never deletes. Without evidence of completeness (--complete, --control, "
-    "--expect-records or a trailer with a count) creates and updates go on and deletes are held: exit 5, and approve "
+    "--expect-records or --trailer) creates and updates go on and deletes are held: exit 5, and approve "
     "with "
     "the digest that is printed publishes them. A snapshot without records, with over a tenth fewer records, or with "
     "over half "
@@ -445,7 +447,11 @@ static const char restore_text[] = "Makes a store from a copy that backup made. 
                                    "those of the old one.";
 static const char gc_text[] = "Removes what generations before the newest N alone need, and gives the space back.";
 static const char stats_text[] =
-    "Prints the figures of the last run: blocks read and skipped, tiers, seconds by stage, bytes, memory.";
+    "Prints the figures of the last run: blocks read and skipped, tiers, seconds by stage, bytes, memory, and which way "
+    "the run took and why.\n\n"
+    "The figures are a part of what the run commits: the seconds of \"commit\" are those up to that moment (sync "
+    "--explain prints all of them). memory_peak is the private memory in use at the end of the stage that had the most: "
+    "mapped pages of the store and of files belong to the system's cache and are not counted.";
 static const char status_text[] =
     "Shows the health of a store on one screen: feeds, last generation, what is held and open, space.";
 static const char doctor_text[] =
@@ -498,7 +504,7 @@ const bsi_cli_command bsi_cli_commands[] = {
     {COMMAND("audit", "print the journal", "", 0, 0, store_only, NULL), .text = audit_text, .examples = audit_examples,
      .exits = EXITS_READ, .run = bsi_cli_audit},
     {COMMAND("verify", "check the whole store", "", 0, 0, verify_options, NULL), .text = verify_text,
-     .examples = verify_examples, .exits = EXITS_WRITE, .run = bsi_cli_verify},
+     .examples = verify_examples, .exits = EXITS_WRITE, .flags = BSI_CLI_FAULTS, .run = bsi_cli_verify},
     {COMMAND("backup", "copy a store", "[TO]", 0, 1, backup_options, NULL), .text = backup_text,
      .examples = backup_examples, .exits = EXITS_READ, .flags = BSI_CLI_NO_PRODUCT, .run = bsi_cli_backup},
     {COMMAND("restore", "make a store from a copy", "FROM", 1, 1, restore_options, NULL), .text = restore_text,

@@ -69,6 +69,10 @@ static bomsync_status pipe_closed(const bsi_cli_command *command, bomsync_status
     return command->flags & BSI_CLI_ANSWERS ? BOMSYNC_E_USAGE : BOMSYNC_OK;
 }
 
+static bool keeps(const bsi_cli_command *command, bomsync_status status) {
+    return made_product((int)status) || (command->flags & BSI_CLI_FAULTS && status == BOMSYNC_E_INTEGRITY);
+}
+
 static int work(void *ctx) {
     job *j = ctx;
     bomsync_error err = BOMSYNC_ERROR_INIT, late = BOMSYNC_ERROR_INIT;
@@ -79,7 +83,7 @@ static int work(void *ctx) {
         status = j->command->run(&j->args, &io, &err);
     }
     bsi_cli_progress_erase();
-    bomsync_status closed = bsi_cli_output_close(&io.product, made_product((int)status), &late);
+    bomsync_status closed = bsi_cli_output_close(&io.product, keeps(j->command, status), &late);
     bool own_fault = status == BOMSYNC_E_USAGE || status == BOMSYNC_E_SPACE || made_product((int)status);
     if (io.product.error == EPIPE && own_fault) return (int)pipe_closed(j->command, status);
     if (!*err.message && *late.message) err = late;

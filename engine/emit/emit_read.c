@@ -16,7 +16,7 @@
 
 static bomsync_status damaged(const char *path, const char *what, bomsync_error *err) {
     bomsync_status st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "chunk \"%s\" is damaged: %s", path, what);
-    bsi_hint(err, "verify --repair writes missing chunks again; take a damaged one away first");
+    bsi_hint(err, "verify --repair writes it again, if the store still has what it was made of");
     return st;
 }
 

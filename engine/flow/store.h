@@ -90,6 +90,7 @@ typedef struct bsi_generation {
     uint64_t state_list;    /* id of the feed's state list */
     uint32_t slot_count;    /* slots of the feed at this generation */
     int exit_code;
+    bool outbox;            /* as read: its folder in the outbox is kept. Written as bsi_publish says */
 } bsi_generation;
 /** number's record; *out NULL if it does not exist (0 too). bsi_generation_free. */
 bomsync_status bsi_store_generation_get(bsi_generation **out, bsi_store *s, int64_t number, bomsync_error *err);
@@ -237,7 +238,10 @@ typedef struct bsi_publish {
     size_t hold_count;
     bool set_holds;
     const char *journal_kind;          /* "snapshot", "approve", "decline", "revert", "gc", ... */
-    const char *journal_json;          /* one JSON object, without the chain's members */
+    const char *journal_json;          /* one JSON object, without "n", "at", "kind", "prev" and "hash" */
+    int64_t at;                        /* the line's time without a generation (else its committed_at); 0: now */
+    char *(*stats)(void *ctx);         /* NULL, or gives what bsi_store_stats_get returns from now on (malloc'ed): called once, as the last */
+    void *stats_ctx;                   /* thing before the commit, by the thread that publishes */
     bool outbox;                       /* outbox/.tmp-<number> is complete and synced: rename it after the commit */
 } bsi_publish;
 /** Syncs the shards, commits the root, renames the outbox folder. E_SPACE and the rest leave generation g as it was. */
@@ -254,13 +258,12 @@ typedef struct bsi_store_figures {
 } bsi_store_figures;
 bomsync_status bsi_store_figures_get(bsi_store_figures *out, bsi_store *s, bomsync_error *err);
 /** Everything read and checked: checksums, counts, digests, kh/rh against row images, lists, journal chain, chunk files. found() gets
- *  one line for each fault. repair: what can be derived is (image dropped, missing chunk files rewritten by rewrite_chunks). */
+ *  one line for each fault. repair: a damaged image is dropped. */
 bomsync_status bsi_store_verify(bsi_store *s, bool repair, void (*found)(void *ctx, const char *line), void *ctx, bomsync_error *err);
 bomsync_status bsi_store_backup(bsi_store *s, const char *to, bomsync_error *err);   /* consistent copy; `to` must not exist */
 bomsync_status bsi_store_restore(const char *from, const char *to, bomsync_error *err); /* verifies, draws a new store id */
 bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err); /* keeps the newest `keep` generations (and all they need) */
-/** What the last run left for `stats`: one JSON object. Written by publish' caller into STORE/root meta. */
-bomsync_status bsi_store_stats_put(bsi_store *s, const char *json, bomsync_error *err); /* kept until the next publish commits it */
+/** What the last run left for `stats`: one JSON object, the caller's to free; NULL if there is none. */
 bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err);
 
 #endif

@@ -406,8 +406,8 @@ static void put_row(const bench *b, bsi_buf *t, const phase *p, const figures *f
     bsi_buf_byte(t, '\n');
 }
 
-/* "first      read 0.021  parse 0.110 ..  rest 0.040" of the last timed run. The rest is what a sync does when it has
- * written its figures already: it commits them. */
+/* "first      read 0.021  parse 0.110 ..  rest 0.040" of the last timed run. The rest is what no stage counts: opening
+ * the store, the sync of its file at the end of the commit, which has the figures in it, closing. */
 static void add_stages(bench *b, const phase *p, const figures *f) {
     json_t *all = json_loads(f->stats, 0, NULL), *v;
     const char *name;

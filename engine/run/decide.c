@@ -11,6 +11,7 @@
 #include "run/edit.h"
 #include "run/manifest.h"
 #include "run/query.h"
+#include "run/repair.h"
 #include "run/sync.h"
 
 static bomsync_status clock_of(int64_t *t, const char *now, bomsync_error *err) {
@@ -182,7 +183,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
         g->totals.records = d->feed->records - (int64_t)count;
         bsi_items_sort(item, count, &parts);
         bsi_generation_partitions(g, d->last, item, count, &parts, NULL);
-        st = bsi_write_chunks(d->store, g, item, count, &parts, &d->feed->slots, NULL, &was, workers, err);
+        st = bsi_send_chunks(d->store, g, item, count, &parts, &d->feed->slots, NULL, &was, workers, err);
     }
     bsi_generation_digest(g);
     if (!st) st = bsi_write_manifest(d->store, g, err);
@@ -276,7 +277,8 @@ bomsync_status bomsync_approve(const char *store, const char *digest, const char
         set_text(&h->by, by);
         set_text(&h->why, why);
         char *journal = decision_json("approve", h, by, why, 0);
-        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "approve", .journal_json = journal};
+        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "approve", .journal_json = journal,
+                         .at = d.now};
         st = bsi_store_publish(d.store, &p, err);
         free(journal);
     } else if (!st) {
@@ -308,7 +310,8 @@ bomsync_status bomsync_decline(const char *store, const char *digest, const char
         set_text(&h->by, by);
         set_text(&h->why, why);
         char *journal = decision_json("decline", h, by, why, 0);
-        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "decline", .journal_json = journal};
+        bsi_publish p = {.feed = d.feed, .holds = d.hold, .hold_count = d.hold_count, .set_holds = true, .journal_kind = "decline", .journal_json = journal,
+                         .at = d.now};
         st = bsi_store_publish(d.store, &p, err);
         free(journal);
     }
@@ -354,7 +357,7 @@ bomsync_status bomsync_revert(const char *store, const char *feed_name, int64_t 
         bsi_generation_partitions(g, d.last, item, count, &parts, NULL);
         bsi_row_source a = {.store = d.store, .refs = d.base, .slot_count = d.feed->slots.count};
         bsi_row_source b = {.store = d.store, .refs = to, .slot_count = d.feed->slots.count};
-        if (!st) st = bsi_write_chunks(d.store, g, item, count, &parts, &d.feed->slots, &b, &a, workers, err);
+        if (!st) st = bsi_send_chunks(d.store, g, item, count, &parts, &d.feed->slots, &b, &a, workers, err);
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(d.store, g, err);
         d.feed->records = g->totals.records;
@@ -395,10 +398,26 @@ static void found(void *ctx, const char *line) {
     bsi_buf_free(&b);
 }
 
+/* What was mended is no fault any more; what could not be, verify counts. */
+static void repaired(void *ctx, const char *line) {
+    found_run *r = ctx;
+    bsi_buf b = {0};
+    if (r->json) {
+        bsi_buf_str(&b, "{\"message_type\":\"repair\",\"message\":");
+        bsi_json_string(&b, line, strlen(line));
+        bsi_buf_str(&b, "}\n");
+    } else {
+        bsi_buf_addf(&b, "repair: %s\n", line);
+    }
+    r->out.write(r->out.ctx, b.data, b.len);
+    bsi_buf_free(&b);
+}
+
 bomsync_status bomsync_verify(const char *store, bool repair, bool json, bomsync_sink out, bomsync_error *err) {
     bsi_store *s = NULL;
     found_run r = {.out = out, .json = json};
     bomsync_status st = bsi_store_open(&s, store, repair ? BSI_STORE_WRITE : BSI_STORE_READ, 0, err);
+    if (!st && repair) st = bsi_repair_outbox(s, repaired, &r, err);
     if (!st) st = bsi_store_verify(s, repair, found, &r, err);
     if (!st) {
         char *text = json ? bsi_format("{\"message_type\":\"verify\",\"faults\":%" PRIu64 ",\"generation\":%" PRId64 "}\n", r.count, bsi_store_generation(s))
@@ -407,10 +426,6 @@ bomsync_status bomsync_verify(const char *store, bool repair, bool json, bomsync
         free(text);
     }
     if (s) bsi_store_close(s);
-    if (!st && r.count && !repair) {
-        st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store has %" PRIu64 " faults", r.count);
-        bsi_hint(err, "verify --repair mends what can be derived; else restore a backup");
-    }
     return st;
 }
 

@@ -108,7 +108,7 @@ static char *finish(bsi_buf *b) {
     return (char *)b->data;
 }
 
-/* ---- the three ---- */
+/* ---- for machines ---- */
 
 char *bsi_manifest_json(const bsi_generation *g, const char *store_id) {
     bsi_buf b = {0};
@@ -136,30 +136,36 @@ char *bsi_manifest_json(const bsi_generation *g, const char *store_id) {
     return finish(&b);
 }
 
+static void put_generation(bsi_buf *b, const bsi_generation *g, bool at) {
+    bsi_buf_str(b, "{\"message_type\":\"generation\",\"generation\":");
+    if (g->number) bsi_buf_addf(b, "%" PRId64, g->number);
+    else bsi_buf_str(b, "null");
+    bsi_buf_addf(b, ",\"base\":%" PRId64 ",\"feed\":", g->base);
+    put_text(b, g->feed);
+    bsi_buf_byte(b, ',');
+    put_totals(b, &g->totals);
+    bsi_buf_str(b, ",\"digest\":");
+    if (g->number) put_digest(b, g->digest);
+    else bsi_buf_str(b, "null");
+    bsi_buf_str(b, ",\"snapshot_digest\":");
+    put_digest(b, g->snapshot_digest);
+    bsi_buf_str(b, ",\"hold_digests\":[");
+    for (size_t i = 0; i < g->hold_count; i++) {
+        if (i) bsi_buf_byte(b, ',');
+        put_text(b, g->hold_digests[i]);
+    }
+    bsi_buf_str(b, "],\"contract\":");
+    put_digest(b, g->contract_digest);
+    if (at) {
+        bsi_buf_str(b, ",\"at\":");
+        put_time(b, g->effective_time);
+    }
+    bsi_buf_addf(b, ",\"exit\":%d", g->exit_code);
+}
+
 char *bsi_generation_json(const bsi_generation *g, bool show) {
     bsi_buf b = {0};
-    bsi_buf_str(&b, "{\"message_type\":\"generation\",\"generation\":");
-    if (g->number) bsi_buf_addf(&b, "%" PRId64, g->number);
-    else bsi_buf_str(&b, "null");
-    bsi_buf_addf(&b, ",\"base\":%" PRId64 ",\"feed\":", g->base);
-    put_text(&b, g->feed);
-    bsi_buf_byte(&b, ',');
-    put_totals(&b, &g->totals);
-    bsi_buf_str(&b, ",\"digest\":");
-    if (g->number) put_digest(&b, g->digest);
-    else bsi_buf_str(&b, "null");
-    bsi_buf_str(&b, ",\"snapshot_digest\":");
-    put_digest(&b, g->snapshot_digest);
-    bsi_buf_str(&b, ",\"hold_digests\":[");
-    for (size_t i = 0; i < g->hold_count; i++) {
-        if (i) bsi_buf_byte(&b, ',');
-        put_text(&b, g->hold_digests[i]);
-    }
-    bsi_buf_str(&b, "],\"contract\":");
-    put_digest(&b, g->contract_digest);
-    bsi_buf_str(&b, ",\"at\":");
-    put_time(&b, g->effective_time);
-    bsi_buf_addf(&b, ",\"exit\":%d", g->exit_code);
+    put_generation(&b, g, true);
     if (show) {
         bsi_buf_str(&b, ",\"partitions\":");
         put_partitions(&b, g);
@@ -168,6 +174,13 @@ char *bsi_generation_json(const bsi_generation *g, bool show) {
         bsi_buf_str(&b, ",\"files\":");
         put_files(&b, g);
     }
+    bsi_buf_byte(&b, '}');
+    return finish(&b);
+}
+
+char *bsi_generation_journal(const bsi_generation *g) {
+    bsi_buf b = {0};
+    put_generation(&b, g, false);
     bsi_buf_byte(&b, '}');
     return finish(&b);
 }

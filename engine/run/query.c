@@ -402,10 +402,9 @@ static bomsync_status history_step(bsi_store *s, const bsi_feed *feed, const bsi
     bool differs = was->there != now->there;
     for (uint32_t i = 0; !differs && now->there && i < feed->slots.count; i++) differs = !bsi_field_eq(&was->f[i], &now->f[i]);
     if (!differs) return BOMSYNC_OK;
-    char id[65];
-    bsi_hex(id, g->base_digest, 32);
-    id[16] = 0;
-    bsi_change c = {.op = !was->there ? 'c' : now->there ? 'u' : 'd', .slots = &feed->slots, .before = was->there ? was->f : NULL,
+    bsi_slots slots = feed->slots; /* as cat shows it: with the columns that there were */
+    slots.count = BSI_MIN(slots.count, g->slot_count);
+    bsi_change c = {.op = !was->there ? 'c' : now->there ? 'u' : 'd', .slots = &slots, .before = was->there ? was->f : NULL,
                     .after = now->there ? now->f : NULL};
     bsi_change_head head = {.entity = feed->name, .generation = g->number};
     bsi_change_render(b, &c, &head);

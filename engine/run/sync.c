@@ -16,13 +16,6 @@
 #include "core/limits.h"
 #include "run/manifest.h"
 
-static double since(int64_t *t) {
-    int64_t now = bsi_now_ns();
-    double d = (double)(now - *t) / 1e9;
-    *t = now;
-    return d;
-}
-
 /* ---- the feed: as the store knows it, or new ---- */
 
 static bool same_list(const char *const *a, size_t n, char *const *b, size_t m) {
@@ -161,40 +154,6 @@ static void fill_holds(bsi_sync *s, bsi_generation *g) {
     }
 }
 
-static uint64_t memory_peak(void) {
-    bsi_buf b = {0};
-    uint64_t kb = 0;
-    if (!bsi_read_file(&b, "/proc/self/status", 1 << 20, NULL)) {
-        bsi_buf_byte(&b, 0);
-        const char *p = strstr((char *)b.data, "VmHWM:");
-        if (p) kb = strtoull(p + 6, NULL, 10);
-    }
-    bsi_buf_free(&b);
-    return kb * 1024;
-}
-
-static char *stats_json(bsi_sync *s, const bsi_generation *g) {
-    bsi_buf b = {0};
-    uint64_t skipped = s->scan.blocks - s->open_count, rows = s->open_count ? s->row_base[s->open_count] : 0;
-    const char *path = !s->last ? "first load" : s->open_count == 0 ? "unchanged" : skipped ? "skip and join" : "join";
-    const char *why = !s->last                                 ? "the feed had no records"
-                      : s->open_count == 0                     ? "every block matched the last image"
-                      : skipped * 2 >= s->scan.blocks           ? "most blocks matched the last image"
-                      : skipped                                ? "few blocks matched the last image"
-                                                               : "no block matched the last image";
-    bsi_buf_addf(&b,
-                 "{\"message_type\":\"stats\",\"records\":%" PRId64 ",\"generations\":%" PRId64 ",\"blocks\":%zu,\"skipped\":%" PRIu64
-                 ",\"tiers\":{\"block\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"key\":%" PRIu64 ",\"cell\":%zu},\"seconds\":{",
-                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), (size_t)s->scan.blocks, skipped, s->t.records_in - (int64_t)rows,
-                 skipped, rows, s->item_count);
-    static const char *const stage[] = {"read", "parse", "join", "classify", "emit", "store", "commit"};
-    for (int i = 0; i < 7; i++) bsi_buf_addf(&b, "%s\"%s\":%.6f", i ? "," : "", stage[i], s->seconds[i]);
-    bsi_buf_addf(&b, "},\"memory_peak\":%" PRIu64 ",\"io\":\"%s\",\"isa\":\"%s\",\"path\":\"%s\",\"why\":\"%s\"}", memory_peak(),
-                 s->scan.file_count ? bsi_source_io(s->scan.file[0].source) : "pread", s->isa_name, path, why);
-    bsi_buf_byte(&b, 0);
-    return (char *)b.data;
-}
-
 static void say(bomsync_sink talk, const char *text) {
     if (talk.write) talk.write(talk.ctx, text, strlen(text));
 }
@@ -228,7 +187,7 @@ static bomsync_status finish(bsi_sync *s, bsi_generation *g, bomsync_result *res
         free(text);
     }
     if (s->o->explain) {
-        char *stats = stats_json(s, g);
+        char *stats = bsi_sync_stats(s, g);
         say(talk, stats);
         say(talk, "\n");
         free(stats);
@@ -261,11 +220,11 @@ static bomsync_status diff_records(bsi_sync *s, bomsync_error *err) {
     int64_t t = bsi_now_ns();
     bomsync_status st = bsi_sync_open_blocks(s, err);
     if (!st) st = bsi_sync_parse(s, err);
-    s->seconds[1] = since(&t);
+    bsi_sync_stage_ends(s, BSI_SYNC_PARSE, &t);
     if (!st) st = bsi_sync_join(s, err);
-    s->seconds[2] = since(&t);
+    bsi_sync_stage_ends(s, BSI_SYNC_JOIN, &t);
     if (!st) st = bsi_sync_classify(s, err);
-    s->seconds[3] = since(&t);
+    bsi_sync_stage_ends(s, BSI_SYNC_CLASSIFY, &t);
     return st;
 }
 
@@ -292,10 +251,11 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
     s->cache = bsi_block_cache_open(s->memory_bytes / 8);
     start_digest(s);
-    s->seconds[0] = since(&t);
+    bsi_sync_stage_ends(s, BSI_SYNC_READ, &t);
     st = bsi_sync_counts(s, err);
     if (!st) st = diff_records(s, err);
     bsi_sync_end_digest(s);
+    t = bsi_now_ns();
     if (!st) {
         st = bsi_sync_guard(s, err);
         if (st == BOMSYNC_HELD) st = BOMSYNC_OK;
@@ -306,6 +266,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (s->t.unchanged + s->t.created + s->t.updated + s->t.held + s->t.kept_back + s->t.duplicates != s->t.records_in || s->t.unchanged < 0)
         return bsi_fail(err, BOMSYNC_E_INTEGRITY, "the totals do not add up; nothing was changed");
     fill_generation(s, g);
+    bsi_sync_stage_ends(s, BSI_SYNC_CLASSIFY, &t);
     return BOMSYNC_OK;
 }
 
@@ -330,10 +291,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
         if (s->sequence_given) s->feed->last_sequence = s->sequence;
         if (s->as_of_given) s->feed->last_as_of = s->as_of;
     }
-    char *stats = stats_json(s, g);
-    bomsync_status st = bsi_store_stats_put(s->store, stats, err);
-    free(stats);
-    return st ? st : bsi_sync_publish(s, g, err);
+    return bsi_sync_publish(s, g, err);
 }
 
 static void release(bsi_sync *s) {

@@ -1,5 +1,5 @@
 /* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_guard.c judges,
- * sync_publish.c writes. */
+ * sync_publish.c writes, sync_stats.c tells. */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
 
@@ -22,6 +22,17 @@ typedef struct bsi_kept_row {
     uint32_t image_bytes, body_bytes;
     char *value;         /* the raw record, clipped; owned */
 } bsi_kept_row;
+
+typedef enum bsi_sync_stage {
+    BSI_SYNC_READ,     /* read, cut, match */
+    BSI_SYNC_PARSE,    /* of a first load with the writing of its state blocks */
+    BSI_SYNC_JOIN,
+    BSI_SYNC_CLASSIFY, /* and judge */
+    BSI_SYNC_EMIT,     /* chunks and manifest */
+    BSI_SYNC_STORE,    /* state blocks, edits of the lists */
+    BSI_SYNC_COMMIT,   /* shards, lists, root */
+    BSI_SYNC_STAGES
+} bsi_sync_stage;
 
 typedef struct bsi_sync {
     const bomsync_sync_options *o;
@@ -84,7 +95,8 @@ typedef struct bsi_sync {
     bool digesting;             /* a thread makes the snapshot digest: ends in bsi_sync_end_digest */
     pthread_t digest;
     uint8_t snapshot_digest[32];
-    double seconds[8];          /* read, parse, join, classify, emit, store, commit */
+    double seconds[BSI_SYNC_STAGES];
+    uint64_t memory_peak;       /* most anonymous memory at the end of a stage */
     int64_t clock;
     char isa_name[16];
 } bsi_sync;
@@ -107,10 +119,21 @@ void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since 
 
 /* sync_publish.c */
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err);
-/** Chunks of a generation into outbox/.tmp-<n>; g gets its chunk infos. now may be NULL. */
-bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+
+/* sync_stats.c */
+void bsi_sync_memory(bsi_sync *s);                                     /* looks at the memory in use: call before much is freed */
+void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start); /* time since *start is added; *start is now */
+char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g);      /* one JSON object, the caller's to free */
+
+/* sync_publish.c, for approve, revert and repair too */
+/** Chunks of a generation below dir, which is made anew; g (number, feed, base_digest) gets its chunk infos. now may be NULL. */
+bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                 bomsync_error *err);
+/** The same into outbox/.tmp-<number>. */
+bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                               const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                               bomsync_error *err);
 /** The generation's digest from its other members. */
 void bsi_generation_digest(bsi_generation *g);
 /** Partition counts of g from those of the base (may be NULL) and the items; made: creates by part without items, or NULL. */

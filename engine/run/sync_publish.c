@@ -26,10 +26,9 @@ static bomsync_status add_line(void *ctx, const bsi_item *item, uint64_t seq, co
                                line, bytes, err);
 }
 
-bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                 bomsync_error *err) {
-    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
     bomsync_status st = bsi_remove_tree(dir, err);
     if (!st) st = bsi_mkdirs(dir, err);
     chunk_sink sink = {.parts = parts};
@@ -45,6 +44,14 @@ bomsync_status bsi_write_chunks(bsi_store *store, bsi_generation *g, const bsi_i
             if (!st) st = closed;
         }
     }
+    return st;
+}
+
+bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
+                               const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
+                               bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+    bomsync_status st = bsi_write_chunks(dir, g, items, count, parts, slots, now, was, workers, err);
     free(dir);
     return st;
 }
@@ -685,8 +692,21 @@ static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, nex
     return st;
 }
 
+typedef struct teller {
+    bsi_sync *s;
+    const bsi_generation *g;
+    int64_t start;
+} teller;
+
+static char *tell_stats(void *ctx) {
+    teller *t = ctx;
+    bsi_sync_stage_ends(t->s, BSI_SYNC_COMMIT, &t->start);
+    return bsi_sync_stats(t->s, t->g);
+}
+
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
+    int64_t at = bsi_now_ns();
     next_state n = {.exact = bsi_alloc(sizeof *n.exact * (s->open_count + 1))};
     next_image x = {0};
     memset(n.exact, 0xff, sizeof *n.exact * (s->open_count + 1));
@@ -698,21 +718,19 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     }
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
-        int64_t t0 = bsi_now_ns();
         st = s->first_ref ? first_state(s, &n, err) : edited_state(s, &n, err);
-        s->seconds[5] += (double)(bsi_now_ns() - t0) / 1e9;
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
-        t0 = bsi_now_ns();
+        bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
         size_t lines = s->o->baseline ? 0 : s->item_count;
-        if (!st) st = bsi_write_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+        if (!st) st = bsi_send_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
         g->slot_count = s->feed->slots.count;
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);
-        s->seconds[4] += (double)(bsi_now_ns() - t0) / 1e9;
+        bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
-    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot"};
+    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
     p.state = n.refs;
@@ -726,14 +744,17 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.holds = s->hold;
     p.hold_count = s->hold_count;
     p.set_holds = true;
-    char *journal = bsi_generation_json(g, false);
+    char *journal = bsi_generation_journal(g);
     p.journal_json = journal;
-    int64_t t0 = bsi_now_ns();
+    bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
+    teller stats = {.s = s, .g = g, .start = at};
+    p.stats = tell_stats;
+    p.stats_ctx = &stats;
     uint32_t slot_count = s->feed->slots.count;
     if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
     if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
     s->feed->slots.count = slot_count;
-    s->seconds[6] += (double)(bsi_now_ns() - t0) / 1e9;
+    bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
     free(n.exact);
     free(n.refs);

@@ -589,6 +589,7 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
         if (!st) st = join_once(s, &out, err);
         if (!st) free(out.fresh);
     }
+    bsi_sync_memory(s);
     forget_rows(s);
     return st;
 }

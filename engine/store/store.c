@@ -588,7 +588,6 @@ void bsi_store_close(bsi_store *s) {
     bsi_env_close(&s->root);
     if (s->readers_fd >= 0) close(s->readers_fd);
     if (s->lock_fd >= 0) close(s->lock_fd);
-    free(s->stats);
     free(s->dir);
     free(s);
 }

@@ -174,7 +174,6 @@ struct bsi_store {
     bsi_counters counters;
     atomic_uint_fast64_t next_segment;
     atomic_uint_fast64_t view; /* changes whenever pointers into the mapping die; unique in the process */
-    char *stats;
     bool failed; /* a publish failed half-way: nothing more goes through this handle */
 };
 

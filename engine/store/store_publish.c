@@ -103,13 +103,6 @@ bomsync_status bsi_store_journal(bsi_store *s, bomsync_status (*fn)(void *ctx, c
 
 /* ---- stats ---- */
 
-bomsync_status bsi_store_stats_put(bsi_store *s, const char *json, bomsync_error *err) {
-    (void)err;
-    free(s->stats);
-    s->stats = bsi_strdup(json);
-    return BOMSYNC_OK;
-}
-
 bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err) {
     bsi_span v;
     *json = NULL;
@@ -238,11 +231,15 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
     if (!st && p->feed) st = bsi_feed_save(s, txn, &u->feed, err);
     if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, p->kept_count, err);
     if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);
-    int64_t at = g ? g->committed_at : (int64_t)time(NULL);
+    int64_t at = g ? g->committed_at : p->at ? p->at : (int64_t)time(NULL);
     if (!st && p->journal_kind) st = add_journal(s, txn, &u->l.counters, p->journal_kind, p->journal_json, at, err);
-    if (!st && s->stats) st = bsi_store_meta_put(s, txn, "stats", s->stats, strlen(s->stats), err);
     u->l.counters.segment = atomic_load(&s->next_segment) - 1;
-    return st ? st : bsi_store_counters_put(s, txn, &u->l.counters, err);
+    if (!st) st = bsi_store_counters_put(s, txn, &u->l.counters, err);
+    if (st || !p->stats) return st;
+    char *stats = p->stats(p->stats_ctx);
+    st = bsi_store_meta_put(s, txn, "stats", stats, strlen(stats), err);
+    free(stats);
+    return st;
 }
 
 static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bomsync_error *err) {
@@ -263,8 +260,6 @@ static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bo
 static bomsync_status adopt(publish *u, bomsync_error *err) {
     bsi_store *s = u->s;
     s->counters = u->l.counters;
-    free(s->stats);
-    s->stats = NULL;
     bomsync_status st = bsi_env_renew(&s->root, err);
     if (!st) st = bsi_shards_renew(s, err);
     atomic_store(&s->view, bsi_store_new_view());

@@ -277,6 +277,7 @@ bomsync_status bsi_generation_load(bsi_generation **out, int64_t *previous, bool
     r.end = raw.data + raw.len;
     bsi_generation *g = read_generation(&r, previous, outbox);
     if (r.ok && r.p == r.end && g->number == number) {
+        g->outbox = *outbox;
         *out = g;
     } else {
         bsi_generation_free(g);

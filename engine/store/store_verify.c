@@ -12,7 +12,7 @@
  *   outbox    each chunk file of each generation against what was recorded when it was written
  *
  * A fault is told and the check goes on. What derives from the rest can be made again: the image (dropped, the next sync
- * parses everything once), the name of a committed outbox folder (every opening does that).
+ * parses everything once), the name of a committed outbox folder (every opening does that); chunks, by run/repair.c.
  */
 #include <sys/stat.h>
 #include <unistd.h>
@@ -412,7 +412,7 @@ bomsync_status bsi_store_verify(bsi_store *s, bool repair, void (*found)(void *c
     }
     if (v.faults) {
         bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store \"%s\" is damaged: %llu faults", s->dir, (unsigned long long)v.faults);
-        bsi_hint(err, "restore it from a backup");
+        bsi_hint(err, repair ? "restore it from a backup" : "verify --repair mends what can be derived; else restore it from a backup");
         return BOMSYNC_E_INTEGRITY;
     }
     if (v.space && err && !err->status) *err = v.space_error;

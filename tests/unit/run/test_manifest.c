@@ -69,6 +69,14 @@ Test(manifest, no_generation_made_is_null) {
     free(got);
 }
 
+Test(manifest, journal_entry_leaves_time_to_its_line) {
+    bsi_generation g = some();
+    char *got = bsi_generation_journal(&g);
+    cr_assert(eq(ptr, strstr(got, "\"at\":"), NULL));
+    cr_assert(ne(ptr, strstr(got, "\"contract\":null,\"exit\":0}"), NULL));
+    free(got);
+}
+
 Test(manifest, text_has_no_controls_of_others) {
     bsi_generation g = some();
     g.feed = (char *)"b\x1b[2J";
