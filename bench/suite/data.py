@@ -77,7 +77,11 @@ def shuffled(source, target):
     prefix = target.with_suffix(".part-")
     subprocess.run(f"tail -n +2 {shlex.quote(str(source))} | split -n r/{parts} -a 4 -d - {shlex.quote(str(prefix))}", shell=True, check=True)
     seed = target.with_suffix(".seed")
-    seed.write_bytes(random.Random(7).randbytes(min(SHUFFLE_BYTES, source.stat().st_size) + 4096))  # a line takes less of it than its length
+    left, generator = min(SHUFFLE_BYTES, source.stat().st_size) + 4096, random.Random(7) # a line takes less of it than its length
+    with open(seed, "wb") as out:
+        while left > 0:
+            out.write(generator.randbytes(min(left, 1 << 24)))
+            left -= 1 << 24
     with open(target, "wb") as out, open(source, "rb") as f:
         out.write(f.readline())
         out.flush()

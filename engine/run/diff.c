@@ -394,14 +394,14 @@ static bomsync_status scan_both(diff_run *d, bomsync_error *err) {
     return st;
 }
 
-static bomsync_status join_side(const row_list *n, const row_list *o, const side *without, bsi_join_out *out, int workers, const char *tmp, bomsync_error *err) {
-    bsi_row_store *a = bsi_row_store_open(1, (uint64_t)1 << 40, tmp), *b = bsi_row_store_open(1, (uint64_t)1 << 40, tmp);
+static bomsync_status join_side(const diff_run *d, const row_list *n, const row_list *o, const side *without, bsi_join_out *out, bomsync_error *err) {
+    bsi_row_store *a = bsi_row_store_open(1, d->memory_bytes / 4, d->tmp), *b = bsi_row_store_open(1, d->memory_bytes / 4, d->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < n->n && !st; i++) st = bsi_row_store_add(a, 0, &(bsi_row){n->v[i].kh, n->v[i].rh, i}, err);
     for (size_t i = 0; o && i < o->n && !st; i++)
         if (!without || !is_left_out(without, o->v[i].kh)) st = bsi_row_store_add(b, 0, &(bsi_row){o->v[i].kh, o->v[i].rh, i}, err);
     out->fate = bsi_calloc(n->n + 1, sizeof *out->fate);
-    if (!st) st = bsi_join(out, a, b, workers, err);
+    if (!st) st = bsi_join(out, a, b, d->workers, err);
     bsi_row_store_close(a);
     bsi_row_store_close(b);
     return st;
@@ -458,12 +458,12 @@ static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, boms
     if (st) return st;
     bsi_join_out self = {0};
     int64_t old_duplicates = 0;
-    st = join_side(&d->old.rows, NULL, NULL, &self, d->workers, d->tmp, err);
+    st = join_side(d, &d->old.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->old.rows, self.fate, &d->old, &old_duplicates);
     free(self.fate);
     free(self.gone);
     self = (bsi_join_out){0};
-    if (!st) st = join_side(&d->now.rows, NULL, NULL, &self, d->workers, d->tmp, err);
+    if (!st) st = join_side(d, &d->now.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->now.rows, self.fate, &d->now, &d->duplicates);
     free(self.fate);
     free(self.gone);
@@ -471,7 +471,7 @@ static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, boms
     for (size_t i = 0; i < d->old.left_count; i++) leave_out(&d->now, d->old.left_out[i]);
     bsi_sort(d->now.left_out, d->now.left_count, sizeof(uint64_t), by_u64); /* one list for both sides */
     bsi_join_out out = {0};
-    st = join_side(&d->now.rows, &d->old.rows, &d->now, &out, d->workers, d->tmp, err);
+    st = join_side(d, &d->now.rows, &d->old.rows, &d->now, &out, err);
     if (st) return st;
     *items = bsi_alloc(sizeof **items * (d->now.rows.n + out.gone_count + 1));
     *count = 0;

@@ -30,8 +30,8 @@
  * Decisions. Single LMDB values per block cost 110 ms per 10,000; segments 4 ms. Of lines of 98 bytes, groups of 4 blocks
  * at level 1 take 0.349 of the raw bytes, groups of 8 0.319 and a seventh less time, groups of 16 0.310 and no less; single
  * blocks with a 32 kB dictionary were larger than groups of 4 and took twice the time. A reader that wants one block unpacks
- * its group: 15 us for 4 blocks, 34 us for 8; a sync unpacks each but once (run/changes.h, block cache). Negative levels take 0.41. Frames have no magic, no size and no checksum of their own: the directory
- * has them.
+ * its group; a sync does so once for each (block cache, run/changes.h). Negative levels take 0.41.
+ * Frames have no magic, no size and no checksum of their own: the directory has them.
  *
  * Patches. One row that changes in a block of twelve would write twelve. A patch has only the rows that differ from the
  * whole block below it, up to a quarter of them; with more, a whole block is written. A patch is never made over a patch: the
