@@ -17,7 +17,7 @@
 #include "core/limits.h"
 #include "flow/twins.h"
 
-enum { TASK_BLOCKS = 512, SPAN_BYTES = 1 << 20 };
+enum { TASK_BLOCKS = 512, SPAN_BYTES = 256 << 10 };
 
 /* ---- which blocks are open ---- */
 
