@@ -256,12 +256,11 @@ static bool wanted(const key_run *r, const bsi_rows *w) {
 }
 
 /* Block by block: those with a record that cannot be read, or with a key that is looked for. */
-static void mark_blocks(key_run *r, const stretch *s, bsi_rows *w, const uint8_t *p) {
+static void mark_blocks(key_run *r, const bsi_layout *layout, uint64_t entry, uint64_t count, bsi_rows *w, const uint8_t *p) {
     bsi_image_walk walk = {.image = &r->d->image};
-    for (uint64_t k = 0; k < s->count; k++) {
-        uint64_t entry = s->run->first + s->first + k;
+    for (uint64_t end = entry + count; entry < end; entry++) {
         uint32_t bytes = bsi_image_next(&walk, entry)->bytes;
-        bsi_parse_block(w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, p, bytes, true);
+        bsi_parse_block(w, layout, &r->d->secret, p, bytes, true);
         p += bytes;
         if (!w->bad_count && !(r->dup && wanted(r, w))) continue;
         r->hit[entry] = 1;
@@ -269,29 +268,46 @@ static void mark_blocks(key_run *r, const stretch *s, bsi_rows *w, const uint8_t
     }
 }
 
-static void keys_task(void *ctx, size_t index) {
-    key_run *r = ctx;
-    const stretch *s = &r->stretch[index];
-    bsi_rows *w = &r->rows[bsi_lane()];
-    bsi_buf *buf = &r->buf[bsi_lane()];
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, buf, &err);
-    if (!st && r->dup) {
-        mark_blocks(r, s, w, buf->data);
-    } else if (!st) {
-        bsi_parse_block(w, r->d->now.scan.file[s->run->file].layout, &r->d->secret, buf->data, s->bytes, true);
-        uint32_t good = 0;
-        for (uint32_t i = 0; i < w->count; i++)
-            if (!w->bad[i]) w->kh[good++] = w->kh[i];
-        st = bsi_twins_add(r->twins, bsi_lane(), w->kh, good, &err);
-        if (w->bad_count) mark_blocks(r, s, w, buf->data);
-    }
+static void note_fault(key_run *r, bomsync_status st, const bomsync_error *err) {
     while (st && atomic_flag_test_and_set(&r->lock)) {}
     if (st && !r->status) {
         r->status = st;
-        *r->err = err;
+        *r->err = *err;
     }
     if (st) atomic_flag_clear(&r->lock);
+}
+
+/* Second pass: the blocks that hold a key that stands twice. */
+static void keys_task(void *ctx, size_t index) {
+    key_run *r = ctx;
+    const stretch *s = &r->stretch[index];
+    bsi_buf *buf = &r->buf[bsi_lane()];
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, buf, &err);
+    if (!st) mark_blocks(r, r->d->now.scan.file[s->run->file].layout, s->run->first + s->first, s->count, &r->rows[bsi_lane()], buf->data);
+    note_fault(r, st, &err);
+}
+
+/* First pass, while NEW is scanned: the keys of blocks that OLD has, too. Blocks that the scan drops again only add keys that
+ * seem to stand twice: more is looked at then, nothing is missed. */
+static void take_keys(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p) {
+    key_run *r = ctx;
+    bsi_rows *w = &r->rows[bsi_lane()];
+    bsi_image_walk walk = {.image = &r->d->image};
+    while (count) {
+        uint64_t n = 0, bytes = 0;
+        while (n < count && bytes < SPAN_BYTES) bytes += bsi_image_next(&walk, first + n++)->bytes;
+        bsi_parse_block(w, layout, &r->d->secret, p, bytes, true);
+        uint32_t good = 0;
+        for (uint32_t i = 0; i < w->count; i++)
+            if (!w->bad[i]) w->kh[good++] = w->kh[i];
+        bomsync_error err = BOMSYNC_ERROR_INIT;
+        note_fault(r, bsi_twins_add(r->twins, bsi_lane(), w->kh, good, &err), &err);
+        if (w->bad_count) mark_blocks(r, layout, first, n, w, p);
+        first += n;
+        count -= n;
+        p += bytes;
+    }
 }
 
 static uint64_t *open_keys(const diff_run *d, size_t *count) {
@@ -310,50 +326,54 @@ static bool is_hit(void *ctx, uint64_t index, const bsi_image_entry *e) {
 
 /* Matched blocks that hold a key that stands elsewhere too, or a record that cannot be read, are compared record by record
  * after all. *opened: there were some. */
-static bomsync_status open_twins(diff_run *d, bool *opened, bomsync_error *err) {
-    key_run r = {.d = d, .lock = ATOMIC_FLAG_INIT, .err = err};
+static bomsync_status open_twins(key_run *r, bool *opened, bomsync_error *err) {
+    diff_run *d = r->d;
     *opened = false;
-    plan_stretches(&r);
-    if (!r.count) return BOMSYNC_OK;
-    r.hit = bsi_calloc(d->image.count + 1, 1);
-    r.rows = bsi_calloc((size_t)d->workers, sizeof *r.rows);
-    r.buf = bsi_calloc((size_t)d->workers, sizeof *r.buf);
-    r.twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
-    bsi_parallel(d->workers, r.count, keys_task, &r);
     size_t probes, dups = 0;
     uint64_t *probe = open_keys(d, &probes), *dup = NULL;
-    if (!r.status) r.status = bsi_twins_find(&dup, &dups, r.twins, probe, probes, d->workers, err);
-    bsi_twins_close(r.twins);
+    if (!r->status) r->status = bsi_twins_find(&dup, &dups, r->twins, probe, probes, d->workers, err);
     free(probe);
-    if (!r.status && dups) {
-        r.dup = dup;
-        r.dup_count = dups;
-        r.filter = bsi_calloc(1 << 17, 1);
-        for (size_t i = 0; i < dups; i++) r.filter[dup[i] >> 47] |= (uint8_t)(1u << (dup[i] >> 44 & 7));
-        bsi_parallel(d->workers, r.count, keys_task, &r);
-        free(r.filter);
+    if (!r->status && dups) {
+        plan_stretches(r);
+        r->dup = dup;
+        r->dup_count = dups;
+        r->filter = bsi_calloc(1 << 17, 1);
+        for (size_t i = 0; i < dups; i++) r->filter[dup[i] >> 47] |= (uint8_t)(1u << (dup[i] >> 44 & 7));
+        bsi_parallel(d->workers, r->count, keys_task, r);
     }
-    for (int i = 0; i < d->workers; i++) {
-        bsi_rows_free(&r.rows[i]);
-        bsi_buf_free(&r.buf[i]);
-    }
-    free(r.rows);
-    free(r.buf);
-    free(r.stretch);
     free(dup);
-    if (!r.status && atomic_load(&r.any_hit)) {
+    if (!r->status && atomic_load(&r->any_hit)) {
         for (uint64_t i = 0; i < d->image.count; i++)
-            if (r.hit[i]) d->old.settled[i] = 0;
-        bsi_scan_reopen(&d->now.scan, &d->image, is_hit, r.hit);
+            if (r->hit[i]) d->old.settled[i] = 0;
+        bsi_scan_reopen(&d->now.scan, &d->image, is_hit, r->hit);
         *opened = true;
     }
-    free(r.hit);
-    return r.status;
+    return r->status;
+}
+
+static void key_run_init(key_run *r, diff_run *d, bomsync_error *err) {
+    *r = (key_run){.d = d, .lock = ATOMIC_FLAG_INIT, .err = err};
+    r->rows = bsi_calloc((size_t)d->workers, sizeof *r->rows);
+    r->buf = bsi_calloc((size_t)d->workers, sizeof *r->buf);
+    r->twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
+}
+
+static void key_run_release(key_run *r) {
+    for (int i = 0; i < r->d->workers; i++) {
+        bsi_rows_free(&r->rows[i]);
+        bsi_buf_free(&r->buf[i]);
+    }
+    bsi_twins_close(r->twins);
+    free(r->rows);
+    free(r->buf);
+    free(r->stretch);
+    free(r->filter);
+    free(r->hit);
 }
 
 /* ---- the comparison ---- */
 
-static bomsync_status scan_both(diff_run *d, bomsync_error *err) {
+static bomsync_status scan_both(diff_run *d, key_run *keys, bomsync_error *err) {
     const bomsync_read_options *ro = &d->o->read;
     bsi_isa isa;
     bomsync_status st = bsi_isa_choose(&isa, ro->isa ? ro->isa : "auto", err);
@@ -385,7 +405,11 @@ static bomsync_status scan_both(diff_run *d, bomsync_error *err) {
                                         .count = (uint32_t)BSI_MIN((size_t)PIECE_ENTRIES, n - i * PIECE_ENTRIES)};
     d->image = (bsi_image){.piece = d->piece, .piece_count = d->piece_count, .count = n};
     so.image = &d->image;
+    keys->hit = bsi_calloc(n + 1, 1);
+    so.matched = take_keys;
+    so.matched_ctx = keys;
     st = bsi_scan_blocks(&d->now.scan, &so, err);
+    if (!st) st = keys->status;
     d->old.settled = bsi_calloc(n + 1, 1);
     for (size_t i = 0; i < d->now.scan.run_count && !st; i++) {
         const bsi_scan_run *r = &d->now.scan.run[i];
@@ -442,14 +466,16 @@ static bomsync_status refuse_ragged(const side *s, int64_t records, bomsync_erro
 }
 
 static bomsync_status compare(diff_run *d, bsi_item **items, size_t *count, bomsync_error *err) {
-    bomsync_status st = scan_both(d, err);
-    if (st) return st;
+    key_run keys;
+    key_run_init(&keys, d, err);
+    bomsync_status st = scan_both(d, &keys, err);
     for (size_t f = 0; f < d->old.scan.file_count; f++) d->records_old += d->old.scan.file[f].records;
     for (size_t f = 0; f < d->now.scan.file_count; f++) d->records_new += d->now.scan.file[f].records;
-    st = parse_side(d, &d->old, err);
+    if (!st) st = parse_side(d, &d->old, err);
     if (!st) st = parse_side(d, &d->now, err);
     bool opened = false;
-    if (!st) st = open_twins(d, &opened, err);
+    if (!st) st = open_twins(&keys, &opened, err);
+    key_run_release(&keys);
     if (!st && opened) st = parse_side(d, &d->old, err);
     if (!st && opened) st = parse_side(d, &d->now, err);
     if (st) return st;

@@ -342,7 +342,11 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         bomsync_status st = match_ahead(c, until, &s->run, &starved, err);
         if (!st && !s->run.count && starved) st = cursor_fill(c, err);
         if (st) return st;
-        if (s->run.count) return spill(c, &s->run.spill, c->buf->data + c->at - s->run.bytes, s->run.bytes, true, err);
+        if (s->run.count) {
+            const uint8_t *p = c->buf->data + c->at - s->run.bytes;
+            if (c->o->matched) c->o->matched(c->o->matched_ctx, c->f->layout, s->run.first, s->run.count, p);
+            return spill(c, &s->run.spill, p, s->run.bytes, true, err);
+        }
         predict = starved;
     }
     if (c->at == c->buf->len && c->end) {
@@ -360,6 +364,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
             c->lost = 0;
             c->trust = true;
             st = check_piece(c, piece_of(c->o->image, c->next), err);
+            if (c->o->matched && !st) c->o->matched(c->o->matched_ctx, c->f->layout, c->next, 1, p);
         } else {
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;

@@ -68,6 +68,10 @@ typedef struct bsi_scan_options {
     const uint8_t *image_digest; /* [32] digest of the snapshot that the image was written from, zeros: unknown; NULL: the same */
     const bsi_store *store;   /* whose image it is: its pages are checked before they are used; NULL: made in memory */
     const char *tmp;          /* folder for spills */
+    /** Gets matched blocks while their bytes are at hand: entries first..first+count of the image, of this file. Any worker (bsi_lane). It may
+     *  get blocks that the chain does not reach in the end. NULL: nobody asks. */
+    void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
+    void *matched_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
 } bsi_scan_options;

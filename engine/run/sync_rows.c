@@ -629,7 +629,7 @@ static bool schema_only(const bsi_sync *s, const bsi_layout *l, const bsi_field 
         while (a < l->absent_count && l->absent[a] < i) a++;
         if (bsi_field_eq(&old[i], &now[i])) continue;
         bool dropped = (a < l->absent_count && l->absent[a] == i) || i >= l->slot_count;
-        bool added = i >= s->slots_before || (old[i].null && !l->null_count);
+        bool added = i >= s->slots_before; /* one that was dropped and comes back restores values: those are updates */
         if (!dropped && !added) return false;
     }
     return true;
