@@ -6,6 +6,7 @@
 #include "core/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -302,4 +303,17 @@ void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *c
     parallel_work(&r); /* this thread works as well, so fewer threads only mean less speed */
     for (int i = 0; i < started; i++) pthread_join(t[i], NULL);
     free(t);
+}
+
+uint64_t bsi_private_bytes(void) {
+    char text[128];
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    char *p = text;
+    strtoull(p, &p, 10); /* size resident shared ..., in pages */
+    uint64_t resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
+    return resident > shared ? (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }

@@ -120,6 +120,9 @@ void bsi_parallel(int workers, size_t count, void (*fn)(void *ctx, size_t index)
 int bsi_lane(void);
 int bsi_usable_cores(void);
 
+/** Bytes in anonymous pages now: what the program itself takes. Mapped pages of the store belong to the page cache. 0: not known. */
+uint64_t bsi_private_bytes(void);
+
 /* Files. All paths are bytes. */
 bomsync_status bsi_fsync_path(const char *path, bomsync_error *err); /* file or folder */
 bomsync_status bsi_mkdirs(const char *path, bomsync_error *err);      /* mode 0700 */

@@ -1,6 +1,6 @@
 /* flow/store.h - what the store remembers, as the other stages see it. LMDB is behind it (engine/store/).
  *
- *   STORE/root/     LMDB: meta, feeds, layouts, generations, state, image, kept, holds, journal, dicts, (room: contracts, lookup, refs, multi)
+ *   root/ of STORE   LMDB: meta, feeds, layouts, generations, state, image, kept, holds, journal, dicts, (room: contracts, lookup, refs, multi)
  *   STORE/shard-NN/ LMDB: data, rows                   segment s lives in shard s mod P
  *   STORE/outbox/<g>/, STORE/tmp/, STORE/ledger/, STORE/lock (flock, pid inside), STORE/readers (flock)
  *

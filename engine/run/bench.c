@@ -222,21 +222,10 @@ typedef struct watch {
     uint64_t peak;
 } watch;
 
-static uint64_t private_bytes(void) {
-    char text[4096];
-    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0) close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    const char *p = strstr(text, "RssAnon:");
-    return p ? strtoull(p + 8, NULL, 10) * 1024 : 0;
-}
-
 static void *watch_memory(void *ctx) {
     watch *w = ctx;
     while (!atomic_load(&w->stop)) {
-        w->peak = BSI_MAX(w->peak, private_bytes());
+        w->peak = BSI_MAX(w->peak, bsi_private_bytes());
         nanosleep(&(struct timespec){0, WATCH_NS}, NULL);
     }
     return NULL;
@@ -258,7 +247,7 @@ static bomsync_status run_watched(bench *b, const phase *p, uint64_t *peak, boms
     bomsync_status st = p->run(b, err);
     atomic_store(&w.stop, true);
     if (watched) pthread_join(w.thread, NULL);
-    *peak = BSI_MAX(w.peak, private_bytes());
+    *peak = BSI_MAX(w.peak, bsi_private_bytes());
     return st;
 }
 

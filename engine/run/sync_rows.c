@@ -583,7 +583,6 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
             free(s->bad[i].value);
         }
         s->bad_count = 0;
-        /* a stream keeps the bytes of matched blocks only if told so: see keep_stream_bytes */
         st = bsi_sync_open_blocks(s, err);
         if (!st) st = bsi_sync_parse(s, err);
         if (!st) st = join_once(s, &out, err);

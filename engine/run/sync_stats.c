@@ -14,21 +14,7 @@ enum { LOOKED_AT_MAX = 1 << 16 };
 
 /* ---- seconds and memory ---- */
 
-/* Anonymous pages: what the program itself takes. Mapped pages of the store belong to the page cache. */
-static uint64_t private_bytes(void) {
-    char text[128];
-    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0) close(fd);
-    if (n <= 0) return 0;
-    text[n] = 0;
-    char *p = text;
-    strtoull(p, &p, 10); /* size resident shared ..., in pages */
-    uint64_t resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
-    return resident > shared ? (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
-}
-
-void bsi_sync_memory(bsi_sync *s) { s->memory_peak = BSI_MAX(s->memory_peak, private_bytes()); }
+void bsi_sync_memory(bsi_sync *s) { s->memory_peak = BSI_MAX(s->memory_peak, bsi_private_bytes()); }
 
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start) {
     int64_t now = bsi_now_ns();

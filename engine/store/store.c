@@ -1,6 +1,6 @@
 /* store/store.c - making, opening and closing a store.
  *
- *   STORE/root/data.mdb  lock.mdb        the one commit point
+ *   root/ of STORE: data.mdb lock.mdb     the one commit point
  *   STORE/shard-00/ ...                  opened when first needed: an unchanged sync never does
  *   STORE/outbox/ tmp/ ledger/           chunks; spill files; what targets acknowledged (deliver's)
  *   STORE/lock                           flock by the one writer, its pid inside

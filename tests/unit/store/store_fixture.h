@@ -177,7 +177,7 @@ static inline int fx_compare(bsi_store *s, bomsync_error *err) {
 }
 
 /* In a child process: open, verify, compare. 0 sound and equal, 7 damage told, 70 + x otherwise, 128 + signal. */
-static inline int fx_judge(bsi_store_mode mode) {
+static inline int fx_judge_by(bsi_store_mode mode, int (*compare)(bsi_store *s, bomsync_error *err)) {
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
@@ -186,13 +186,14 @@ static inline int fx_judge(bsi_store_mode mode) {
         bsi_store *s = NULL;
         int st = (int)bsi_store_open(&s, fx.dir, mode, 0, &err);
         if (!st) st = (int)bsi_store_verify(s, false, NULL, NULL, &err);
-        if (!st) st = fx_compare(s, &err) ? 71 : 0;
+        if (!st) st = compare(s, &err) ? 71 : 0;
         _exit(st);
     }
     int status = 0;
     waitpid(pid, &status, 0);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
+static inline int fx_judge(bsi_store_mode mode) { return fx_judge_by(mode, fx_compare); }
 
 static inline uint64_t fx_random(uint64_t *state) {
     *state ^= *state << 13;

@@ -138,22 +138,7 @@ static void next(size_t from, size_t step, int count, uint64_t *seed) {
     bsi_store_close(s);
 }
 
-static int judge(void) {
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        for (int sig = 1; sig < 32; sig++) signal(sig, SIG_DFL);
-        bomsync_error err = BOMSYNC_ERROR_INIT;
-        bsi_store *s = NULL;
-        int st = (int)bsi_store_open(&s, fx.dir, BSI_STORE_READ, 0, &err);
-        if (!st) st = (int)bsi_store_verify(s, false, NULL, NULL, &err);
-        if (!st) st = compare_all(s, &err) ? 71 : 0;
-        _exit(st);
-    }
-    int status = 0;
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
+static int judge(void) { return fx_judge_by(BSI_STORE_READ, compare_all); }
 
 Test(store_patch, patched_blocks_read_as_whole_ones) {
     uint64_t seed = 99;
