@@ -90,6 +90,9 @@ uint64_t bsi_xxh64(const void *p, size_t n);                                  /*
 bsi_hash128 bsi_xxh128(const void *p, size_t n);                              /* XXH3-128, unseeded */
 uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s);
 bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s);
+/** Instructions that long inputs are hashed with from now on (bsi_isa of flow/block.h); the hashes are the same. Without a call: the best
+ *  of this machine. */
+void bsi_hash_use_isa(int isa);
 void bsi_hash128_hex(char out[33], bsi_hash128 h);                            /* canonical byte order, lower case */
 
 /* SHA-256, through libcrypto. */
