@@ -15,11 +15,13 @@
 #define BSI_UNIT_BYTES (16u << 20)       /* what a worker takes of a file at once; of small files less, to have enough */
 #define BSI_UNIT_BYTES_LEAST (256u << 10)
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
+#define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
 #endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */
 #define BSI_INFLATE_RATIO_MAX 1000
 #define BSI_SEGMENT_BLOCKS 256           /* blocks in one LMDB value: about 128 kB with its rows */
+#define BSI_RECONCILE_ROWS (180u << 10)  /* rows that may differ, of both sides: 10 MB of cells a worker */
 #define BSI_MAP_BYTES (1ull << 40)       /* address space of one environment; the file grows as needed */
 
 #endif

@@ -34,6 +34,11 @@ typedef struct bsi_slots {
     uint32_t *order;    /* slots in the order of the feed's first header, later ones after: for export and before/after */
 } bsi_slots;
 
+/** Slots side by side that are fed by columns side by side: `count` of them from `slot` and `column` on. */
+typedef struct bsi_stretch {
+    uint32_t slot, column, count;
+} bsi_stretch;
+
 /** One file's way to read records. Built from its header by bsi_layout_open (parse/). */
 typedef struct bsi_layout {
     bsi_dialect dialect;
@@ -48,6 +53,8 @@ typedef struct bsi_layout {
     uint32_t *null_bytes;    /* [null_count] their lengths */
     uint32_t null_count;
     int32_t *column_of;      /* [slot_count] column that feeds the slot, -1: absent */
+    bsi_stretch *stretch;    /* all slots that are not absent, in order; most files have one or two */
+    uint32_t stretch_count;
     int32_t partition;       /* slot of the partition column, -1: none */
     uint8_t digest[32];      /* SHA-256 over all of the above that decides how bytes become records */
     bsi_hash128 mix;         /* xored into block fingerprints, so that equal bytes under other layouts differ */

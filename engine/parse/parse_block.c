@@ -204,7 +204,51 @@ INLINE void encode(const job *j, const record *r, bool quotes, bool general, boo
     out->enc.len = (size_t)(used - out->enc.data);
 }
 
-static void encode_plain(const job *j, const record *r) { encode(j, r, false, false, false); }
+static void encode_fields(const job *j, const record *r) { encode(j, r, false, false, false); }
+
+/* Reads and writes up to 31 bytes past len: both ends have a margin. */
+INLINE void copy_over(uint8_t *o, const uint8_t *p, size_t len) {
+    for (size_t k = 0; k < len; k += 32) memcpy(o + k, p + k, 32);
+}
+
+/* Without quotes a body has as many bytes as the record: a length before each field in place of a delimiter behind it. So
+ * columns that stand in the order of their slots are copied as a whole, one byte further on, and the lengths are put over
+ * the delimiters. Field by field took three times as long.
+ *
+ *   record   1 0 0 0 , S - 1 , , E A           body   4 1 0 0 0 3 S - 1 0 2 E A
+ */
+static void encode_plain(const job *j, const record *r) {
+    const bsi_layout *l = j->l;
+    const uint32_t slots = j->slots, keys = l->key_count;
+    bsi_rows *out = j->out;
+    bsi_buf_reserve(&out->enc, (size_t)(r->stop - r->start) + (size_t)slots + 128);
+    uint8_t *begin = out->enc.data + out->enc.len, *o = begin;
+    uint32_t longest = 0, key = 0;
+    for (const bsi_stretch *t = l->stretch; t < l->stretch + l->stretch_count && t->slot < slots; t++) {
+        uint32_t count = BSI_MIN(t->count, slots - t->slot);
+        const uint32_t *end = r->pos + t->column;
+        uint32_t from = end[-1] + 1, last = from - 1;
+        copy_over(o + 1, j->p + from, end[count - 1] - from);
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t len = end[i] - last - 1;
+            o[last + 1 - from] = (uint8_t)len;
+            longest |= len;
+            last = end[i];
+        }
+        if (keys - t->slot - 1 < count) key = (uint32_t)(o - begin) + end[keys - t->slot - 1] + 1 - from;
+        o += last + 1 - from;
+    }
+    if (__builtin_expect(longest > 127, 0)) {
+        encode_fields(j, r); /* lengths of more than one byte */
+        return;
+    }
+    while (o > begin + key && !o[-1]) o--; /* a plain record has no NUL: these are lengths */
+    out->key[r->row] = key;
+    out->body[r->row] = (uint32_t)(o - begin);
+    *o++ = 0;
+    out->enc.len = (size_t)(o - out->enc.data);
+}
+
 static void encode_quoted(const job *j, const record *r) { encode(j, r, true, false, false); }
 static void encode_general(const job *j, const record *r) { encode(j, r, true, true, false); }
 
@@ -338,11 +382,12 @@ static bool is_oversize(const job *j, uint32_t start, uint32_t end) {
     return (front && j->n == BSI_RECORD_BYTES_MAX) || BSI_MIN((size_t)end + 1, j->n) - start > BSI_RECORD_BYTES_MAX;
 }
 
-INLINE void walk(const job *j, void (*fast)(const job *, const record *), bool look) {
+/* bare: the way for records without any quote. */
+INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (*bare)(const job *, const record *), bool look) {
     bsi_rows *out = j->out;
     bsi_parse_index *ix = &j->s->ix;
     uint32_t first = 1;
-    size_t odd = 0;
+    size_t odd = 0, quote = 0;
     for (size_t k = 0; k < ix->end_count; k++) {
         uint32_t last = ix->end[k], end = ix->pos[last], start = ix->pos[first - 1] + 1, stop = content_end(j, start, end);
         uint32_t fields = last - first + 1;
@@ -361,12 +406,14 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), bool l
         if (look) {
             r.oversize = is_oversize(j, start, end);
             for (r.odd = ix->odd + odd; odd < ix->odd_count && ix->odd[odd] < stop; odd++) r.odd_count++;
+            while (quote < ix->quote_count && ix->quote[quote] < start) quote++;
             care = care || r.oversize || j->careful || (r.odd_count && !odd_is_data(j, &r));
         }
         if (__builtin_expect(care, 0)) {
             careful(j, &r);
         } else {
             if (look && r.odd_count) encode_odd(j, &r);
+            else if (look && (quote == ix->quote_count || ix->quote[quote] >= stop)) bare(j, &r);
             else fast(j, &r);
             check_key(j, &r);
         }
@@ -402,9 +449,9 @@ void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secre
         j.null_lengths |= 1ull << BSI_MIN(l->null_bytes[i], 63u);
         j.null_first |= 1ull << ((uint8_t)l->nulls[i][0] & 63);
     }
-    if (general) walk(&j, encode_general, true);
-    else if (ix->quotes || ix->odd_count || j.careful) walk(&j, encode_quoted, true);
-    else walk(&j, encode_plain, false);
+    if (general) walk(&j, encode_general, encode_general, true);
+    else if (ix->quotes || ix->odd_count || j.careful) walk(&j, encode_quoted, encode_plain, true);
+    else walk(&j, encode_plain, encode_plain, false);
     out->raw[out->count] = (uint32_t)n;
     out->image[out->count] = (uint32_t)out->enc.len;
     hash_rows(out, secret, keys_only);

@@ -4,9 +4,19 @@
 
 #include "parse/parse_inner.h"
 
+enum { VBMI2 = BSI_ISA_AVX512 + 1 }; /* AVX-512 of newer machines: what --isa avx512 takes where it is there */
+
 static atomic_int chosen = -1;
 
-void bsi_parse_use_isa(int isa) { atomic_store(&chosen, isa); }
+static int newest(int isa) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (isa == BSI_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi2")) return VBMI2;
+#endif
+    return isa;
+}
+
+void bsi_parse_use_isa(int isa) { atomic_store(&chosen, newest(isa)); }
 
 static int best(void) {
     int isa = BSI_ISA_SCALAR;
@@ -19,6 +29,7 @@ static int best(void) {
         __builtin_cpu_supports("avx512dq"))
         isa = BSI_ISA_AVX512;
 #endif
+    isa = newest(isa);
     atomic_store(&chosen, isa);
     return isa;
 }
@@ -31,6 +42,7 @@ static void make_room(bsi_parse_index *ix, size_t n) {
     ix->pos = bsi_alloc(need * sizeof *ix->pos);
     ix->end = bsi_alloc(need * sizeof *ix->end);
     ix->odd = bsi_alloc(need * sizeof *ix->odd);
+    ix->quote = bsi_alloc(need * sizeof *ix->quote);
     ix->cap = need;
 }
 
@@ -39,6 +51,10 @@ void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint
     if (isa < 0) isa = best();
     make_room(ix, n);
 #if defined(__x86_64__)
+    if (isa == VBMI2) {
+        bsi_parse_index_vbmi2(ix, d, p, n);
+        return;
+    }
     if (isa == BSI_ISA_AVX512) {
         bsi_parse_index_avx512(ix, d, p, n);
         return;
@@ -55,6 +71,7 @@ void bsi_parse_index_free(bsi_parse_index *ix) {
     free(ix->pos);
     free(ix->end);
     free(ix->odd);
+    free(ix->quote);
     *ix = (bsi_parse_index){0};
 }
 

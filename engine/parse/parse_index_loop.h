@@ -14,13 +14,28 @@ typedef struct index_carry {
 } index_carry;
 
 static inline uint32_t *put_bits(uint32_t *w, uint32_t base, uint64_t bits) {
-#if defined(__BMI__)
+#if defined(__AVX512VBMI2__)
+    /* the numbers of the bits as bytes, side by side, and widened, sixteen at a time: two rounds do for most chunks */
+    static const uint8_t number[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                       22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                       44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    uint32_t *stop = w + __builtin_popcountll(bits);
+    __m512i packed = _mm512_maskz_compress_epi8(bits, _mm512_loadu_si512(number)), first = _mm512_set1_epi32((int)base);
+    _mm512_storeu_si512(w, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(packed))));
+    if (stop - w > 16) {
+        _mm512_storeu_si512(w + 16, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(packed, 1))));
+        _mm512_storeu_si512(w + 32, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(packed, 2))));
+        _mm512_storeu_si512(w + 48, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(packed, 3))));
+    }
+    return stop;
+#elif defined(__BMI__)
     /* eight at a time without asking: what is too much is written over */
     uint32_t *stop = w + __builtin_popcountll(bits);
     for (uint32_t *at = w; at < stop; at += 8)
         for (int j = 0; j < 8; j++) {
             at[j] = base + (uint32_t)_tzcnt_u64(bits);
             bits &= bits - 1;
+            __asm__("" : "+r"(bits)); /* gcc would put the eight together in a vector, one by one */
         }
     return stop;
 #else
@@ -51,7 +66,7 @@ static inline uint64_t mask_quotes(index_carry *k, uint64_t *ends, uint64_t *sep
 void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n) {
     const uint64_t quotes = d->quote ? ~0ull : 0;
     const uint8_t quote_byte = (uint8_t)d->quote, delimiter = (uint8_t)d->delimiter;
-    uint32_t *pos = ix->pos, *w = pos, *end = ix->end, *odd = ix->odd;
+    uint32_t *pos = ix->pos, *w = pos, *end = ix->end, *odd = ix->odd, *quotes_at = ix->quote;
     uint64_t any_quote = 0, any_cr = 0, any_nul = 0, any_high = 0;
     index_carry k = {0, false, false};
     *w++ = UINT32_MAX;
@@ -78,6 +93,7 @@ void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, siz
             ends |= cr & ~(lf >> 1 | next_lf);
             uint64_t care = mask_quotes(&k, &ends, &seps, quote, cr, valid, d, p, i) | nul;
             odd = put_bits(odd, (uint32_t)i, care);
+            quotes_at = put_bits(quotes_at, (uint32_t)i, quote);
             any_quote |= quote;
             any_cr |= cr;
             any_nul |= nul;
@@ -96,6 +112,7 @@ void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, siz
     ix->pos_count = (size_t)(w - pos);
     ix->end_count = (size_t)(end - ix->end);
     ix->odd_count = (size_t)(odd - ix->odd);
+    ix->quote_count = (size_t)(quotes_at - ix->quote);
     ix->quotes = any_quote;
     ix->cr = any_cr;
     ix->nul = any_nul;

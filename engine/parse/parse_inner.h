@@ -16,7 +16,8 @@
 typedef struct bsi_parse_index {
     uint32_t *pos, *end;
     uint32_t *odd;       /* bytes that need care: bare and doubled quotes, data behind a closing quote, NUL */
-    size_t pos_count, end_count, odd_count, cap;
+    uint32_t *quote;     /* all quotes */
+    size_t pos_count, end_count, odd_count, quote_count, cap;
     bool quotes, cr, nul, high, open; /* any quote that counts, CR, NUL, byte >= 0x80; a quote is open at the end */
 } bsi_parse_index;
 void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
@@ -27,6 +28,7 @@ void bsi_parse_index_scalar(bsi_parse_index *ix, const bsi_dialect *d, const uin
 #if defined(__x86_64__)
 void bsi_parse_index_avx2(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
 void bsi_parse_index_avx512(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
+void bsi_parse_index_vbmi2(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
 #endif
 
 /** One field as it stands in the file to its text. */

@@ -224,6 +224,18 @@ static void take_digest(bsi_layout *l) {
     l->mix = bsi_xxh128(l->digest, sizeof l->digest);
 }
 
+static void find_stretches(bsi_layout *l) {
+    l->stretch = bsi_realloc(l->stretch, (l->slot_count + 1) * sizeof *l->stretch);
+    l->stretch_count = 0;
+    for (uint32_t s = 0; s < l->slot_count; s++) {
+        if (l->column_of[s] < 0) continue;
+        uint32_t c = (uint32_t)l->column_of[s];
+        bsi_stretch *last = l->stretch_count ? &l->stretch[l->stretch_count - 1] : NULL;
+        if (last && last->slot + last->count == s && last->column + last->count == c) last->count++;
+        else l->stretch[l->stretch_count++] = (bsi_stretch){s, c, 1};
+    }
+}
+
 void bsi_layout_widen(bsi_layout *l, const bsi_slots *slots) {
     l->slot_count = slots->count;
     l->column_of = bsi_realloc(l->column_of, (slots->count + 1) * sizeof *l->column_of);
@@ -234,6 +246,7 @@ void bsi_layout_widen(bsi_layout *l, const bsi_slots *slots) {
         if (l->slot_of[c] >= 0) l->column_of[l->slot_of[c]] = (int32_t)c;
     for (uint32_t i = 0; i < slots->count; i++)
         if (l->column_of[i] < 0) l->absent[l->absent_count++] = i;
+    find_stretches(l);
 }
 
 bomsync_status bsi_layout_open(bsi_layout **out, bsi_slots *slots, const bsi_dialect *d, const char *const *header,
@@ -276,6 +289,7 @@ void bsi_layout_close(bsi_layout *l) {
     free(l->column_name);
     free(l->slot_of);
     free(l->column_of);
+    free(l->stretch);
     free(l->absent);
     free(l->nulls);
     free(l->null_bytes);

@@ -333,7 +333,7 @@ static bomsync_status cut_block(cursor *c, bsi_scan_block *b, bool *found, bomsy
  * starts at or after `until`. */
 static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool *more, bomsync_error *err) {
     s->run = (bsi_scan_run){.file = c->file, .offset = c->offset, .matched = true};
-    s->block = (bsi_scan_block){.file = c->file, .offset = c->offset};
+    s->block = (bsi_scan_block){.file = c->file, .offset = c->offset, .tag = BSI_NO_TAG};
     *more = true;
     bool predict = c->trust && c->o->tier_block && c->o->image && c->next < c->o->image->count;
     while (predict) {
@@ -368,6 +368,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         } else {
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
+            if (c->o->opened && bsi_source_random(c->f->source)) c->o->opened(c->o->opened_ctx, c->f->layout, b, p);
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;
@@ -729,6 +730,16 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
     }
 }
 
+/* Open blocks of a unit that stand before `at`: its guess where to start was wrong. */
+static void drop_before(const bsi_scan_options *o, const unit *u, const place *at) {
+    for (size_t i = 0; o->dropped && i < u->found.runs && i <= at->run; i++) {
+        const bsi_scan_run *r = &u->found.run[i];
+        uint64_t count = i < at->run ? r->count : at->skip;
+        for (uint64_t k = 0; !r->matched && k < count; k++)
+            if (u->found.block[r->first + k].tag != BSI_NO_TAG) o->dropped(o->opened_ctx, &u->found.block[r->first + k]);
+    }
+}
+
 /* The chain of the left neighbours stands at *pos: go on block by block until it meets a block start of this unit. */
 static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uint64_t *pos, bomsync_error *err) {
     bsi_scan_file *file = &r->scan->file[u->file];
@@ -757,6 +768,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     }
     bsi_buf_free(&buf);
     if (st) return st;
+    drop_before(r->o, u, &at);
     adopt(all, u, at, pos);
     if (!u->status || !met) return BOMSYNC_OK;
     *err = u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
@@ -805,7 +817,7 @@ static void count_up(bsi_scan *s) {
 /* A matched block as an open one. */
 static found_step opened(const bsi_scan_run *r, const bsi_image_entry *e, uint64_t before) {
     found_step t = {.run = {.file = r->file, .offset = r->offset + before, .count = 1, .bytes = e->bytes, .records = e->records}};
-    t.block = (bsi_scan_block){.file = r->file, .offset = t.run.offset, .fp = e->fp, .plain = e->plain, .bytes = e->bytes,
+    t.block = (bsi_scan_block){.file = r->file, .offset = t.run.offset, .tag = BSI_NO_TAG, .fp = e->fp, .plain = e->plain, .bytes = e->bytes,
                                .records = e->records, .blanks = e->blanks};
     t.block.flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u);
     t.block.spill = r->spill == BSI_NO_SPILL ? BSI_NO_SPILL : r->spill + before;

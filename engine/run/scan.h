@@ -12,11 +12,13 @@
 #include "flow/store.h"
 
 #define BSI_NO_SPILL UINT64_MAX
+#define BSI_NO_TAG UINT64_MAX
 
 /** A block that no exact entry of the image stands for. */
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
     uint64_t spill;      /* streams and packs: offset of its bytes in the spill file; BSI_NO_SPILL: not there */
+    uint64_t tag;        /* what `opened` made of it; BSI_NO_TAG: it was not asked */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
 } bsi_scan_block;
@@ -72,6 +74,11 @@ typedef struct bsi_scan_options {
      *  get blocks that the chain does not reach in the end. NULL: nobody asks. */
     void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
     void *matched_ctx;
+    /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Any worker (bsi_lane). NULL: nobody asks. */
+    void (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p);
+    /** Gets those of them that the chain does not reach in the end, one thread, after all of them were opened. Given with opened. */
+    void (*dropped)(void *ctx, const bsi_scan_block *b);
+    void *opened_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
     bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
 } bsi_scan_options;

@@ -245,7 +245,7 @@ bomsync_status bsi_scan_pack(bool *used, bsi_scan_block **block, uint32_t **matc
             bsi_pack_block b;
             bsi_pack_next(&w, &b);
             r.block[i] = (bsi_scan_block){.offset = b.offset, .plain = b.plain, .file = file, .bytes = b.bytes, .records = b.records,
-                                          .blanks = b.blanks, .flags = b.flags, .spill = BSI_NO_SPILL};
+                                          .blanks = b.blanks, .flags = b.flags, .spill = BSI_NO_SPILL, .tag = BSI_NO_TAG};
             r.match[i] = match(m, &b, o->tier_sequence);
             unknown |= r.match[i] == NO_MATCH;
         }

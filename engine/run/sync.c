@@ -246,13 +246,17 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .image_digest = s->feed->image_digest,
                            .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true};
-    st = bsi_scan_blocks(&s->scan, &so, err);
+    st = bsi_reconcile_open(s, err);
+    bsi_reconcile_scan(s, &so);
+    if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
     s->cache = bsi_block_cache_open(s->memory_bytes / 8);
     start_digest(s);
     bsi_sync_stage_ends(s, BSI_SYNC_READ, &t);
     st = bsi_sync_counts(s, err);
+    if (!st) st = bsi_reconcile_run(s, err);
+    bsi_sync_stage_ends(s, BSI_SYNC_JOIN, &t);
     if (!st) st = diff_records(s, err);
     bsi_sync_end_digest(s);
     t = bsi_now_ns();
@@ -295,6 +299,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
 }
 
 static void release(bsi_sync *s) {
+    bsi_reconcile_close(s);
     bsi_scan_close(&s->scan);
     bsi_image_free(&s->image);
     bsi_generation_free(s->last);

@@ -52,6 +52,8 @@ typedef struct bsi_sync {
     size_t base_count;
     bsi_image image;
     bsi_scan scan;
+    struct bsi_reconcile *reconcile; /* every record is hashed in place of skipping blocks, or NULL */
+    uint64_t settled;           /* blocks without a change that this found: not in scan.block any more */
     bool evidence, sequence_given, as_of_given;
     int64_t sequence, as_of;
     char **scope;               /* partitions, NULL: all */
@@ -110,6 +112,14 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
+
+/* sync_reconcile.c */
+bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err);    /* before the scan: is it the cheapest way? Then s->reconcile is there */
+void bsi_reconcile_scan(bsi_sync *s, bsi_scan_options *o);             /* what the scan is to do for it */
+bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err);     /* after the scan: leaves blocks with changes alone open. If too much differs: all */
+bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error *err); /* the old rows that the open blocks need; open_state */
+bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err); /* old rows without a new one: those that are gone */
+void bsi_reconcile_close(bsi_sync *s);
 
 /* sync_guard.c */
 bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_count, bomsync_error *err); /* before reading: control file, stale */

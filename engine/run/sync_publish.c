@@ -674,7 +674,7 @@ static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, nex
     bool part = s->scope || s->o->upsert;
     if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
     if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
-    uint64_t exacts = s->scan.blocks - s->open_count;
+    uint64_t exacts = s->scan.blocks - s->open_count - s->settled;
     for (size_t i = 0; i < s->open_count; i++) {
         if (n->exact[i] == BSI_REF_NONE) continue;
         exacts++;

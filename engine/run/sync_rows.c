@@ -77,6 +77,7 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     s->open_state = bsi_alloc(sizeof(uint64_t) * 1);
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
+    if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
     if (!s->base) {
         bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
         if (st) return st;
@@ -539,8 +540,7 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
 }
 
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
-static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    *out = (bsi_join_out){.fate = s->fate, .want_fresh = s->open_count != s->scan.blocks};
+static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     uint64_t bytes = (uint64_t)s->open_state_count * (s->block_records * 3 / 2) * sizeof(bsi_row); /* about */
     unsigned rounds = (unsigned)BSI_MIN(bytes / (s->memory_bytes / 3) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
     bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
@@ -553,6 +553,22 @@ static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *e
         bsi_row_store_reset(old);
     }
     bsi_row_store_close(old);
+    return st;
+}
+
+/* Most records are known to be unchanged: few old rows are wanted, from anywhere. */
+static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
+    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    bomsync_status st = bsi_reconcile_old(s, old, err);
+    if (!st) st = bsi_join(out, s->n_rows, old, s->workers, err);
+    if (!st) st = bsi_reconcile_gone(s, out, err);
+    bsi_row_store_close(old);
+    return st;
+}
+
+static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
+    *out = (bsi_join_out){.fate = s->fate, .want_fresh = !s->settled && s->open_count != s->scan.blocks};
+    bomsync_status st = s->settled ? join_reconciled(s, out, err) : join_rows(s, out, err);
     s->gone = out->gone;
     s->gone_count = out->gone_count;
     s->conflicts = out->conflicts;

@@ -54,11 +54,15 @@ static const char *why_opened(const bsi_sync *s, uint64_t skipped) {
 }
 
 static const char *way(const bsi_sync *s, const char **why) {
-    uint64_t skipped = s->scan.blocks - s->open_count;
+    uint64_t skipped = s->scan.blocks - s->open_count - s->settled;
     int64_t base = s->last ? s->last->totals.records : 0, made = 0, gone = s->t.deleted + s->t.deletes_held;
     for (size_t i = 0; i < s->item_count; i++) made += s->item[i].op == 'c';
     *why = "the feed had no records";
     if (!s->last) return "first load";
+    if (s->settled) {
+        *why = "blocks of the last image were not found again, but most records are unchanged: another order, or an ignored column differs";
+        return "reconcile";
+    }
     const char *path = s->open_count == 0 && !s->item_count && s->t.records_in ? "unchanged" : skipped ? "skip and join" : "join";
     if (!s->t.records_in) *why = "the snapshot has no records";
     else if (!base) return path;
@@ -75,7 +79,8 @@ static const char *way(const bsi_sync *s, const char **why) {
 char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g) {
     static const char *const stage[BSI_SYNC_STAGES] = {"read", "parse", "join", "classify", "emit", "store", "commit"};
     bsi_buf b = {0};
-    uint64_t skipped = s->scan.blocks - s->open_count, rows = s->open_count ? s->row_base[s->open_count] : 0;
+    uint64_t skipped = s->scan.blocks - s->open_count - s->settled, rows = s->open_count ? s->row_base[s->open_count] : 0;
+    if (s->settled) rows = (uint64_t)s->t.records_in; /* all of them were hashed */
     const char *why, *path = way(s, &why);
     bsi_buf_addf(&b,
                  "{\"message_type\":\"stats\",\"records\":%" PRId64 ",\"generations\":%" PRId64 ",\"blocks\":%" PRIu64 ",\"skipped\":%" PRIu64

@@ -1,0 +1,542 @@
+/* run/sync_reconcile.c - a snapshot in which hardly a block is as it was, and hardly a record is not.
+ *
+ * Records in another order, or a column that is ignored and differs on each line: no block can be skipped. Then all records
+ * are hashed once, while the scan has their bytes at hand, and the two sets are subtracted (flow/difference.h):
+ *
+ *   scan     each open block ──> hashes of its rows ──> difference        and 4 bytes of each key hash, in a list
+ *   state    hashes as stored ─────────────────────────────┘
+ *   what is left: rows that only one side has ──> their keys in the list ──> the few blocks that are really open
+ *
+ * Everything after that works as it does for a snapshot that was skipped through: only open blocks are parsed again and
+ * joined. Three things must hold for it:
+ *   - all copies of a key that is not simply unchanged are in open blocks. They are: if a key stands twice, a row of it is
+ *     left over, and every block that holds the key is opened;
+ *   - the old rows of all rows in open blocks are known: one more pass over the stored key hashes finds them;
+ *   - a new record knows what stands before it: if it is the first of its block, the block before is opened, too.
+ *
+ * Whether it pays is asked before the scan, with the first and last blocks of the snapshot and, if these are not where
+ * they were, with some from everywhere: if less than half of them is known, the image is left aside. If too much differs,
+ * nothing is lost but the time: all blocks stay open, and the join settles them.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "core/limits.h"
+#include "flow/difference.h"
+#include "run/sync.h"
+
+enum {
+    PROBE_BYTES = 24 << 10, /* about 20 blocks */
+    PROBE_PLACES = 48,
+    PROBE_ENTRIES = 64,     /* of the image's either end */
+    LANE_SHIFT = 56,        /* a tag: lane, one bit for rows that must be looked at, place in the lane's list */
+    OLD_BLOCKS = 4096
+};
+#define TAG_OPEN (1ull << 55)
+#define TAG_PLACE (TAG_OPEN - 1)
+
+typedef struct lane {
+    bsi_rows rows;
+    bsi_difference *difference;
+    uint32_t *kh; /* the low half of each row's key hash, in the order of the blocks that this worker saw */
+    size_t count, cap;
+    uint64_t *hit; /* places in kh, ascending */
+    size_t hits, hit_cap;
+} lane;
+
+typedef struct bsi_reconcile {
+    bsi_sync *s;
+    lane *lane;
+    int lanes;
+    bsi_scan_block *dropped;
+    size_t dropped_count, dropped_cap;
+    bsi_difference_row *added, *taken;
+    size_t added_count, taken_count;
+    uint64_t *gone;  /* key hashes of taken, ascending */
+    bool settled;    /* the difference could be told: only open blocks are in the scan */
+    /* a filter of low halves of key hashes, and the halves, ascending */
+    uint64_t *filter;
+    uint32_t *want;
+    size_t want_count;
+    uint8_t *open_state; /* bit a state block */
+    bsi_row_store *old;
+    atomic_int status;
+    pthread_mutex_t lock;
+    bomsync_error err;
+} bsi_reconcile;
+
+static int by_u64(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int by_u32(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void fail(bsi_reconcile *r, bomsync_status st, const bomsync_error *err) {
+    pthread_mutex_lock(&r->lock);
+    if (!atomic_load(&r->status)) r->err = *err;
+    pthread_mutex_unlock(&r->lock);
+    int none = 0;
+    atomic_compare_exchange_strong(&r->status, &none, (int)st);
+}
+
+static bomsync_status outcome(bsi_reconcile *r, bomsync_error *err) {
+    bomsync_status st = (bomsync_status)atomic_load(&r->status);
+    if (st && err) *err = r->err;
+    return st;
+}
+
+/* ---- is it the cheapest way? ---- */
+
+typedef struct probe {
+    bsi_sync *s;
+    bsi_buf buf;
+    uint64_t fp[PROBE_PLACES * 64]; /* low halves of fingerprints */
+    size_t count;
+} probe;
+
+/* Fingerprints of blocks from a line start behind `offset` on; the first may begin elsewhere than in the scan. */
+static bomsync_status probe_at(probe *p, uint32_t file, uint64_t offset, bool sure, size_t most, bomsync_error *err) {
+    bsi_scan_file *f = &p->s->scan.file[file];
+    bsi_buf_reserve(&p->buf, PROBE_BYTES + 64);
+    ssize_t got = bsi_source_pread(f->source, p->buf.data, PROBE_BYTES, offset, err);
+    if (got < 0) return err->status;
+    const uint8_t *at = p->buf.data, *end = at + got;
+    if (!sure) {
+        const uint8_t *lf = memchr(at, '\n', (size_t)got);
+        at = lf ? lf + 1 : end;
+    }
+    bsi_isa isa;
+    bomsync_status st = bsi_isa_choose(&isa, p->s->o->read.isa ? p->s->o->read.isa : "auto", err);
+    bsi_cut_options co = {.dialect = f->layout->dialect, .block_records = p->s->block_records, .isa = (int)isa};
+    for (size_t n = 0; !st && at < end && n < most; n++) {
+        bsi_cut cut = {0};
+        bool last = offset + (uint64_t)got >= bsi_source_size(f->source);
+        if (bsi_cut_block(&cut, &co, at, (size_t)(end - at), last) != 1 || !cut.bytes) break;
+        if (p->count < sizeof p->fp / sizeof *p->fp)
+            p->fp[p->count++] = bsi_xxh128_secret(at, cut.bytes, bsi_store_secret(p->s->store)).lo ^ f->layout->mix.lo;
+        at += cut.bytes;
+    }
+    return st;
+}
+
+static size_t known_between(const probe *p, uint64_t from, uint64_t to) {
+    size_t known = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        bsi_image_walk w = {.image = &p->s->image};
+        bool found = false;
+        for (uint64_t k = from; k < to && !found; k++) {
+            const bsi_image_entry *e = bsi_image_next(&w, k);
+            found = e->fp.lo == p->fp[i] && (e->flags & BSI_IMAGE_EXACT);
+        }
+        known += found;
+    }
+    return known;
+}
+
+/* Both ends of the snapshot at the ends of the image: most snapshots need no more. */
+static bomsync_status ends_known(probe *p, bool *known, bomsync_error *err) {
+    const bsi_scan *scan = &p->s->scan;
+    uint64_t n = p->s->image.count, most = BSI_MIN(n, (uint64_t)PROBE_ENTRIES);
+    uint32_t last = (uint32_t)scan->file_count - 1;
+    uint64_t size = bsi_source_size(scan->file[last].source), body = scan->file[last].body;
+    bomsync_status st = probe_at(p, 0, scan->file[0].body, true, 8, err);
+    size_t blocks = p->count, found = st ? 0 : known_between(p, 0, most);
+    p->count = 0;
+    if (!st) st = probe_at(p, last, size > body + PROBE_BYTES ? size - PROBE_BYTES : body, size <= body + PROBE_BYTES, 64, err);
+    blocks += p->count;
+    found += st ? 0 : known_between(p, n - most, n);
+    p->count = 0;
+    *known = found * 2 >= blocks;
+    return st;
+}
+
+typedef struct lookup {
+    const bsi_image *image;
+    const uint64_t *fp;
+    size_t count;
+    uint8_t filter[1 << 13];
+    atomic_ullong known;
+} lookup;
+
+static void look_up_pieces(void *ctx, size_t index) {
+    lookup *l = ctx;
+    uint64_t known = 0;
+    for (size_t p = index * 256; p < BSI_MIN((index + 1) * 256, l->image->piece_count); p++)
+        for (uint32_t i = 0; i < l->image->piece[p].count; i++) {
+            const bsi_image_entry *e = &l->image->piece[p].entry[i];
+            uint32_t h = e->fp.lo & 0xffff;
+            if (!(l->filter[h >> 3] >> (h & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT)) continue;
+            known += bsearch(&e->fp.lo, l->fp, l->count, sizeof *l->fp, by_u64) != NULL;
+        }
+    atomic_fetch_add(&l->known, known);
+}
+
+/* Blocks from all over the snapshot, anywhere in the image. */
+static bomsync_status some_known(probe *p, bool *known, bomsync_error *err) {
+    const bsi_scan *scan = &p->s->scan;
+    uint64_t total = 0;
+    for (size_t f = 0; f < scan->file_count; f++) total += bsi_source_size(scan->file[f].source);
+    bomsync_status st = BOMSYNC_OK;
+    for (uint64_t i = 0; i < PROBE_PLACES && !st; i++) {
+        uint64_t at = total / PROBE_PLACES * i;
+        uint32_t f = 0;
+        for (; f + 1 < scan->file_count && at >= bsi_source_size(scan->file[f].source); f++) at -= bsi_source_size(scan->file[f].source);
+        st = probe_at(p, f, BSI_MAX(at, scan->file[f].body), false, 64, err);
+    }
+    if (st) return st;
+    bsi_sort(p->fp, p->count, sizeof *p->fp, by_u64);
+    lookup *l = bsi_calloc(1, sizeof *l);
+    l->image = &p->s->image;
+    l->fp = p->fp;
+    l->count = p->count;
+    for (size_t i = 0; i < p->count; i++) l->filter[(p->fp[i] & 0xffff) >> 3] |= (uint8_t)(1u << (p->fp[i] & 7));
+    bsi_parallel(p->s->workers, (l->image->piece_count + 255) / 256, look_up_pieces, l);
+    *known = atomic_load(&l->known) * 2 >= p->count;
+    free(l);
+    return BOMSYNC_OK;
+}
+
+/* Every file can be read anywhere, all of the feed is spoken of, and there is enough to gain. */
+static bool may_reconcile(const bsi_sync *s) {
+    if (!s->last || !s->image.count || !s->tier_block || s->scope || s->o->upsert || s->feed->records < BSI_RECONCILE_RECORDS) return false;
+    for (size_t f = 0; f < s->scan.file_count; f++) {
+        const bsi_scan_file *file = &s->scan.file[f];
+        if (!file->layout || !bsi_source_random(file->source) || bsi_source_pack(file->source)) return false;
+    }
+    return s->scan.file_count > 0;
+}
+
+bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
+    if (!may_reconcile(s)) return BOMSYNC_OK;
+    probe *p = bsi_calloc(1, sizeof *p);
+    p->s = s;
+    bool known;
+    bomsync_status st = ends_known(p, &known, err);
+    if (!st && !known) st = some_known(p, &known, err);
+    bsi_buf_free(&p->buf);
+    free(p);
+    if (st || known) return st;
+    bsi_reconcile *r = s->reconcile = bsi_calloc(1, sizeof *r);
+    r->s = s;
+    r->lanes = s->workers + 1;
+    r->lane = bsi_calloc((size_t)r->lanes, sizeof *r->lane);
+    pthread_mutex_init(&r->lock, NULL);
+    return BOMSYNC_OK;
+}
+
+static void close_lanes(bsi_reconcile *r) {
+    for (int i = 0; r->lane && i < r->lanes; i++) {
+        bsi_rows_free(&r->lane[i].rows);
+        bsi_difference_close(r->lane[i].difference);
+        free(r->lane[i].kh);
+        free(r->lane[i].hit);
+    }
+    free(r->lane);
+    r->lane = NULL;
+    free(r->dropped);
+    r->dropped = NULL;
+}
+
+void bsi_reconcile_close(bsi_sync *s) {
+    bsi_reconcile *r = s->reconcile;
+    if (!r) return;
+    close_lanes(r);
+    free(r->added);
+    free(r->taken);
+    free(r->gone);
+    free(r->filter);
+    free(r->want);
+    free(r->open_state);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+    s->reconcile = NULL;
+}
+
+/* ---- while the snapshot is scanned ---- */
+
+static bsi_difference *difference_of(lane *l) {
+    if (!l->difference) l->difference = bsi_difference_open(BSI_RECONCILE_ROWS);
+    return l->difference;
+}
+
+/* Rows that can be read; others are looked at in any case, with their block. */
+static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_difference *, const uint64_t *, const uint64_t *, size_t)) {
+    if (!w->bad_count) {
+        put(d, w->kh, w->rh, w->count);
+        return;
+    }
+    for (uint32_t i = 0; i < w->count; i++)
+        if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
+}
+
+static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+    bsi_reconcile *r = ctx;
+    int number = bsi_lane();
+    lane *l = &r->lane[number];
+    bsi_rows *w = &l->rows;
+    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
+    if (l->count + w->count > l->cap) l->kh = bsi_realloc(l->kh, (l->cap = (l->cap + w->count) * 3 / 2 + 4096) * sizeof *l->kh);
+    for (uint32_t i = 0; i < w->count; i++) l->kh[l->count + i] = (uint32_t)w->kh[i];
+    b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
+    l->count += w->count;
+    put_rows(difference_of(l), w, bsi_difference_add);
+}
+
+static void take_dropped(void *ctx, const bsi_scan_block *b) {
+    bsi_reconcile *r = ctx;
+    if (r->dropped_count == r->dropped_cap)
+        r->dropped = bsi_realloc(r->dropped, (r->dropped_cap = r->dropped_cap ? r->dropped_cap * 2 : 16) * sizeof *r->dropped);
+    r->dropped[r->dropped_count++] = *b;
+}
+
+void bsi_reconcile_scan(bsi_sync *s, bsi_scan_options *o) {
+    if (!s->reconcile) return;
+    o->image = NULL;
+    o->opened = take_opened;
+    o->dropped = take_dropped;
+    o->opened_ctx = s->reconcile;
+}
+
+/* ---- the difference ---- */
+
+/* What a worker saw behind a wrong guess of where a record starts. */
+static bomsync_status take_out_dropped(bsi_reconcile *r, bomsync_error *err) {
+    bsi_scan *scan = &r->s->scan;
+    lane *l = &r->lane[0];
+    bsi_buf buf = {0};
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < r->dropped_count && !st; i++) {
+        const bsi_scan_block *b = &r->dropped[i];
+        bsi_scan_run run = {.file = b->file, .offset = b->offset, .bytes = b->bytes, .spill = BSI_NO_SPILL};
+        st = bsi_scan_range(scan, &run, 0, b->bytes, &buf, err);
+        if (st) break;
+        bsi_parse_block(&l->rows, scan->file[b->file].layout, bsi_store_secret(r->s->store), buf.data, buf.len, false);
+        put_rows(difference_of(l), &l->rows, bsi_difference_take);
+    }
+    bsi_buf_free(&buf);
+    return st;
+}
+
+static void take_state(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    bsi_sync *s = r->s;
+    bsi_difference *d = difference_of(&r->lane[bsi_lane()]);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
+    for (size_t i = index * OLD_BLOCKS; i < end; i++) {
+        bsi_block_rows rows;
+        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
+        if (st) {
+            fail(r, st, &err);
+            return;
+        }
+        bsi_difference_take(d, rows.kh, rows.rh, rows.count);
+    }
+}
+
+static bool settle(bsi_reconcile *r) {
+    bsi_difference *all = difference_of(&r->lane[0]);
+    for (int i = 1; i < r->lanes; i++)
+        if (r->lane[i].difference) bsi_difference_merge(all, r->lane[i].difference);
+    return bsi_difference_settle(all, &r->added, &r->added_count, &r->taken, &r->taken_count);
+}
+
+/* ---- keys in the lists ---- */
+
+#define FILTER_BITS 24
+
+static bool in_filter(const bsi_reconcile *r, uint32_t kh) {
+    uint32_t h = kh >> (32 - FILTER_BITS);
+    return r->filter[h >> 6] >> (h & 63) & 1;
+}
+
+static bool wanted(const bsi_reconcile *r, uint32_t kh) {
+    return in_filter(r, kh) && bsearch(&kh, r->want, r->want_count, sizeof kh, by_u32) != NULL;
+}
+
+static void want_these(bsi_reconcile *r, uint32_t *kh, size_t count) {
+    bsi_sort(kh, count, sizeof *kh, by_u32);
+    free(r->want);
+    r->want = kh;
+    r->want_count = count;
+    if (!r->filter) r->filter = bsi_alloc((1u << FILTER_BITS) / 8);
+    memset(r->filter, 0, (1u << FILTER_BITS) / 8);
+    for (size_t i = 0; i < count; i++) r->filter[kh[i] >> (32 - FILTER_BITS) >> 6] |= 1ull << (kh[i] >> (32 - FILTER_BITS) & 63);
+}
+
+static void find_hits(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    lane *l = &r->lane[index];
+    for (size_t i = 0; i < l->count; i++) {
+        if (!wanted(r, l->kh[i])) continue;
+        if (l->hits == l->hit_cap) l->hit = bsi_realloc(l->hit, (l->hit_cap = l->hit_cap ? l->hit_cap * 2 : 256) * sizeof *l->hit);
+        l->hit[l->hits++] = i;
+    }
+}
+
+/* ---- the blocks that stay open ---- */
+
+/* The first hit among the rows of a block: its place, or UINT64_MAX. */
+static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_block *b) {
+    const lane *l = &r->lane[b->tag >> LANE_SHIFT];
+    uint64_t from = b->tag & TAG_PLACE;
+    size_t lo = 0, hi = l->hits;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (l->hit[mid] < from) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < l->hits && l->hit[lo] < from + b->records ? l->hit[lo] - from : UINT64_MAX;
+}
+
+/* Bit a block. If its first row may be new, what stands before it must be known: the block before is opened, too. */
+static uint8_t *open_blocks(const bsi_reconcile *r) {
+    const bsi_scan *scan = &r->s->scan;
+    uint8_t *open = bsi_calloc(scan->block_count / 8 + 1, 1);
+    bool before = false; /* of the block behind: wants its neighbour */
+    for (size_t i = scan->block_count; i--;) {
+        const bsi_scan_block *b = &scan->block[i];
+        bool look = b->tag == BSI_NO_TAG || (b->tag & TAG_OPEN);
+        uint64_t hit = look ? 0 : first_hit(r, b);
+        if (before || hit != UINT64_MAX) open[i >> 3] |= (uint8_t)(1u << (i & 7));
+        before = hit == 0 || (before && !b->records);
+    }
+    return open;
+}
+
+/* The scan is left with the open blocks, each a run with those behind it. */
+static void keep_open(bsi_reconcile *r, const uint8_t *open) {
+    bsi_scan *scan = &r->s->scan;
+    size_t kept = 0, runs = 0, cap = 0;
+    bsi_scan_run *run = NULL;
+    for (size_t i = 0; i < scan->block_count; i++) {
+        if (!(open[i >> 3] >> (i & 7) & 1)) continue;
+        const bsi_scan_block *b = &scan->block[i];
+        bsi_scan_run *last = runs ? &run[runs - 1] : NULL;
+        if (last && last->file == b->file && last->offset + last->bytes == b->offset) {
+            last->count++;
+            last->bytes += b->bytes;
+            last->records += b->records;
+        } else {
+            if (runs == cap) run = bsi_realloc(run, (cap = cap ? cap * 2 : 64) * sizeof *run);
+            run[runs++] = (bsi_scan_run){.first = kept, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records,
+                                         .spill = BSI_NO_SPILL, .file = b->file};
+        }
+        scan->block[kept++] = *b;
+    }
+    r->s->settled = scan->block_count - kept;
+    free(scan->run);
+    scan->run = run;
+    scan->run_count = runs;
+    scan->block_count = kept;
+    scan->block = bsi_realloc(scan->block, (kept + 1) * sizeof *scan->block);
+}
+
+bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
+    bsi_reconcile *r = s->reconcile;
+    if (!r) return BOMSYNC_OK;
+    bomsync_status st = take_out_dropped(r, err);
+    if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
+    if (st) return st;
+    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, take_state, r);
+    st = outcome(r, err);
+    if (!st) r->settled = settle(r);
+    if (!st && r->settled) {
+        uint32_t *kh = bsi_alloc((r->added_count + 1) * sizeof *kh);
+        for (size_t i = 0; i < r->added_count; i++) kh[i] = (uint32_t)r->added[i].kh;
+        want_these(r, kh, r->added_count);
+        bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
+        bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
+        uint8_t *open = open_blocks(r);
+        keep_open(r, open);
+        free(open);
+        r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
+        for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
+        bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
+    }
+    bsi_sync_memory(s);
+    close_lanes(r);
+    return st;
+}
+
+/* ---- the old rows of what is open ---- */
+
+static void add_wanted(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    bsi_sync *s = r->s;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = BOMSYNC_OK;
+    size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
+    for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
+        bsi_block_rows rows;
+        st = bsi_store_rows(&rows, s->store, s->base[i], &err);
+        for (uint32_t k = 0; !st && k < rows.count; k++) {
+            if (!wanted(r, (uint32_t)rows.kh[k])) continue;
+            st = bsi_row_store_add(r->old, bsi_lane(), &(bsi_row){rows.kh[k], rows.rh[k], (uint64_t)i << 16 | k}, &err);
+            r->open_state[i >> 3] |= (uint8_t)(1u << (i & 7)); /* OLD_BLOCKS is a multiple of 8: no byte has two writers */
+        }
+    }
+    if (st) fail(r, st, &err);
+}
+
+static bomsync_status keys_of_open(bsi_reconcile *r, bomsync_error *err) {
+    bsi_sync *s = r->s;
+    uint64_t rows = s->row_base[s->open_count];
+    uint32_t *kh = bsi_alloc((rows + r->taken_count + 1) * sizeof *kh);
+    size_t n = 0;
+    bsi_rows own = {0};
+    bsi_buf buf = {0};
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < s->open_count && !st; i++) {
+        const bsi_rows *w = s->scan.parsed ? s->scan.parsed[i] : NULL;
+        if (!w) {
+            st = bsi_scan_bytes(&s->scan, i, &buf, err);
+            if (!st)
+                bsi_parse_block(&own, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, true);
+            w = &own;
+        }
+        for (uint32_t k = 0; !st && k < w->count; k++) kh[n++] = (uint32_t)w->kh[k];
+    }
+    for (size_t i = 0; i < r->taken_count; i++) kh[n++] = (uint32_t)r->taken[i].kh;
+    bsi_rows_free(&own);
+    bsi_buf_free(&buf);
+    want_these(r, kh, n);
+    return st;
+}
+
+bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error *err) {
+    bsi_reconcile *r = s->reconcile;
+    bomsync_status st = keys_of_open(r, err);
+    if (st) return st;
+    r->old = old;
+    free(r->open_state);
+    r->open_state = bsi_calloc(s->base_count / 8 + 1, 1);
+    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
+    st = outcome(r, err);
+    free(s->open_state);
+    s->open_state = bsi_alloc((s->base_count + 1) * sizeof *s->open_state);
+    s->open_state_count = 0;
+    for (size_t i = 0; i < s->base_count; i++)
+        if (r->open_state[i >> 3] >> (i & 7) & 1) s->open_state[s->open_state_count++] = i;
+    return st;
+}
+
+/* Old rows were taken by half of their key hash: one whose new row stands in a settled block has found no partner here. */
+bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
+    bsi_reconcile *r = s->reconcile;
+    size_t kept = 0;
+    for (size_t i = 0; i < out->gone_count; i++) {
+        bsi_block_rows rows;
+        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[out->gone[i] >> 16], err);
+        if (st) return st;
+        uint64_t kh = rows.kh[out->gone[i] & 0xffff];
+        if (bsearch(&kh, r->gone, r->taken_count, sizeof kh, by_u64)) out->gone[kept++] = out->gone[i];
+    }
+    out->gone_count = kept;
+    return BOMSYNC_OK;
+}
