@@ -10,7 +10,7 @@
  * Everything after that works as it does for a snapshot that was skipped through: only open blocks are parsed again and
  * joined. Three things must hold for it:
  *   - all copies of a key that is not simply unchanged are in open blocks. They are: if a key stands twice, a row of it is
- *     left over, and every block that holds the key is opened;
+ *     left over or kept back, and every block that holds the key is opened;
  *   - the old rows of all rows in open blocks are known: one more pass over the stored key hashes finds them;
  *   - a new record knows what stands before it: if it is the first of its block, the block before is opened, too.
  *
@@ -43,6 +43,8 @@ typedef struct lane {
     size_t count, cap;
     uint64_t *hit; /* places in kh, ascending */
     size_t hits, hit_cap;
+    uint32_t *odd; /* the same of rows that are kept back and have a key */
+    size_t odds, odd_cap;
 } lane;
 
 typedef struct bsi_reconcile {
@@ -235,6 +237,7 @@ static void close_lanes(bsi_reconcile *r) {
         bsi_difference_close(r->lane[i].difference);
         free(r->lane[i].kh);
         free(r->lane[i].hit);
+        free(r->lane[i].odd);
     }
     free(r->lane);
     r->lane = NULL;
@@ -284,6 +287,11 @@ static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
     for (uint32_t i = 0; i < w->count; i++) l->kh[l->count + i] = (uint32_t)w->kh[i];
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
     l->count += w->count;
+    for (uint32_t i = 0; i < w->bad_count; i++) {
+        if (!w->bads[i].key_read) continue;
+        if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 16) * sizeof *l->odd);
+        l->odd[l->odds++] = (uint32_t)w->kh[w->bads[i].row];
+    }
     put_rows(difference_of(l), w, bsi_difference_add);
 }
 
@@ -379,6 +387,18 @@ static void find_hits(void *ctx, size_t index) {
     }
 }
 
+/* Keys of rows that only the snapshot has, and of rows that are kept back. */
+static void want_changed(bsi_reconcile *r) {
+    size_t n = r->added_count;
+    for (int i = 0; i < r->lanes; i++) n += r->lane[i].odds;
+    uint32_t *kh = bsi_alloc((n + 1) * sizeof *kh);
+    n = 0;
+    for (size_t i = 0; i < r->added_count; i++) kh[n++] = (uint32_t)r->added[i].kh;
+    for (int i = 0; i < r->lanes; i++)
+        for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
+    want_these(r, kh, n);
+}
+
 /* ---- the blocks that stay open ---- */
 
 /* The first hit among the rows of a block: its place, or UINT64_MAX. */
@@ -447,9 +467,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     st = outcome(r, err);
     if (!st) r->settled = settle(r);
     if (!st && r->settled) {
-        uint32_t *kh = bsi_alloc((r->added_count + 1) * sizeof *kh);
-        for (size_t i = 0; i < r->added_count; i++) kh[i] = (uint32_t)r->added[i].kh;
-        want_these(r, kh, r->added_count);
+        want_changed(r);
         bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
         bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
         uint8_t *open = open_blocks(r);

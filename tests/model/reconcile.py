@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Snapshots in another order, or with a volatile column, with a few changes of every kind: the way that hashes every record and
+subtracts the two sets against the way that joins them. The same bytes, the same kept rows, the same holds.
+
+The program is build/tests/bomsync_tiny, which takes that way from 8 records on.
+"""
+import os
+import random
+import sys
+
+from harness import CHECKOUT, NOW, Suite, options, same, write
+
+HEAD = "p,k,v,t,seen"
+ORDERS = ("shuffled", "reversed", "stamped", "blocks")
+
+
+def rows_of(rng, count):
+    keys = rng.sample(range(100000), count)
+    return [[str(rng.randrange(1, 4)), "K%d" % k, rng.choice(["", "a", "b,c", 'say "x"', "ü"]), "t%d" % rng.randrange(50)] for k in keys]
+
+
+def quoted(v):
+    return '"%s"' % v.replace('"', '""') if any(c in v for c in ',"\n') else v
+
+
+def text(rows, stamp, extra=()):
+    lines = [",".join(map(quoted, r)) + "," + stamp(i) for i, r in enumerate(rows)]
+    for place, line in extra:
+        lines.insert(place % (len(lines) + 1), line)
+    return (HEAD + "\n" + "".join(l + "\n" for l in lines)).encode()
+
+
+def changed(rng, rows, rate):
+    """A few of everything: updates, creates, deletes."""
+    out = []
+    for r in rows:
+        if rng.random() < rate / 3:
+            continue
+        out.append(r if rng.random() >= rate else [r[0], r[1], r[2], "u%d" % rng.randrange(10**6)])
+        if rng.random() < rate / 2:
+            out.append([r[0], "N%d" % rng.randrange(10**9), "new", "t"])
+    return out
+
+
+def in_order(rng, rows, order):
+    if order == "shuffled":
+        rng.shuffle(rows)
+    elif order == "reversed":
+        rows.reverse()
+    elif order == "blocks":
+        cut = rng.randrange(len(rows) + 1)
+        rows[:] = rows[cut:] + rows[:cut]
+    return rows
+
+
+def odd_lines(rng, rows):
+    """Copies, conflicting copies, records of too few columns, a bare quote, an empty key, invalid UTF-8 (as surrogates)."""
+    kinds = (lambda r: ",".join(map(quoted, r)) + ",", lambda r: ",".join(map(quoted, r[:3])) + ",other,", lambda r: "%s,%s" % (r[0], r[1]),
+             lambda r: '%s,%s,a"b,t,' % (r[0], r[1]), lambda r: ",,x,y,", lambda r: "9,K-none,x")
+    return [(rng.randrange(10**6), rng.choice(kinds)(rng.choice(rows))) for _ in range(rng.choice((0, 0, 1, 2, 5)))]
+
+
+def run_one(folder, bom, seed):
+    rng = random.Random(seed)
+    base = rows_of(rng, rng.choice((20, 60, 300, 900)))
+    order, rate = rng.choice(ORDERS), rng.choice((0, 0.003, 0.02, 0.3))
+    now = in_order(rng, changed(rng, base, rate), order) or base[:1]
+    if order == "stamped" or rng.random() < 0.3:
+        stamp = lambda i: "day2-%d" % (i // 7)
+    else:
+        stamp = lambda i: "day1"
+    first = write(folder, "first.csv", text(base, lambda i: "day1"))
+    second = write(folder, "second.csv", text(now, stamp, odd_lines(rng, now)))
+    if rng.random() < 0.2:  # no line end behind the last record
+        with open(second, "r+b") as f:
+            f.truncate(os.path.getsize(second) - 1)
+    complete = ["--complete"] if rng.random() < 0.7 else []
+    third = write(folder, "third.csv", text(in_order(rng, list(now), "shuffled"), stamp))
+    feed = ["--key", "p,k", "--partition", "p", "--ignore", "seen", "--now", NOW]
+    seen = {}
+    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
+        store = os.path.join(folder, name)
+        bom("init", "--store", store, expect=0)
+        bom("sync", "--store", store, *feed, "--complete", first, *switches, "-q", expect=0)
+        out = []
+        for path in (second, third, second):
+            got = bom("sync", "--store", store, "--now", NOW, *complete, path, "--json", *switches, expect=(0, 3, 4, 5))
+            out.append((got.code, got.out if got.code != 3 else got.err))
+            if path == second:
+                ways = bom("stats", "--store", store, "--json", expect=0).out
+                seen.setdefault(name, []).append(b'"path":"reconcile"' in ways)
+            for command in ("export", "exceptions", "holds"):
+                out.append(bom(command, "--store", store, *(["--json"] if command != "export" else []), expect=(0, 4)).out)
+        for g in (2, 3, 4):
+            cat = bom("cat", "--store", store, g, expect=(0, 2))
+            out.append((cat.code, cat.out))
+        bom("verify", "--store", store, expect=0)
+        seen[name + " out"] = out
+    for i, (fast, slow) in enumerate(zip(seen["fast out"], seen["slow out"])):
+        same("%s, rate %g, step %d" % (order, rate, i), fast, slow)
+    return any(seen["fast"])
+
+
+def main():
+    o = options("reconcile", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o.bomsync = os.path.abspath(o.tiny)
+    suite = Suite("reconcile", o)
+    taken = []
+    for i in range(o.count):
+        suite.run("table %d" % i, lambda folder, bom, seed: taken.append(run_one(folder, bom, seed)), suite.bom, o.seed + i)
+
+    def way_was_taken(folder):
+        assert sum(taken) * 4 >= len(taken), "only %d of %d runs took the way that is tested" % (sum(taken), len(taken))
+    suite.run("the way was taken", way_was_taken)
+    return suite.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
