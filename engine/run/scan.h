@@ -21,6 +21,7 @@ typedef struct bsi_scan_block {
     uint64_t tag;        /* what `opened` made of it; BSI_NO_TAG: it was not asked */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
+    uint32_t part;       /* whoever sets the tag may use it */
 } bsi_scan_block;
 
 /** Blocks that stand one behind the other in a file: all matched with entries that stand one behind the other in the

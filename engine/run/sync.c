@@ -247,7 +247,8 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
                            .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true};
     st = bsi_reconcile_open(s, err);
-    bsi_reconcile_scan(s, &so);
+    if (s->reconcile) bsi_reconcile_scan(s, &so);
+    else bsi_sync_early_open(s, &so);
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
@@ -299,6 +300,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
 }
 
 static void release(bsi_sync *s) {
+    bsi_sync_early_close(s);
     bsi_reconcile_close(s);
     bsi_scan_close(&s->scan);
     bsi_image_free(&s->image);

@@ -52,6 +52,7 @@ typedef struct bsi_sync {
     size_t base_count;
     bsi_image image;
     bsi_scan scan;
+    struct bsi_early *early;    /* what was made of open blocks while the scan had their bytes at hand, or NULL */
     struct bsi_reconcile *reconcile; /* every record is hashed in place of skipping blocks, or NULL */
     uint64_t settled;           /* blocks without a change that this found: not in scan.block any more */
     bool evidence, sequence_given, as_of_given;
@@ -108,7 +109,9 @@ void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the sc
 
 /* sync_rows.c */
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
-bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);
+void bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o);            /* before the scan: open blocks of plain files are parsed with it */
+void bsi_sync_early_close(bsi_sync *s);
+bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);        /* the others */
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */

@@ -303,7 +303,6 @@ static void take_dropped(void *ctx, const bsi_scan_block *b) {
 }
 
 void bsi_reconcile_scan(bsi_sync *s, bsi_scan_options *o) {
-    if (!s->reconcile) return;
     o->image = NULL;
     o->opened = take_opened;
     o->dropped = take_dropped;
@@ -477,6 +476,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
         for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
         bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
     }
+    for (size_t i = 0; i < s->scan.block_count; i++) s->scan.block[i].tag = BSI_NO_TAG; /* they spoke of the lists */
     bsi_sync_memory(s);
     close_lanes(r);
     return st;

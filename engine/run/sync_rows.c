@@ -123,13 +123,23 @@ typedef struct parse_run {
     bomsync_status status;
     bomsync_error *err;
     bool first_load;
-    atomic_ullong ragged, rows;
+    atomic_ullong ragged;
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
     bsi_twins *twins;          /* a first load: keys alone */
     made *made;                /* one a lane: a first load that only counts its creates; else NULL */
     bsi_block_writer **writer; /* one a lane */
+    bsi_rows *rows;            /* one a lane: of blocks that are parsed with the scan */
 } parse_run;
+
+/* The parse that begins with the scan, and goes on with the blocks that were left. */
+typedef struct bsi_early {
+    parse_run run;
+    bomsync_error err;
+    bool used;      /* bsi_sync_parse has taken what there was */
+} bsi_early;
+
+static bool is_early(const bsi_scan_block *b) { return b->tag != BSI_NO_TAG; }
 
 /* As many blocks as stand one behind the other in the file and fit one read. */
 static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
@@ -142,6 +152,7 @@ static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *co
     while (open + *count < end) {
         bsi_scan_block *n = &scan->block[open + *count];
         if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        if (is_early(n)) break;
         bytes += n->bytes;
         (*count)++;
     }
@@ -238,27 +249,32 @@ static bsi_field partition_of(const bsi_rows *w, uint32_t row, int32_t slot) {
     return (bsi_field){.p = p, .len = (uint32_t)n};
 }
 
-static void count_made(made *m, const bsi_rows *w, int32_t slot) {
+static void count_made(made *m, const bsi_rows *w, int32_t slot, int64_t by) {
     for (uint32_t i = 0; i < w->count; i++) {
         if (w->bad[i]) continue;
         bsi_field f = partition_of(w, i, slot);
-        ++*made_of(m, f.p, f.len);
+        *made_of(m, f.p, f.len) += by;
     }
 }
 
-/* Most blocks lie in one partition: knowing it saves looking at their rows again. */
-static void note_partition(parse_run *r, const bsi_rows *w, size_t open) {
+static void free_made(made *m) {
+    bsi_parts_free(&m->parts);
+    free(m->count);
+}
+
+/* Most blocks lie in one partition: knowing it saves looking at their rows again. Its number in block_parts, or UINT32_MAX. */
+static uint32_t one_partition(parse_run *r, const bsi_rows *w) {
     bsi_sync *s = r->s;
-    s->block_part[open] = UINT32_MAX;
-    if (!w->count || w->bad_count) return;
+    if (!w->count || w->bad_count) return UINT32_MAX;
     bsi_field first = partition_of(w, 0, s->feed->slots.partition);
     for (uint32_t i = 1; i < w->count; i++) {
         bsi_field f = partition_of(w, i, s->feed->slots.partition);
-        if (!bsi_field_eq(&f, &first)) return;
+        if (!bsi_field_eq(&f, &first)) return UINT32_MAX;
     }
     pthread_mutex_lock(&r->lock);
-    s->block_part[open] = bsi_part_of(&s->block_parts, first.p, first.len);
+    uint32_t part = bsi_part_of(&s->block_parts, first.p, first.len);
     pthread_mutex_unlock(&r->lock);
+    return part;
 }
 
 /* Rows are needed again to find partitions, to write blocks and to render changes: while there is room they stay. */
@@ -271,6 +287,37 @@ static void keep_rows(parse_run *r, const bsi_rows *w, size_t open) {
     atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
 }
 
+static void fail_parse(parse_run *r, bomsync_status st, const bomsync_error *err) {
+    pthread_mutex_lock(&r->lock);
+    if (!r->status) {
+        r->status = st;
+        *r->err = *err;
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+static bomsync_status open_writer(parse_run *r, int lane, bomsync_error *err) {
+    if (!r->first_load || r->writer[lane]) return BOMSYNC_OK;
+    return bsi_block_writer_open(&r->writer[lane], r->s->store, r->s->feed->slots.count, err);
+}
+
+/* A block that was parsed with the scan: of a first load its state block is written, else its rows were kept. */
+static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_error *err) {
+    bsi_sync *s = r->s;
+    bsi_scan_block *b = &s->scan.block[open];
+    uint64_t tag = b->tag;
+    b->tag = BSI_NO_TAG;
+    if (r->first_load) {
+        s->first_ref[open] = tag;
+        s->block_part[open] = b->part;
+        return BOMSYNC_OK;
+    }
+    bsi_rows *w = (bsi_rows *)(uintptr_t)tag;
+    s->scan.parsed[open] = w;
+    s->block_part[open] = one_partition(r, w);
+    return add_rows(s, lane, w, s->row_base[open], err);
+}
+
 static void parse_task(void *ctx, size_t index) {
     parse_run *r = ctx;
     bsi_sync *s = r->s;
@@ -280,9 +327,14 @@ static void parse_task(void *ctx, size_t index) {
     bsi_buf buf = {0};
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
-    if (r->first_load && !r->writer[lane]) st = bsi_block_writer_open(&r->writer[lane], s->store, s->feed->slots.count, &err);
     size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, s->open_count);
     for (size_t i = index * TASK_BLOCKS; i < end && !st;) {
+        if (is_early(&s->scan.block[i])) {
+            st = take_early(r, lane, i++, &err);
+            continue;
+        }
+        st = open_writer(r, lane, &err);
+        if (st) break;
         size_t count;
         st = load_span(s, i, end, &count, &buf, &err);
         const uint8_t *p = buf.data;
@@ -292,22 +344,129 @@ static void parse_task(void *ctx, size_t index) {
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
             if (r->keep_bytes) keep_rows(r, &w, i + k);
-            if (s->block_part && !r->made) note_partition(r, &w, i + k);
-            if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition);
+            if (s->block_part && !r->made) s->block_part[i + k] = one_partition(r, &w);
+            if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition, 1);
             p += b->bytes;
         }
         i += count;
     }
     bsi_rows_free(&w);
     bsi_buf_free(&buf);
+    if (st) fail_parse(r, st, &err);
+}
+
+/* ---- parsing with the scan ---- */
+
+/* A first load: what can be read goes into the store at once. Blocks with records that cannot are left for later. */
+static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+    bsi_early *e = ctx;
+    parse_run *r = &e->run;
+    int lane = bsi_lane();
+    bsi_rows *w = &r->rows[lane];
+    if (b->flags & BSI_CUT_OVERSIZE) return;
+    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
+    if (w->bad_count || !w->count || w->count != b->records) return;
+    bsi_ref ref;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = open_writer(r, lane, &err);
+    if (!st) st = bsi_twins_add(r->twins, lane, w->kh, w->count, &err);
+    if (!st) st = bsi_block_writer_add(&ref, r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, &err);
     if (st) {
-        pthread_mutex_lock(&r->lock);
-        if (!r->status) {
-            r->status = st;
-            *r->err = err;
-        }
-        pthread_mutex_unlock(&r->lock);
+        fail_parse(r, st, &err);
+        return;
     }
+    b->tag = ref;
+    if (r->made) count_made(&r->made[lane], w, r->s->feed->slots.partition, 1);
+    else b->part = one_partition(r, w);
+}
+
+/* It was written for nothing, and its keys only seem to stand twice; but what was counted must be true. */
+static void early_uncount(void *ctx, const bsi_scan_block *b) {
+    bsi_early *e = ctx;
+    parse_run *r = &e->run;
+    if (!r->made || r->status) return;
+    bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_scan_run run = {.file = b->file, .offset = b->offset, .bytes = b->bytes, .spill = BSI_NO_SPILL};
+    bomsync_status st = bsi_scan_range(&r->s->scan, &run, 0, b->bytes, &buf, &err);
+    bsi_rows *w = &r->rows[0];
+    if (!st) bsi_parse_block(w, r->s->scan.file[b->file].layout, bsi_store_secret(r->s->store), buf.data, buf.len, false);
+    if (!st) count_made(&r->made[0], w, r->s->feed->slots.partition, -1);
+    else fail_parse(r, st, &err);
+    bsi_buf_free(&buf);
+}
+
+/* Else rows are kept while there is room: a changed block need not be read and parsed again. */
+static void early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+    bsi_early *e = ctx;
+    parse_run *r = &e->run;
+    if ((b->flags & BSI_CUT_OVERSIZE) || atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
+    bsi_rows *w = &r->rows[bsi_lane()];
+    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
+    size_t bytes;
+    bsi_rows *k = w->count == b->records ? bsi_scan_keep(w, &bytes) : NULL;
+    if (!k) return;
+    b->tag = (uint64_t)(uintptr_t)k;
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
+}
+
+static void early_forget(void *ctx, const bsi_scan_block *b) {
+    (void)ctx;
+    free((void *)(uintptr_t)b->tag);
+}
+
+static bool is_first_load(const bsi_sync *s) { return !s->feed->records && !s->o->dry_run && !(s->last && s->base_count); }
+
+static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
+    r->s = s;
+    r->first_load = first_load;
+    pthread_mutex_init(&r->lock, NULL);
+    r->writer = bsi_calloc((size_t)s->workers + 1, sizeof *r->writer);
+    r->rows = bsi_calloc((size_t)s->workers + 1, sizeof *r->rows);
+    if (!first_load) return;
+    if (s->o->baseline && !s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
+    r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
+}
+
+static bomsync_status end_run(parse_run *r, bomsync_error *err) {
+    for (int i = 0; i <= r->s->workers; i++) {
+        bomsync_status st = r->writer[i] ? bsi_block_writer_close(r->writer[i], err) : BOMSYNC_OK;
+        if (st && !r->status) r->status = st;
+        bsi_rows_free(&r->rows[i]);
+    }
+    free(r->writer);
+    free(r->rows);
+    r->writer = NULL;
+    r->rows = NULL;
+    pthread_mutex_destroy(&r->lock);
+    return r->status;
+}
+
+void bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o) {
+    bsi_early *e = s->early = bsi_calloc(1, sizeof *e);
+    bool first_load = !s->last && is_first_load(s);
+    start_run(&e->run, s, first_load);
+    e->run.err = &e->err;
+    e->run.keep_bytes = s->memory_bytes / 4;
+    o->opened = first_load ? early_first : early_keep;
+    o->dropped = first_load ? early_uncount : early_forget;
+    o->opened_ctx = e;
+}
+
+void bsi_sync_early_close(bsi_sync *s) {
+    bsi_early *e = s->early;
+    if (!e) return;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (!e->used) {
+        for (size_t i = 0; !e->run.first_load && i < s->scan.block_count; i++)
+            if (is_early(&s->scan.block[i])) free((void *)(uintptr_t)s->scan.block[i].tag);
+        end_run(&e->run, &err);
+        bsi_twins_close(e->run.twins);
+        for (int i = 0; e->run.made && i <= s->workers; i++) free_made(&e->run.made[i]);
+        free(e->run.made);
+    }
+    free(e);
+    s->early = NULL;
 }
 
 static int bad_order(const void *a, const void *b) {
@@ -377,49 +536,48 @@ static void add_made(bsi_sync *s, const char *part, uint32_t len, int64_t n) {
 
 static void take_made(bsi_sync *s, made *m) {
     for (uint32_t p = 0; p < BSI_MIN(m->parts.count, m->cap); p++) add_made(s, m->parts.name[p], m->parts.len[p], m->count[p]);
-    bsi_parts_free(&m->parts);
-    free(m->count);
+    free_made(m);
+}
+
+/* Of some rows among many the rows that were kept would be no help. */
+static void plan_to_keep(parse_run *r) {
+    bsi_sync *s = r->s;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
+    bool few = bytes + bytes / 2 <= s->memory_bytes / 4;
+    if (few || (s->early && !r->first_load)) s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
+    r->keep_bytes = few ? s->memory_bytes / 4 : 0;
 }
 
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     uint64_t rows = s->row_base[s->open_count];
     s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
     s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
-    parse_run r = {.s = s, .err = err};
-    r.first_load = !s->feed->records && !s->o->dry_run && !(s->last && s->base_count);
-    if (r.first_load) {
+    parse_run fresh = {0}, *r = s->early && !s->early->used ? &s->early->run : &fresh;
+    if (r == &fresh) start_run(r, s, is_first_load(s));
+    else s->early->used = true;
+    if (r->status) *err = *r->err;
+    r->err = err;
+    if (r->first_load) {
         s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
         memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));
     }
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
-    if (bytes + bytes / 2 <= s->memory_bytes / 4) { /* some of many would be no help */
-        s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
-        r.keep_bytes = s->memory_bytes / 4;
-    }
+    plan_to_keep(r);
     free(s->block_part);
     s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
-    if (r.first_load && s->o->baseline && !s->scope) r.made = bsi_calloc((size_t)s->workers + 1, sizeof *r.made);
-    if (r.first_load) r.twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
-    r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
-    pthread_mutex_init(&r.lock, NULL);
-    bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, &r);
-    for (int i = 0; i <= s->workers; i++) {
-        if (!r.writer[i]) continue;
-        bomsync_status st = bsi_block_writer_close(r.writer[i], err);
-        if (st && !r.status) r.status = st;
-    }
-    free(r.writer);
-    if (r.twins && !r.status) r.status = add_twins(s, r.twins, err);
-    bsi_twins_close(r.twins);
-    for (int i = 0; r.made && i <= s->workers; i++) take_made(s, &r.made[i]);
-    s->counted = r.made != NULL;
-    free(r.made);
-    pthread_mutex_destroy(&r.lock);
+    bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, r);
+    end_run(r, err);
+    if (r->twins && !r->status) r->status = add_twins(s, r->twins, err);
+    bsi_twins_close(r->twins);
+    r->twins = NULL;
+    for (int i = 0; r->made && i <= s->workers; i++) take_made(s, &r->made[i]);
+    s->counted = r->made != NULL;
+    free(r->made);
+    r->made = NULL;
     bsi_sort(s->bad, s->bad_count, sizeof *s->bad, bad_order);
-    uint64_t ragged = atomic_load(&r.ragged), all = 0;
+    uint64_t ragged = atomic_load(&r->ragged), all = 0;
     for (size_t f = 0; f < s->scan.file_count; f++) all += (uint64_t)s->scan.file[f].records;
-    if (!r.status && ragged > 20 && ragged * 20 > all) {
+    if (!r->status && ragged > 20 && ragged * 20 > all) {
         bsi_kept_row *k = s->bad;
         while (k->rule != BSI_RULE_COLUMNS) k++;
         bsi_source *src = s->scan.file[s->scan.block[k->place >> 16].file].source;
@@ -429,7 +587,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         bsi_hint(err, "nothing was changed; check --delimiter and --quotes, or ask for the file again");
         return BOMSYNC_E_REFUSED;
     }
-    return r.status;
+    return r->status;
 }
 
 /* ---- joining ---- */
