@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -316,4 +317,12 @@ uint64_t bsi_private_bytes(void) {
     strtoull(p, &p, 10); /* size resident shared ..., in pages */
     uint64_t resident = strtoull(p, &p, 10), shared = strtoull(p, &p, 10);
     return resident > shared ? (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+/* jemalloc is linked to the program only, so it may not be there. */
+extern int mallctl(const char *name, void *old, size_t *old_bytes, void *value, size_t bytes) __attribute__((weak));
+
+void bsi_memory_give_back(void) {
+    if (mallctl) mallctl("arena.4096.purge", NULL, NULL, NULL, 0); /* 4096: all arenas */
+    else malloc_trim(0);
 }

@@ -125,6 +125,8 @@ int bsi_usable_cores(void);
 
 /** Bytes in anonymous pages now: what the program itself takes. Mapped pages of the store belong to the page cache. 0: not known. */
 uint64_t bsi_private_bytes(void);
+/** Memory that was freed goes back to the system now. Costs a call for each stretch of it; worth it after tens of megabytes. */
+void bsi_memory_give_back(void);
 
 /* Files. All paths are bytes. */
 bomsync_status bsi_fsync_path(const char *path, bomsync_error *err); /* file or folder */

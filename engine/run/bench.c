@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <malloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -231,18 +230,9 @@ static void *watch_memory(void *ctx) {
     return NULL;
 }
 
-/* What an earlier phase freed is given back first, or it would count as this one's. jemalloc is linked to the program
- * only, so it may not be there. */
-extern int mallctl(const char *name, void *old, size_t *old_bytes, void *value, size_t bytes) __attribute__((weak));
-
-static void give_back(void) {
-    if (mallctl) mallctl("arena.4096.purge", NULL, NULL, NULL, 0); /* 4096: all arenas */
-    else malloc_trim(0);
-}
-
 static bomsync_status run_watched(bench *b, const phase *p, uint64_t *peak, bomsync_error *err) {
     watch w = {0};
-    give_back();
+    bsi_memory_give_back(); /* what an earlier phase freed would count as this one's */
     bool watched = pthread_create(&w.thread, NULL, watch_memory, &w) == 0;
     bomsync_status st = p->run(b, err);
     atomic_store(&w.stop, true);

@@ -34,7 +34,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, GIVE_BACK_BYTES = 16 << 20 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -778,7 +778,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
 /* Join the units of each file to one chain; see the head of this file. */
 static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
     bsi_scan *s = r->scan;
-    size_t total = 0, u = 0;
+    size_t total = 0, u = 0, freed = 0;
     for (size_t i = 0; i < r->count; i++) total += r->unit[i].found.blocks;
     if (r->count == 1) { /* nothing to join */
         *all = r->unit[0].found;
@@ -795,7 +795,11 @@ static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
             bool last = u + 1 == r->count || r->unit[u + 1].file != f;
             bomsync_status st = join_unit(r, all, &r->unit[u], last, &pos, err);
             if (st) return st;
+            freed += r->unit[u].found.block_cap * sizeof(bsi_scan_block);
             found_free(&r->unit[u].found);
+            if (freed < GIVE_BACK_BYTES) continue;
+            bsi_memory_give_back(); /* else both lists, the units' and the one made of them, would count */
+            freed = 0;
         }
     }
     return BOMSYNC_OK;

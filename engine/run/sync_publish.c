@@ -5,6 +5,7 @@
  * The image that is written beside it says of each block of this snapshot whether one state block holds just its
  * records; only such a block is skipped next time.
  */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -635,6 +636,19 @@ static bsi_ref *first_orphans(const next_state *n, size_t *count) {
     return out;
 }
 
+/* A first load: each block becomes an entry, and the list of blocks is needed no more, so the entries take its place. */
+static_assert(sizeof(bsi_image_entry) <= sizeof(bsi_scan_block), "entry i ends before block i + 1 begins");
+static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact, size_t *count) {
+    bsi_image_entry *v = (bsi_image_entry *)(void *)s->scan.block;
+    *count = s->scan.block_count;
+    for (size_t i = 0; i < *count; i++) {
+        bsi_scan_block b = s->scan.block[i];
+        v[i] = new_entry(&b, exact[i]);
+    }
+    s->scan.block_count = s->scan.run_count = 0;
+    return v;
+}
+
 static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p, bomsync_error *err) {
     size_t exacts, count = n->ref_count;
     bsi_ref *state = n->refs;
@@ -643,6 +657,11 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
         if (st) return st;
     }
     if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);
+    if (n->refs && !s->image.count) {
+        x->orphan = first_orphans(n, &p->orphan_count);
+        p->image = image_of_blocks(s, n->exact, &p->image_count);
+        return BOMSYNC_OK;
+    }
     x->whole = new_image(s, n->exact, &p->image_count, &exacts);
     if (n->refs) x->orphan = first_orphans(n, &p->orphan_count);
     else x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);

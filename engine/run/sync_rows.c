@@ -425,7 +425,7 @@ static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
     r->rows = bsi_calloc((size_t)s->workers + 1, sizeof *r->rows);
     if (!first_load) return;
     if (s->o->baseline && !s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
-    r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
+    r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 8, s->tmp);
 }
 
 static bomsync_status end_run(parse_run *r, bomsync_error *err) {
