@@ -15,6 +15,7 @@
 #define BSI_UNIT_BYTES (16u << 20)       /* what a worker takes of a file at once; of small files less, to have enough */
 #define BSI_UNIT_BYTES_LEAST (256u << 10)
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
+#define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
 #endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */

@@ -106,6 +106,7 @@ typedef struct cursor {
     uint64_t next;      /* image entry expected here */
     bool trust;         /* the last block matched: try the stored length first */
     unsigned lost;
+    unsigned quiet;     /* so many open blocks are shown to nobody: the chain may not reach them */
     bsi_image_walk walk;
     size_t checked;     /* piece + 1 whose checksum was found right, 0: none */
 } cursor;
@@ -368,7 +369,8 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         } else {
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
-            if (c->o->opened && bsi_source_random(c->f->source)) c->o->opened(c->o->opened_ctx, c->f->layout, b, p);
+            if (c->quiet) c->quiet--;
+            else if (c->o->opened && bsi_source_random(c->f->source)) c->o->opened(c->o->opened_ctx, c->f->layout, b, p);
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;
@@ -528,6 +530,7 @@ static void run_unit(void *ctx, size_t index) {
     u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->next);
     if (!u->sure) u->status = find_start(&c, &u->err);
+    c.quiet = u->sure ? 0 : BSI_QUIET_BLOCKS; /* two chains meet after two or three */
     bool more = true;
     uint64_t told = c.offset;
     while (!u->status && c.offset < u->to) {

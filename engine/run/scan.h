@@ -75,7 +75,8 @@ typedef struct bsi_scan_options {
      *  get blocks that the chain does not reach in the end. NULL: nobody asks. */
     void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
     void *matched_ctx;
-    /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Any worker (bsi_lane). NULL: nobody asks. */
+    /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Not those that a worker sees first, where the
+     *  chain may not come along. Any worker (bsi_lane). NULL: nobody asks. */
     void (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p);
     /** Gets those of them that the chain does not reach in the end, one thread, after all of them were opened. Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
