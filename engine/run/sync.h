@@ -1,4 +1,4 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_guard.c judges,
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_symbols.c learns, sync_guard.c judges,
  * sync_publish.c writes, sync_stats.c tells. */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
@@ -110,6 +110,9 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
+
+/* sync_symbols.c */
+bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err); /* before so many are written: the feed may get a dictionary */
 
 /* sync_guard.c */
 bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_count, bomsync_error *err); /* before reading: control file, stale */

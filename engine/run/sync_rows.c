@@ -279,7 +279,7 @@ static void parse_task(void *ctx, size_t index) {
     bsi_buf buf = {0};
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
-    if (r->first_load && !r->writer[lane]) st = bsi_block_writer_open(&r->writer[lane], s->store, s->feed->slots.count, &err);
+    if (r->first_load && !r->writer[lane]) st = bsi_block_writer_open(&r->writer[lane], s->store, s->feed->slots.count, s->feed->dictionary, &err);
     size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, s->open_count);
     for (size_t i = index * TASK_BLOCKS; i < end && !st;) {
         size_t count;
@@ -400,6 +400,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r.first_load && s->o->baseline && !s->scope) r.made = bsi_calloc((size_t)s->workers + 1, sizeof *r.made);
     if (r.first_load) r.twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 4, s->tmp);
+    if (r.first_load) r.status = bsi_sync_learn(s, rows, err);
     r.writer = bsi_calloc((size_t)s->workers + 1, sizeof *r.writer);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, &r);

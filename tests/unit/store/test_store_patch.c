@@ -111,7 +111,7 @@ static void first(void) {
     uint64_t seed = 7;
     fx_create();
     bsi_store *s = fx_open(BSI_STORE_WRITE);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, 0, &err), err);
     for (size_t b = 0; b < P_BLOCKS; b++) {
         for (size_t i = 0; i < P_ROWS; i++) p.value[b][i] = fx_random(&seed) % 1000;
         FX_OK(put_whole(s, w, b, &err), err);
@@ -126,7 +126,7 @@ static void next(size_t from, size_t step, int count, uint64_t *seed) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_block_writer *w;
     bsi_store *s = fx_open(BSI_STORE_WRITE);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, 0, &err), err);
     for (size_t b = from; b < P_BLOCKS; b += step) {
         uint32_t mask = 0;
         for (int i = 0; i < count; i++) mask |= 1u << fx_random(seed) % P_ROWS;
@@ -160,7 +160,7 @@ Test(store_patch, a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long
     for (uint32_t i = 0; i < 8; i++) {
         bsi_block_writer *w;
         bsi_store *s = fx_open(BSI_STORE_WRITE);
-        FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+        FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, 0, &err), err);
         FX_OK(put_patch(s, w, 5, 1u << (15 - i), &seed, &err), err);
         FX_OK(bsi_block_writer_close(w, &err), err);
         FX_OK(publish(s, &err), err);
@@ -188,7 +188,7 @@ Test(store_patch, nothing_changed_is_the_base_and_wrong_rows_are_usage) {
     made m = {.count = 0};
     make_row(&m, s, 0, 3);
     make_row(&m, s, 0, 2);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, 0, &err), err);
     FX_OK(bsi_block_writer_patch(&ref, w, p.ref[0], 0, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), err);
     cr_assert(eq(u64, ref, p.ref[0]));
     cr_assert(eq(int, (int)bsi_block_writer_patch(&ref, w, p.ref[0], 2, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), BOMSYNC_E_USAGE));
@@ -198,7 +198,7 @@ Test(store_patch, nothing_changed_is_the_base_and_wrong_rows_are_usage) {
     FX_OK(bsi_block_writer_close(w, &err), err);
     m.row[0] = 3;
     err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    bsi_block_writer_open(&w, s, P_SLOTS + 1, &err); /* a column more */
+    bsi_block_writer_open(&w, s, P_SLOTS + 1, 0, &err); /* a column more */
     cr_assert(eq(int, (int)bsi_block_writer_patch(&ref, w, p.ref[0], 1, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), BOMSYNC_E_USAGE));
     FX_OK(bsi_block_writer_close(w, &err), err);
     bsi_buf_free(&m.enc);
@@ -216,7 +216,7 @@ static void *patch_many(void *arg) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_block_writer *w;
     uint64_t seed = t->first + 1;
-    t->st = bsi_block_writer_open(&w, t->s, P_SLOTS, &err);
+    t->st = bsi_block_writer_open(&w, t->s, P_SLOTS, 0, &err);
     bsi_block_data d = {0};
     for (size_t b = t->first; !t->st && b < P_BLOCKS; b += 4) {
         t->st = b % 3 ? put_patch(t->s, w, b, b % 5 ? 1u << b % P_ROWS : 0x5555, &seed, &err) : put_whole(t->s, w, b, &err);
