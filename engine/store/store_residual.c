@@ -21,6 +21,10 @@
  * Tried and dropped: the mask of a block's rows together in front (symbols then no longer span mask and value); a
  * difference to the same field two rows before; numbers as differences (keys are texts of fixed width: symbols do as well).
  */
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include "store/store_inner.h"
 
 enum { AT_ONCE = 16, MASK_WORDS = BSI_RESIDUAL_SLOTS / 64 + 1 };
@@ -31,11 +35,9 @@ static const uint8_t empty[AT_ONCE]; /* the field of a row that has none there; 
 static size_t mask_bytes(uint32_t slots) { return slots / 8 + 1; }
 
 static inline void copy_16(uint8_t *to, const uint8_t *from) {
-    uint64_t a, b;
-    memcpy(&a, from, 8);
-    memcpy(&b, from + 8, 8);
-    memcpy(to, &a, 8);
-    memcpy(to + 8, &b, 8);
+    uint8_t at_once[AT_ONCE]; /* they may overlap */
+    memcpy(at_once, from, AT_ONCE);
+    memcpy(to, at_once, AT_ONCE);
 }
 
 /* Bytes of a field with its length, from 17 on; 0: it does not end before `end`. */
@@ -54,6 +56,14 @@ typedef struct row_before {
 } row_before;
 
 /* The first n bytes (1 to 16) are the same. */
+#ifdef __SSE2__ /* every x86-64 has it */
+static inline bool equal_16(const uint8_t *p, const uint8_t *q, uint32_t n) {
+    static const uint32_t behind[AT_ONCE + 1] = {~0u,      ~0u << 1, ~0u << 2,  ~0u << 3,  ~0u << 4,  ~0u << 5,  ~0u << 6,  ~0u << 7, ~0u << 8,
+                                                 ~0u << 9, ~0u << 10, ~0u << 11, ~0u << 12, ~0u << 13, ~0u << 14, ~0u << 15, ~0u << 16};
+    __m128i a = _mm_loadu_si128((const __m128i *)(const void *)p), b = _mm_loadu_si128((const __m128i *)(const void *)q);
+    return ((uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) | behind[n]) == ~0u;
+}
+#else
 static inline bool equal_16(const uint8_t *p, const uint8_t *q, uint32_t n) {
     uint64_t a, b, c, d;
     memcpy(&a, p, 8);
@@ -64,35 +74,36 @@ static inline bool equal_16(const uint8_t *p, const uint8_t *q, uint32_t n) {
     uint64_t high = n <= 8 ? 0 : UINT64_MAX >> (128 - 8 * n);
     return (((a ^ b) & low) | ((c ^ d) & high)) == 0;
 }
+#endif
 
 /* Fields of a body that are not those of the row before; *fields: how many it has, *filled: up to the last one that is not
  * empty. NULL: this is no body of so many slots. */
 static uint8_t *put_fields(uint8_t *o, uint64_t *mask, uint32_t *fields, uint32_t *filled, row_before *b, const uint8_t *p, const uint8_t *end) {
     uint32_t i = 0, last = 0;
-    uint64_t bits = 0;
-    for (; p < end && i < b->slots; i++) {
-        const uint8_t *q = b->field[i];
-        size_t n = p[0] + 1u;
-        bool same;
-        if (n <= AT_ONCE) {
-            same = equal_16(p, q, (uint32_t)n);
-            copy_16(o, p);
-        } else {
-            if (!(n = long_field(p, end))) return NULL;
-            same = p[0] == q[0] && memcmp(p, q, n) == 0;
-            if (!same) memcpy(o, p, n);
+    for (uint32_t word = 0; p < end && i < b->slots; word++) {
+        uint32_t stop = BSI_MIN(b->slots, word * 64 + 63);
+        uint64_t bits = 0, bit = word ? 1 : 2;
+        for (; p < end && i < stop; i++, bit <<= 1) {
+            const uint8_t *q = b->field[i];
+            size_t n = p[0] + 1u;
+            bool same;
+            if (n <= AT_ONCE) {
+                same = equal_16(p, q, (uint32_t)n);
+                copy_16(o, p);
+            } else {
+                if (!(n = long_field(p, end))) return NULL;
+                same = p[0] == q[0] && memcmp(p, q, n) == 0;
+                if (!same) memcpy(o, p, n);
+            }
+            last = p[0] ? i + 1 : last;
+            b->field[i] = p;
+            p += n;
+            uint64_t all = (uint64_t)0 - same; /* no branch: what is the same is as good as random */
+            o += n & ~all;
+            bits |= bit & all;
         }
-        last = p[0] ? i + 1 : last;
-        b->field[i] = p;
-        o += same ? 0 : n;
-        p += n;
-        bits |= (uint64_t)same << ((i + 1) & 63);
-        if (((i + 1) & 63) == 63) {
-            mask[(i + 1) >> 6] |= bits;
-            bits = 0;
-        }
+        mask[word] |= bits;
     }
-    mask[i >> 6] |= bits; /* bit i is the last that was set; whole words were put away */
     *fields = i;
     *filled = last;
     for (; i < b->slots; i++) {

@@ -36,23 +36,23 @@ enum {
 };
 
 /* What a table says: code in the low 12 bits, bytes above. */
-typedef uint16_t answer;
-#define ANSWER(code, bytes) ((answer)((code) | (bytes) << 12))
+typedef uint32_t answer;
+#define ANSWER(code, bytes) ((uint16_t)((code) | (bytes) << 12))
 
 typedef struct long_entry {
     uint64_t value;
-    answer is;
+    uint16_t is;
     uint8_t shift; /* brings the symbol's bytes to the top of a word, and the others out of it */
 } long_entry;
 typedef struct three_entry {
     uint32_t value; /* above 2^24: none */
-    answer is;
+    uint32_t is;
 } three_entry;
 
 struct bsi_symbol_tables {
     long_entry by_four[1 << LONG_BITS];
     three_entry by_three[1 << THREE_BITS];
-    answer by_two[1 << 16];
+    uint16_t by_two[1 << 16];
 };
 
 static inline uint64_t load8(const uint8_t *p) {
@@ -88,23 +88,25 @@ static void fill_tables(struct bsi_symbol_tables *t, const bsi_symbols *s) {
     }
 }
 
+/* Ones if v is 0, without a branch: which table is right is as good as random. */
+static inline uint32_t ones_if_zero(uint64_t v) { return (uint32_t)0 - (uint32_t)(v == 0); }
+static inline answer choose_if(answer now, answer other, uint32_t ones) { return now ^ ((now ^ other) & ones); }
+
 static inline answer match(const struct bsi_symbol_tables *t, uint64_t w) {
     const long_entry *e = &t->by_four[hash_four(w)];
     const three_entry *f = &t->by_three[hash_three(w)];
-    answer is = t->by_two[w & 0xffff];
-    is = (w & 0xffffff) == f->value ? f->is : is;
-    return (w ^ e->value) << e->shift == 0 ? e->is : is;
+    answer is = choose_if(t->by_two[w & 0xffff], f->is, ones_if_zero((w & 0xffffff) ^ f->value));
+    return choose_if(is, e->is, ones_if_zero((w ^ e->value) << e->shift));
 }
 
 /* Two codes. */
-static inline void code_pair(const struct bsi_symbol_tables *t, const uint8_t **p, uint8_t **out) {
+static inline void code_pair(const struct bsi_symbol_tables *t, const uint8_t **p, uint8_t *out) {
     answer a = match(t, load8(*p));
     *p += a >> 12;
     answer b = match(t, load8(*p));
     *p += b >> 12;
     uint32_t both = (a & 0xfffu) | (b & 0xfffu) << 12;
-    memcpy(*out, &both, 4);
-    *out += 3;
+    memcpy(out, &both, 4);
 }
 
 /* Goes on while all four have bytes left. */
@@ -112,20 +114,21 @@ static void code_four(const struct bsi_symbol_tables *t, bsi_symbol_part *const 
     const uint8_t *p0 = lane[0]->p, *p1 = lane[1]->p, *p2 = lane[2]->p, *p3 = lane[3]->p;
     const uint8_t *e0 = lane[0]->end, *e1 = lane[1]->end, *e2 = lane[2]->end, *e3 = lane[3]->end;
     uint8_t *o0 = lane[0]->out, *o1 = lane[1]->out, *o2 = lane[2]->out, *o3 = lane[3]->out;
-    while (((p0 - e0) & (p1 - e1) & (p2 - e2) & (p3 - e3)) < 0) {
-        code_pair(t, &p0, &o0);
-        code_pair(t, &p1, &o1);
-        code_pair(t, &p2, &o2);
-        code_pair(t, &p3, &o3);
+    size_t k = 0;
+    for (; ((p0 - e0) & (p1 - e1) & (p2 - e2) & (p3 - e3)) < 0; k += 3) {
+        code_pair(t, &p0, o0 + k);
+        code_pair(t, &p1, o1 + k);
+        code_pair(t, &p2, o2 + k);
+        code_pair(t, &p3, o3 + k);
     }
-    *lane[0] = (bsi_symbol_part){p0, e0, o0};
-    *lane[1] = (bsi_symbol_part){p1, e1, o1};
-    *lane[2] = (bsi_symbol_part){p2, e2, o2};
-    *lane[3] = (bsi_symbol_part){p3, e3, o3};
+    *lane[0] = (bsi_symbol_part){p0, e0, o0 + k};
+    *lane[1] = (bsi_symbol_part){p1, e1, o1 + k};
+    *lane[2] = (bsi_symbol_part){p2, e2, o2 + k};
+    *lane[3] = (bsi_symbol_part){p3, e3, o3 + k};
 }
 
 static void code_one(const struct bsi_symbol_tables *t, bsi_symbol_part *x) {
-    while (x->p < x->end) code_pair(t, &x->p, &x->out);
+    for (; x->p < x->end; x->out += 3) code_pair(t, &x->p, x->out);
 }
 
 /* A lane that is done takes the next part. */
