@@ -309,6 +309,8 @@ static void settle(trainer *t) {
         s->value[c] = t->found[c - SINGLE].value;
         s->bytes[c] = (uint8_t)t->found[c - SINGLE].bytes;
     }
+    memset(s->value + s->count, 0, (BSI_SYMBOLS_MAX - s->count) * sizeof *s->value);
+    memset(s->bytes + s->count, 0, BSI_SYMBOLS_MAX - s->count);
     fill_tables(s->tables, s);
 }
 

@@ -57,7 +57,7 @@ Test(store, newer_format_is_refused_and_left_alone) {
     FX_OK(bsi_env_commit(&s->root, txn, &err), err);
     bsi_store_close(s);
     cr_assert(eq(int, (int)bsi_store_open(&s, fx.dir, BSI_STORE_WRITE, 0, &err), BOMSYNC_E_INTEGRITY));
-    cr_assert(ne(ptr, strstr(err.message, "format 2"), NULL));
+    cr_assert(ne(ptr, strstr(err.message, "format 3"), NULL));
 }
 
 Test(store, published_blocks_come_back) {
