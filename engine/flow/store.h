@@ -180,8 +180,8 @@ bsi_dict_sample *bsi_dict_sample_open(uint32_t slot_count);
 void bsi_dict_sample_add(bsi_dict_sample *x, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
 size_t bsi_dict_sample_bytes(const bsi_dict_sample *x); /* what there is to learn from so far */
 /** Frees x. *dictionary: the id of one that block writers of this handle may use at once, and that is stored by the next publish; 0: frames of
- *  zstd are smaller by more than BSI_TRAIN_ZSTD_PERCENT, or there is nothing to learn from. About 20 ms for 256 kB. */
-bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bomsync_error *err);
+ *  zstd are smaller by more than BSI_TRAIN_ZSTD_PERCENT (not with `always`), or there is nothing to learn from. About 20 ms for 256 kB. */
+bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bool always, bomsync_error *err);
 
 /* ---- kept: keys whose published value is not the source's; exceptions ---- */
 typedef struct bsi_kept {

@@ -4,7 +4,7 @@
  *
  * Learning takes about 20 ms and the dictionary some 10 kB: worth it for a run that writes much. A feed without one learns
  * from 256 kB on, one that has one from 16 MB on, since its rows may have become others by then. The store compares with
- * frames of zstd, and says 0 where those are clearly smaller: then they are written.
+ * frames of zstd, and says 0 where those are clearly smaller: then they are written. --codec decides otherwise.
  */
 #include "core/limits.h"
 #include "run/sync.h"
@@ -38,15 +38,22 @@ static bomsync_status take_sample(bsi_sync *s, bsi_dict_sample *x, bomsync_error
     return st;
 }
 
-bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err) {
+static uint64_t bytes_of(const bsi_sync *s, uint64_t records) {
     uint64_t bytes = 0, rows = s->row_base[s->open_count];
     for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
-    if (rows) bytes = (uint64_t)((double)bytes / (double)rows * (double)records);
-    if (bytes < (s->feed->dictionary ? BSI_TRAIN_AGAIN_BYTES : BSI_TRAIN_BYTES)) return BOMSYNC_OK;
+    return rows ? (uint64_t)((double)bytes / (double)rows * (double)records) : 0;
+}
+
+bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err) {
+    const char *codec = s->o->codec ? s->o->codec : "auto";
+    bool always = strcmp(codec, "symbols") == 0;
+    if (strcmp(codec, "zstd") == 0) s->feed->dictionary = 0;
+    if (!always && strcmp(codec, "auto")) return BOMSYNC_OK;
+    if (bytes_of(s, records) < (s->feed->dictionary ? BSI_TRAIN_AGAIN_BYTES : always ? 1 : BSI_TRAIN_BYTES)) return BOMSYNC_OK;
     bsi_dict_sample *x = bsi_dict_sample_open(s->feed->slots.count);
     bomsync_status taken = take_sample(s, x, err);
     uint64_t dictionary;
-    bomsync_status st = bsi_dict_learn(&dictionary, s->store, x, taken ? NULL : err);
+    bomsync_status st = bsi_dict_learn(&dictionary, s->store, x, always, taken ? NULL : err);
     if (taken || st) return taken ? taken : st;
     s->feed->dictionary = dictionary;
     return BOMSYNC_OK;

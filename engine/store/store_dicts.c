@@ -168,13 +168,13 @@ static size_t framed_bytes(const bsi_dict_sample *x) {
     return ok ? sum : 0;
 }
 
-bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bomsync_error *err) {
+bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bool always, bomsync_error *err) {
     *dictionary = 0;
     bomsync_status st = s->mode == BSI_STORE_READ ? bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only") : BOMSYNC_OK;
     if (!st && x->blocks) {
         bsi_buf_add(&x->residual, margin, sizeof margin);
         bsi_symbols *symbols = bsi_symbols_train(x->residual.data, x->residual.len - sizeof margin);
-        size_t coded = coded_bytes(x, symbols), framed = framed_bytes(x);
+        size_t coded = always ? 0 : coded_bytes(x, symbols), framed = always ? 0 : framed_bytes(x);
         if (framed && framed * 100 < coded * (100 - BSI_TRAIN_ZSTD_PERCENT)) {
             bsi_symbols_free(symbols);
         } else {

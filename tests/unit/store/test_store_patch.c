@@ -117,7 +117,7 @@ static void learn(bsi_store *s) {
         bsi_dict_sample_add(x, P_ROWS, m.enc.data, m.image, m.body);
         bsi_buf_free(&m.enc);
     }
-    FX_OK(bsi_dict_learn(&p.dictionary, s, x, &err), err);
+    FX_OK(bsi_dict_learn(&p.dictionary, s, x, true, &err), err);
     cr_assert(ne(u64, p.dictionary, 0));
 }
 
