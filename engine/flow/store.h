@@ -4,7 +4,8 @@
  *   STORE/shard-NN/ LMDB: data, rows                   segment s lives in shard s mod P
  *   STORE/outbox/<g>/, STORE/tmp/, STORE/ledger/, STORE/lock (flock, pid inside), STORE/readers (flock)
  *
- *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images, or of patches over other blocks
+ *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images, or of patches over other blocks,
+ *       coded with a dictionary of the feed's, or packed by zstd
  *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
  *   just its records). The image is a cache: dropping it changes no output.
  *

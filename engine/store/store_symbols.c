@@ -17,10 +17,10 @@
  * Training codes the sample with the symbols so far, counts each symbol and each pair of neighbours, and keeps those that
  * save most: (times seen) x (bytes - 1). Symbols grow from 1 to 2, 4, 8 bytes in three rounds; two more settle them.
  *
- * Tried and dropped, in parts of the raw bytes of BOM lines of 98 bytes (this: 0.25; zstd level 1 of 8 blocks: 0.32): codes
- * of 8 bits with an escape, 255 symbols: 0.346; LZ4: 0.45; zstd with rows cut into columns: 0.27, but for groups only, and
- * no faster; zstd of single blocks with a dictionary of 32 kB: 0.36 and twice the time; symbols without the residual below
- * them: 0.38; counting in fewer rounds: 3 gives 2 % more bytes.
+ * Tried and dropped, in parts of the raw bytes of BOM lines of 98 bytes (this: 0.245; zstd level 1 of 8 blocks: 0.35): codes
+ * of 8 bits with an escape, 255 symbols: 0.346; LZ4: 0.45; zstd with rows cut into columns, for groups only and no faster;
+ * zstd of single blocks with a dictionary of 32 kB, larger than groups of 4 and twice their time. A branch for each table
+ * that may have the symbol: 2.3 times the time, since which one it is cannot be guessed.
  */
 #include "store/store_inner.h"
 
