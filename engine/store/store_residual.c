@@ -42,6 +42,7 @@ static inline void copy_16(uint8_t *to, const uint8_t *from) {
 /* Bytes of a field with its length, from 17 on; 0: it does not end before `end`. */
 static size_t long_field(const uint8_t *p, const uint8_t *end) {
     uint64_t bytes;
+    if (p[0] < 128) return p[0] < end - p ? p[0] + 1u : 0;
     const uint8_t *at = bsi_varint_get(p, end, &bytes);
     return !at || bytes > (uint64_t)(end - at) ? 0 : (size_t)(at - p) + (size_t)bytes;
 }
@@ -92,7 +93,7 @@ static uint8_t *put_fields(uint8_t *o, uint64_t *mask, uint32_t *fields, uint32_
             } else {
                 if (!(n = long_field(p, end))) return NULL;
                 same = p[0] == q[0] && memcmp(p, q, n) == 0;
-                if (!same) memcpy(o, p, n);
+                for (size_t k = 0; !same && k < n; k += AT_ONCE) copy_16(o + k, p + k);
             }
             last = p[0] ? i + 1 : last;
             b->field[i] = p;
@@ -179,7 +180,7 @@ static uint8_t *get_fields(rebuild *r, uint8_t *o, const uint8_t *mask, uint32_t
         } else {
             n = long_field(from, same ? o : r->end);
             if (!n) return NULL;
-            memcpy(o, from, n);
+            for (size_t k = 0; k < n; k += AT_ONCE) copy_16(o + k, from + k);
         }
         last = from[0] ? i + 1 : last;
         r->field[i] = (uint32_t)(o - base);

@@ -31,6 +31,7 @@ enum {
     ROUNDS = 5,
     PAIR_BITS = 18,
     PAIR_PROBES = 16,
+    PART_BYTES = 4096,
     SEEN_LEAST = 3,  /* a pair that is seen less often is chance */
     SERIAL_VERSION = 1
 };
@@ -44,10 +45,7 @@ typedef struct long_entry {
     uint16_t is;
     uint8_t shift; /* brings the symbol's bytes to the top of a word, and the others out of it */
 } long_entry;
-typedef struct three_entry {
-    uint32_t value; /* above 2^24: none */
-    uint32_t is;
-} three_entry;
+typedef uint64_t three_entry; /* a symbol's bytes in bits 8 to 31, bit 0: none; above them what it is */
 
 struct bsi_symbol_tables {
     long_entry by_four[1 << LONG_BITS];
@@ -60,8 +58,9 @@ static inline uint64_t load8(const uint8_t *p) {
     memcpy(&w, p, 8);
     return w;
 }
-static inline uint32_t hash_four(uint64_t w) { return (uint32_t)(w << 32 >> 32) * 0x9E3779B1u >> (32 - LONG_BITS); }
-static inline uint32_t hash_three(uint64_t w) { return (uint32_t)(w & 0xffffff) * 0x9E3779B1u >> (32 - THREE_BITS); }
+static inline uint32_t hash_four(uint64_t w) { return (uint32_t)w * 0x9E3779B1u >> (32 - LONG_BITS); }
+static inline uint32_t first_three(uint64_t w) { return (uint32_t)w << 8; }
+static inline uint32_t hash_three(uint64_t w) { return first_three(w) * 0x9E3779B1u >> (32 - THREE_BITS); }
 static inline uint64_t low_bytes(uint64_t v, uint32_t bytes) { return bytes < 8 ? v & ((1ull << 8 * bytes) - 1) : v; }
 
 /* ---- tables to code with ---- */
@@ -69,7 +68,7 @@ static inline uint64_t low_bytes(uint64_t v, uint32_t bytes) { return bytes < 8 
 /* A free slot of by_four holds a word whose hash leads elsewhere, and compares all of it: it never agrees. */
 static void clear_tables(struct bsi_symbol_tables *t) {
     for (uint32_t i = 0; i < 1 << 16; i++) t->by_two[i] = ANSWER(i & 255, 1);
-    for (uint32_t i = 0; i < 1 << THREE_BITS; i++) t->by_three[i] = (three_entry){UINT32_MAX, 0};
+    for (uint32_t i = 0; i < 1 << THREE_BITS; i++) t->by_three[i] = 1;
     uint32_t other = 1; /* hash_four(0) is 0 */
     while (!hash_four(other)) other++;
     for (uint32_t i = 0; i < 1 << LONG_BITS; i++) t->by_four[i] = (long_entry){i ? 0 : other, 0, 0};
@@ -83,20 +82,20 @@ static void fill_tables(struct bsi_symbol_tables *t, const bsi_symbols *s) {
         long_entry *e = &t->by_four[hash_four(v)];
         three_entry *f = &t->by_three[hash_three(v)];
         if (n == 2) t->by_two[v] = ANSWER(c, 2);
-        else if (n == 3 && f->value == UINT32_MAX) *f = (three_entry){(uint32_t)v, ANSWER(c, 3)};
+        else if (n == 3 && (*f & 1)) *f = first_three(v) | (uint64_t)ANSWER(c, 3) << 32;
         else if (n > 3 && !e->is) *e = (long_entry){v, ANSWER(c, n), (uint8_t)(64 - 8 * n)};
     }
 }
 
-/* Ones if v is 0, without a branch: which table is right is as good as random. */
-static inline uint32_t ones_if_zero(uint64_t v) { return (uint32_t)0 - (uint32_t)(v == 0); }
-static inline answer choose_if(answer now, answer other, uint32_t ones) { return now ^ ((now ^ other) & ones); }
+/* Which table is right is as good as random: so both values at hand, and no branch. */
+#define UNSURE(condition) __builtin_expect_with_probability(condition, 1, 0.5)
 
 static inline answer match(const struct bsi_symbol_tables *t, uint64_t w) {
     const long_entry *e = &t->by_four[hash_four(w)];
-    const three_entry *f = &t->by_three[hash_three(w)];
-    answer is = choose_if(t->by_two[w & 0xffff], f->is, ones_if_zero((w & 0xffffff) ^ f->value));
-    return choose_if(is, e->is, ones_if_zero((w ^ e->value) << e->shift));
+    three_entry f = t->by_three[hash_three(w)];
+    answer is = t->by_two[w & 0xffff], three = (answer)(f >> 32), more = e->is;
+    is = UNSURE(first_three(w) == (uint32_t)f) ? three : is;
+    return UNSURE((w ^ e->value) << e->shift == 0) ? more : is;
 }
 
 /* Two codes. */
@@ -105,7 +104,7 @@ static inline void code_pair(const struct bsi_symbol_tables *t, const uint8_t **
     *p += a >> 12;
     answer b = match(t, load8(*p));
     *p += b >> 12;
-    uint32_t both = (a & 0xfffu) | (b & 0xfffu) << 12;
+    uint32_t both = (a & 0xfffu) | b << 12; /* the fourth byte is the next pair's */
     memcpy(out, &both, 4);
 }
 
@@ -217,8 +216,6 @@ static void count_pair(trainer *t, uint32_t first, uint32_t second) {
 
 /* Behind a symbol, the next one may follow whole or by its first byte: a symbol may end anywhere. */
 static void count(trainer *t, const uint8_t *p, size_t n) {
-    memset(t->seen, 0, sizeof t->seen);
-    memset(t->pair, 0, sizeof t->pair);
     uint32_t before = 0, before_bytes = BSI_SYMBOL_BYTES;
     for (const uint8_t *end = p + n; p < end;) {
         answer is = match(t->s->tables, load8(p));
@@ -232,6 +229,14 @@ static void count(trainer *t, const uint8_t *p, size_t n) {
         before_bytes = bytes;
         p += bytes;
     }
+}
+
+/* While symbols grow, every second part of the sample will do. */
+static void count_round(trainer *t, const uint8_t *p, size_t n, int round) {
+    size_t step = round < ROUNDS - 2 ? 2 * PART_BYTES : PART_BYTES;
+    memset(t->seen, 0, sizeof t->seen);
+    memset(t->pair, 0, sizeof t->pair);
+    for (size_t at = 0; at < n; at += step) count(t, p + at, BSI_MIN(n - at, (size_t)PART_BYTES));
 }
 
 static void add_candidate(trainer *t, uint64_t value, uint32_t bytes, uint32_t seen) {
@@ -335,7 +340,7 @@ bsi_symbols *bsi_symbols_train(const uint8_t *p, size_t n) {
     t->found = bsi_alloc(sizeof *t->found * ((1 << PAIR_BITS) + BSI_SYMBOLS_MAX));
     bsi_symbols_prepare(t->s);
     for (int round = 0; round < ROUNDS; round++) {
-        count(t, p, n);
+        count_round(t, p, n, round);
         find_candidates(t);
         choose(t);
     }
