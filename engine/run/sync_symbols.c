@@ -4,7 +4,8 @@
  *
  * Learning takes about 20 ms and the dictionary some 10 kB: worth it for a run that writes much. A feed without one learns
  * from 256 kB on, one that has one from 16 MB on, since its rows may have become others by then. The store compares with
- * frames of zstd, and says 0 where those are clearly smaller: then they are written. --codec decides otherwise.
+ * frames of zstd, and says so where those are clearly smaller: then they are written, and the feed remembers it, so that it is
+ * not asked again each night. --codec decides otherwise.
  */
 #include "core/limits.h"
 #include "run/sync.h"
@@ -47,8 +48,9 @@ static uint64_t bytes_of(const bsi_sync *s, uint64_t records) {
 bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err) {
     const char *codec = s->o->codec ? s->o->codec : "auto";
     bool always = strcmp(codec, "symbols") == 0;
-    if (strcmp(codec, "zstd") == 0) s->feed->dictionary = 0;
+    if (strcmp(codec, "zstd") == 0) s->feed->dictionary = BSI_DICT_FRAMES;
     if (!always && strcmp(codec, "auto")) return BOMSYNC_OK;
+    if (always && s->feed->dictionary == BSI_DICT_FRAMES) s->feed->dictionary = 0;
     if (bytes_of(s, records) < (s->feed->dictionary ? BSI_TRAIN_AGAIN_BYTES : always ? 1 : BSI_TRAIN_BYTES)) return BOMSYNC_OK;
     bsi_dict_sample *x = bsi_dict_sample_open(s->feed->slots.count);
     bomsync_status taken = take_sample(s, x, err);

@@ -112,7 +112,8 @@ static void start_segment(bsi_block_writer *w, fill *f) {
 bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint32_t slot_count, uint64_t dictionary, bomsync_error *err) {
     const bsi_symbols *symbols = NULL;
     *out = NULL;
-    bomsync_status st = dictionary ? bsi_dict_get(&symbols, s, dictionary, true, err) : BOMSYNC_OK;
+    bool coded = dictionary && dictionary != BSI_DICT_FRAMES;
+    bomsync_status st = coded ? bsi_dict_get(&symbols, s, dictionary, true, err) : BOMSYNC_OK;
     if (st) return st;
     bsi_block_writer *w = bsi_calloc(1, sizeof *w);
     w->s = s;

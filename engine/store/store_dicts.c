@@ -169,7 +169,7 @@ static size_t framed_bytes(const bsi_dict_sample *x) {
 }
 
 bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bool always, bomsync_error *err) {
-    *dictionary = 0;
+    *dictionary = BSI_DICT_FRAMES;
     bomsync_status st = s->mode == BSI_STORE_READ ? bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only") : BOMSYNC_OK;
     if (!st && x->blocks) {
         bsi_buf_add(&x->residual, margin, sizeof margin);

@@ -167,24 +167,24 @@ static bool read_directory(bsi_segment *g, bsi_span v, size_t dir) {
     return r.ok && r.p == r.end && block == g->block_count && offset == v.n;
 }
 
-/* Of coded blocks: kind and dictionary, then each block for itself. */
+/* Of coded blocks: kind and dictionary, then each block for itself. Who wants few blocks reads a directory for each: so no calls here. */
 static bool read_coded_directory(bsi_segment *g, bsi_span v, size_t dir) {
-    bsi_reader r = {v.p + BSI_DATA_HEAD, v.p + dir, true};
+    const uint8_t *p = v.p + BSI_DATA_HEAD, *end = v.p + dir;
     size_t offset = dir;
-    uint8_t kind = 0;
-    bsi_read_bytes(&r, &kind, 1);
-    g->dictionary = bsi_read_varint(&r);
-    if (!r.ok || (kind != BSI_KIND_CODED && kind != BSI_KIND_CODED_PATCH) || !g->dictionary || g->slot_count > BSI_RESIDUAL_SLOTS) return false;
+    if (p == end) return false;
+    uint8_t kind = *p++;
+    if (!(p = bsi_varint_get(p, end, &g->dictionary))) return false;
+    if ((kind != BSI_KIND_CODED && kind != BSI_KIND_CODED_PATCH) || !g->dictionary || g->slot_count > BSI_RESIDUAL_SLOTS) return false;
     for (uint32_t i = 0; i < g->block_count; i++) {
-        uint64_t records = bsi_read_varint(&r), packed = bsi_read_varint(&r);
-        bsi_group *group = &g->group[i];
-        *group = (bsi_group){.kind = kind, .block_first = i, .block_count = 1, .packed = (uint32_t)packed, .offset = offset};
-        bsi_read_bytes(&r, &group->check, 4);
-        if (!r.ok || !records || records > UINT16_MAX || packed > v.n - offset) return false;
+        uint64_t records = 0, packed = 0;
+        if (!(p = bsi_varint_get(p, end, &records)) || !(p = bsi_varint_get(p, end, &packed)) || end - p < 4) return false;
+        if (!records || records > UINT16_MAX || packed > v.n - offset) return false;
+        g->group[i] = (bsi_group){.kind = kind, .block_first = i, .block_count = 1, .packed = (uint32_t)packed, .check = bsi_get32(p), .offset = offset};
         g->block[i] = (bsi_block_place){.group = i, .records = (uint32_t)records};
+        p += 4;
         offset += packed;
     }
-    return r.ok && r.p == r.end && offset == v.n;
+    return p == end && offset == v.n;
 }
 
 static bool read_head(bsi_segment *g, bsi_span v) {

@@ -456,7 +456,7 @@ static bomsync_status mark_feed(gc *c, const char *name, ids *keep, bomsync_erro
     bsi_feed *f;
     bomsync_status st = bsi_store_feed(&f, c->s, name, err);
     if (st || !f) return st;
-    if (f->dictionary) ids_add(&c->dicts, f->dictionary);
+    if (f->dictionary) ids_add(&c->dicts, f->dictionary); /* BSI_DICT_FRAMES is no id */
     st = mark_image(c, f->image_list, err);
     for (int64_t at = f->generation; !st && at > 0;) {
         bsi_generation *g;
