@@ -146,7 +146,7 @@ static bomsync_status pack_group(bsi_block_writer *w, fill *f, bomsync_error *er
 /* Each is coded to where it has room in any case, then put behind the one before. */
 static void code_group(bsi_block_writer *w, fill *f) {
     bsi_symbol_part part[BSI_STORE_CODE_BLOCKS];
-    uint8_t *start[BSI_STORE_CODE_BLOCKS];
+    uint8_t *start[BSI_STORE_CODE_BLOCKS] = {0};
     w->codes.len = 0;
     bsi_buf_reserve(&w->codes, 2 * f->raw.len + 16 * BSI_STORE_CODE_BLOCKS);
     uint8_t *to = w->codes.data;

@@ -53,8 +53,8 @@ bomsync_status bsi_dict_get(const bsi_symbols **out, bsi_store *s, uint64_t id, 
     pthread_mutex_lock(&s->dict_mutex);
     bsi_dict *d = find(s, id);
     bomsync_status st = d ? BOMSYNC_OK : load(&d, s, id, err);
-    if (!st && tables) bsi_symbols_prepare(d->symbols);
-    *out = st ? NULL : d->symbols;
+    if (!st && d && tables) bsi_symbols_prepare(d->symbols);
+    *out = !st && d ? d->symbols : NULL;
     pthread_mutex_unlock(&s->dict_mutex);
     return st;
 }
