@@ -56,7 +56,7 @@ typedef struct bsi_cli_args {
     int64_t workers, block_records;
     uint64_t memory_bytes;
 
-    const char *store, *feed, *partition, *control, *scope, *mode, *as_of, *as, *format, *to, *by, *why;
+    const char *store, *feed, *partition, *control, *scope, *mode, *codec, *as_of, *as, *format, *to, *by, *why;
     bsi_cli_list key, ignore;
     bool complete, baseline, dry_run, explain, repair;
     int64_t expect_records, sequence, wait_seconds, generation, shards, keep;

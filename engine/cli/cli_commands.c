@@ -243,6 +243,7 @@ static const bsi_cli_option sync_options[] = {
     TEXT("as-of", "TIME", as_of, "The effective time of the snapshot (RFC 3339, UTC); an older one is refused."),
     FLAG("dry-run", dry_run, "Says what would happen, with the exit code of the real run, and changes nothing."),
     FLAG("explain", explain, "Tells why blocks were skipped or read."),
+    ONE_OF("codec", "auto|symbols|zstd", codec, "How stored records are packed; no output depends on it. Default: auto."),
     NUMBER("wait", "SECONDS", 0, 1000000, wait_seconds, "Waits so long for another run on the store. Default: 0."),
     END};
 static const bsi_cli_example sync_examples[] = {

@@ -23,6 +23,13 @@
 #define BSI_INFLATE_RATIO_MAX 1000
 #define BSI_SEGMENT_BLOCKS 256           /* blocks in one LMDB value: about 128 kB with its rows */
 #define BSI_RECONCILE_ROWS (180u << 10)  /* rows that may differ, of both sides: 10 MB of cells a worker */
+#ifndef BSI_TRAIN_BYTES
+#define BSI_TRAIN_BYTES (256u << 10)     /* a run that writes so much learns a dictionary for its feed: 20 ms, some 10 kB */
+#endif
+#define BSI_TRAIN_AGAIN_BYTES (16u << 20) /* so much: again, since the rows may have become others */
+#define BSI_TRAIN_SAMPLE_BYTES (256u << 10) /* twice as much gives 0.3 % less bytes */
+#define BSI_TRAIN_PLACES 16              /* from so many places of the snapshot */
+#define BSI_TRAIN_ZSTD_PERCENT 15        /* frames that are smaller by so much are worth their time */
 #define BSI_MAP_BYTES (1ull << 40)       /* address space of one environment; the file grows as needed */
 
 #endif

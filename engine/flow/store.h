@@ -4,7 +4,8 @@
  *   STORE/shard-NN/ LMDB: data, rows                   segment s lives in shard s mod P
  *   STORE/outbox/<g>/, STORE/tmp/, STORE/ledger/, STORE/lock (flock, pid inside), STORE/readers (flock)
  *
- *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images, or of patches over other blocks
+ *   state of (generation, feed): ordered list of block refs ──> segment value: 1..256 blocks of row images, or of patches over other blocks,
+ *       coded with a dictionary of the feed's, or packed by zstd
  *   image of a feed: ordered list of entries (fingerprint of a snapshot block, ref of the state block that holds
  *   just its records). The image is a cache: dropping it changes no output.
  *
@@ -40,6 +41,7 @@ int bsi_store_shards(const bsi_store *s);
 int64_t bsi_store_generation(const bsi_store *s); /* the newest, 0: none */
 
 /* ---- feeds ---- */
+#define BSI_DICT_FRAMES UINT64_MAX /* in the place of a dictionary: none was better than frames of zstd */
 typedef struct bsi_feed {
     char *name;
     bsi_slots slots;
@@ -52,6 +54,7 @@ typedef struct bsi_feed {
     uint8_t approved_all[32];          /* digest of an approved "all held", used up by the next sync; zeros: none */
     uint64_t image_list;  /* id of its image's list, 0: none */
     uint8_t image_digest[32]; /* digest of the snapshot that the image was written from, zeros: unknown */
+    uint64_t dictionary;  /* that its new blocks are coded with; 0: none yet, BSI_DICT_FRAMES */
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
@@ -157,7 +160,8 @@ void bsi_block_data_free(bsi_block_data *d);
 /** Blocks are added by many threads: each has its own bsi_block_writer. Refs are good at once for this run's lists, and
  *  for ever after publish. A writer fills segments of its own; a full one goes to the environment's writer lock. */
 typedef struct bsi_block_writer bsi_block_writer;
-bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint32_t slot_count, bomsync_error *err);
+/** dictionary: of the feed: if it is one, blocks are coded with it, but for those that are too wide. */
+bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint32_t slot_count, uint64_t dictionary, bomsync_error *err);
 /** count records: row images back to back in images, image_off[count+1], body[count], kh, rh. 1 <= count <= 65535. */
 bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
                                     const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
@@ -170,6 +174,17 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
+
+/* Dictionaries: what blocks of a feed are coded with, learned from a sample of its rows. */
+typedef struct bsi_dict_sample bsi_dict_sample; /* one thread */
+bsi_dict_sample *bsi_dict_sample_open(uint32_t slot_count);
+/** A block's rows, as bsi_block_writer_add gets them. Blocks that stand together are added one behind the other. */
+void bsi_dict_sample_add(bsi_dict_sample *x, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
+size_t bsi_dict_sample_bytes(const bsi_dict_sample *x); /* what there is to learn from so far */
+/** Frees x. *dictionary: the id of one that block writers of this handle may use at once, and that is stored by the next publish;
+ *  BSI_DICT_FRAMES: frames of zstd are smaller by more than BSI_TRAIN_ZSTD_PERCENT (not with `always`), or there is nothing to learn from. About
+ *  20 ms for 256 kB. */
+bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bool always, bomsync_error *err);
 
 /* ---- kept: keys whose published value is not the source's; exceptions ---- */
 typedef struct bsi_kept {

@@ -224,7 +224,7 @@ static void edit_task(void *ctx, size_t index) {
     bsi_edit *e = r->e;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     editor d = {.e = e};
-    bomsync_status st = bsi_block_writer_open(&d.writer, e->store, e->slots->count, &err);
+    bomsync_status st = bsi_block_writer_open(&d.writer, e->store, e->slots->count, e->dictionary, &err);
     if (e->now) bsi_row_reader_open(&d.now, e->now);
     d.f = bsi_alloc(sizeof *d.f * e->slots->count);
     d.g = bsi_alloc(sizeof *d.g * e->slots->count);

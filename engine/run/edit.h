@@ -33,6 +33,7 @@ typedef struct bsi_edit {
     const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside */
     size_t touched_count;
     uint32_t block_records;
+    uint64_t dictionary;              /* of the feed */
     int workers;
     bsi_ref *exact;                   /* [open blocks of the scan] set to the new state block that holds just its records; may be NULL */
 } bsi_edit;

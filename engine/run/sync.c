@@ -248,7 +248,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
                            .keep_stream_bytes = true};
     st = bsi_reconcile_open(s, err);
     if (s->reconcile) bsi_reconcile_scan(s, &so);
-    else bsi_sync_early_open(s, &so);
+    else if (!st) st = bsi_sync_early_open(s, &so, err);
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;

@@ -1,4 +1,4 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_guard.c judges,
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_symbols.c learns, sync_guard.c judges,
  * sync_publish.c writes, sync_stats.c tells. */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
@@ -46,6 +46,7 @@ typedef struct bsi_sync {
     bsi_store *store;
     bsi_feed *feed;             /* as it will be written; made anew for a new feed */
     bool new_feed;
+    bool learned;               /* a first load has decided on a dictionary */
     uint32_t slots_before;      /* slots of the feed before this snapshot */
     bsi_generation *last;       /* the feed's last generation, or NULL */
     bsi_ref *base;
@@ -109,7 +110,7 @@ void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the sc
 
 /* sync_rows.c */
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
-void bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o);            /* before the scan: open blocks of plain files are parsed with it */
+bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_error *err); /* before the scan: open blocks of plain files are parsed with it */
 void bsi_sync_early_close(bsi_sync *s);
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);        /* the others */
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
@@ -123,6 +124,9 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err);     /* after 
 bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error *err); /* the old rows that the open blocks need; open_state */
 bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err); /* old rows without a new one: those that are gone */
 void bsi_reconcile_close(bsi_sync *s);
+/* sync_symbols.c */
+bomsync_status bsi_sync_learn_ahead(bsi_sync *s, bomsync_error *err);  /* the same of a first load, before its files are scanned: if all are plain */
+bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err); /* before so many are written: the feed may get a dictionary */
 
 /* sync_guard.c */
 bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_count, bomsync_error *err); /* before reading: control file, stale */

@@ -189,7 +189,7 @@ static bomsync_status first_state(bsi_sync *s, next_state *next, bomsync_error *
             off[++n] = (uint32_t)enc.len;
         }
         if (n && !st) {
-            if (!w) st = bsi_block_writer_open(&w, s->store, now.slot_count, err);
+            if (!w) st = bsi_block_writer_open(&w, s->store, now.slot_count, s->feed->dictionary, err);
             if (!st) st = bsi_block_writer_add(&(*refs)[*count], w, n, enc.data, off, body, kh, rh, err);
             if (!st && n == rows) exact[i] = (*refs)[*count];
             next->open_of[(*count)++] = (uint32_t)i;
@@ -386,7 +386,9 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
                   .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
                   .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
-    bomsync_status st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
+    bomsync_status st = bsi_sync_learn(s, (uint64_t)(s->t.created + s->t.updated), err);
+    e.dictionary = s->feed->dictionary;
+    if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
     for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     free(touched.v);
     free(pair);

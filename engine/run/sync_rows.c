@@ -298,7 +298,7 @@ static void fail_parse(parse_run *r, bomsync_status st, const bomsync_error *err
 
 static bomsync_status open_writer(parse_run *r, int lane, bomsync_error *err) {
     if (!r->first_load || r->writer[lane]) return BOMSYNC_OK;
-    return bsi_block_writer_open(&r->writer[lane], r->s->store, r->s->feed->slots.count, err);
+    return bsi_block_writer_open(&r->writer[lane], r->s->store, r->s->feed->slots.count, r->s->feed->dictionary, err);
 }
 
 /* A block that was parsed with the scan: of a first load its state block is written, else its rows were kept. */
@@ -442,7 +442,7 @@ static bomsync_status end_run(parse_run *r, bomsync_error *err) {
     return r->status;
 }
 
-void bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o) {
+bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_error *err) {
     bsi_early *e = s->early = bsi_calloc(1, sizeof *e);
     bool first_load = !s->last && is_first_load(s);
     start_run(&e->run, s, first_load);
@@ -451,6 +451,7 @@ void bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o) {
     o->opened = first_load ? early_first : early_keep;
     o->dropped = first_load ? early_uncount : early_forget;
     o->opened_ctx = e;
+    return first_load ? bsi_sync_learn_ahead(s, err) : BOMSYNC_OK;
 }
 
 void bsi_sync_early_close(bsi_sync *s) {
@@ -565,6 +566,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     plan_to_keep(r);
     free(s->block_part);
     s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
+    if (r->first_load && !s->learned && !r->status) r->status = bsi_sync_learn(s, rows, err);
     bsi_parallel(s->workers, (s->open_count + TASK_BLOCKS - 1) / TASK_BLOCKS, parse_task, r);
     end_run(r, err);
     if (r->twins && !r->status) r->status = add_twins(s, r->twins, err);

@@ -474,15 +474,15 @@ static bomsync_status roll_outbox(bsi_store *s, bomsync_error *err) {
 }
 
 static bomsync_status cut_root(bsi_store *s, bomsync_error *err) {
-    static const bsi_db pieces[] = {BSI_DB_STATE, BSI_DB_IMAGE};
+    static const bsi_db pieces[] = {BSI_DB_STATE, BSI_DB_IMAGE, BSI_DB_DICTS};
     uint64_t last;
     bool any = false;
-    for (size_t i = 0; i < 2; i++) any |= bsi_env_last(&s->root, s->root.read, pieces[i], &last) && last > s->counters.piece;
+    for (size_t i = 0; i < 3; i++) any |= bsi_env_last(&s->root, s->root.read, pieces[i], &last) && last > s->counters.piece;
     if (!any) return BOMSYNC_OK;
     MDB_txn *txn = NULL;
     bomsync_status st = bsi_env_begin(&txn, &s->root, err);
     if (st) return st;
-    for (size_t i = 0; !st && i < 2; i++) st = bsi_env_cut(&s->root, txn, pieces[i], s->counters.piece, &any, err);
+    for (size_t i = 0; !st && i < 3; i++) st = bsi_env_cut(&s->root, txn, pieces[i], s->counters.piece, &any, err);
     if (st) {
         mdb_txn_abort(txn);
         return st;
@@ -523,6 +523,7 @@ static bomsync_status open_once(bsi_store **out, const char *dir, bsi_store_mode
     s->dir = clean_dir(dir);
     s->mode = mode;
     s->lock_fd = s->readers_fd = -1;
+    pthread_mutex_init(&s->dict_mutex, NULL);
     atomic_store(&s->view, bsi_store_new_view());
     bomsync_status st = looks_like_store(s, err);
     if (!st) st = not_on_network(dir, err);
@@ -585,6 +586,7 @@ bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode m
 void bsi_store_close(bsi_store *s) {
     if (!s) return;
     bsi_shards_close(s);
+    bsi_dicts_close(s);
     bsi_env_close(&s->root);
     if (s->readers_fd >= 0) close(s->readers_fd);
     if (s->lock_fd >= 0) close(s->lock_fd);

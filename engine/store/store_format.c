@@ -23,8 +23,23 @@
 
 #include "store/store_inner.h"
 
-/* One row for each older format that this program brings forward. There is one format so far. */
-static const bsi_format_step steps[] = {{0, NULL}};
+static bomsync_status set_format(const char *dir, uint32_t format, bomsync_error *err) {
+    bsi_store s = {0};
+    MDB_txn *txn = NULL;
+    bomsync_status st = bsi_env_open(&s.root, dir, "root", false, true, false, err);
+    if (st) return st;
+    st = bsi_env_begin(&txn, &s.root, err);
+    if (!st && (st = bsi_store_meta_put(&s, txn, "format", &format, sizeof format, err)) != BOMSYNC_OK) mdb_txn_abort(txn);
+    else if (!st) st = bsi_env_commit(&s.root, txn, err);
+    bsi_env_close(&s.root);
+    return st;
+}
+
+/* Format 2 has more kinds of segments, dictionaries, and one number more at the end of a feed, which may be missing. */
+static bomsync_status step_1(const char *dir, bomsync_error *err) { return set_format(dir, 2, err); }
+
+/* One row for each older format that this program brings forward. */
+static const bsi_format_step steps[] = {{1, step_1}, {0, NULL}};
 const bsi_format_step *bsi_format_steps = steps; /* ends with run NULL; tests put a table of their own here */
 
 static const bsi_format_step *step_from(uint32_t format) {

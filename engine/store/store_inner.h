@@ -20,13 +20,14 @@
 #include "core/limits.h"
 #include "flow/store.h"
 
-#define BSI_STORE_FORMAT 1
+#define BSI_STORE_FORMAT 2
 #define BSI_STORE_SHARDS_MAX 64
 #define BSI_STORE_DIRTY_BYTES (32u << 20)  /* dirty pages are private memory: this much over all environments */
 #define BSI_STORE_QUEUE_BYTES (8u << 20)   /* segments waiting for their shard's thread, over all shards */
 #define BSI_STORE_GROUP_BLOCKS 8           /* blocks in one zstd frame: see store_blocks.c */
 #define BSI_STORE_GROUP_BYTES (16u << 10)  /* a group of wide blocks ends here */
 #define BSI_STORE_SEGMENT_BYTES (1u << 20) /* a segment of wide blocks ends here */
+#define BSI_STORE_CODE_BLOCKS 16           /* blocks that are coded side by side: their residuals fit L1 */
 #define BSI_STORE_LOCK_BYTES 8192          /* size of LMDB's lock.mdb for 126 readers */
 #define BSI_STORE_RECORD_BYTES_MAX (3u << 30)
 
@@ -41,8 +42,8 @@ typedef enum bsi_db {
     BSI_DB_KEPT,
     BSI_DB_HOLDS,
     BSI_DB_JOURNAL,
-    BSI_DB_DICTS, /* from here to MULTI: made empty, for later */
-    BSI_DB_CONTRACTS,
+    BSI_DB_DICTS,
+    BSI_DB_CONTRACTS, /* from here to MULTI: made empty, for later */
     BSI_DB_LAYOUTS,
     BSI_DB_LOOKUP,
     BSI_DB_REFS,
@@ -134,10 +135,51 @@ void bsi_put_text(bsi_buf *b, const char *s);
 void bsi_put_squeezed(bsi_buf *b, const bsi_buf *raw);
 bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
 
+/* ---- residuals (store_residual.c) ---- */
+#define BSI_RESIDUAL_SLOTS 256              /* rows of more are not coded */
+#define BSI_RESIDUAL_ROW_BYTES (64u << 10)  /* nor are longer ones */
+#define BSI_RESIDUAL_BLOCK_BYTES (8u << 20) /* nor blocks of more */
+#define BSI_RESIDUAL_TAIL 16                /* so many bytes, less one, may follow a residual */
+#define BSI_RESIDUAL_MARGIN (16 * (BSI_RESIDUAL_SLOTS + 1) + 64) /* bytes behind one that may be read */
+/** Appends the residual of count row images, which may be read 16 bytes past their end. False: they are not row images of so many slots, or
+ *  too wide; out is as it was. */
+bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
+/** The row images again, in out (used anew) at image[i]. p may be read BSI_RESIDUAL_MARGIN bytes past end. */
+bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end);
+
+/* ---- symbols (store_symbols.c) ---- */
+#define BSI_SYMBOLS_MAX 4096 /* codes of 12 bits */
+#define BSI_SYMBOL_BYTES 8u
+typedef struct bsi_symbols {
+    uint32_t count;
+    uint64_t value[BSI_SYMBOLS_MAX]; /* first byte lowest, zeros behind the last */
+    uint8_t bytes[BSI_SYMBOLS_MAX];
+    struct bsi_symbol_tables *tables; /* to encode with; NULL: bsi_symbols_prepare makes them */
+} bsi_symbols;
+typedef struct bsi_symbol_part { /* bytes to be coded, and where to; both move on */
+    const uint8_t *p, *end;      /* BSI_RESIDUAL_TAIL bytes more may be read, and coded with them */
+    uint8_t *out;                /* room for bsi_symbols_bound */
+} bsi_symbol_part;
+static inline size_t bsi_symbols_bound(size_t bytes) { return (bytes + 1) / 2 * 3 + 1; }
+bsi_symbols *bsi_symbols_train(const uint8_t *p, size_t n); /* p may be read 8 bytes past n; with tables */
+void bsi_symbols_prepare(bsi_symbols *s);
+void bsi_symbols_encode(const bsi_symbols *s, bsi_symbol_part *part, size_t count);
+/** False: these are no codes. BSI_RESIDUAL_MARGIN bytes behind out may be read. */
+bool bsi_symbols_decode(bsi_buf *out, const bsi_symbols *s, const uint8_t *p, size_t n);
+void bsi_symbols_put(bsi_buf *b, const bsi_symbols *s);
+bsi_symbols *bsi_symbols_read(const uint8_t *p, size_t n); /* NULL: not a dictionary */
+void bsi_symbols_free(bsi_symbols *s);
+
 /* ---- the store ---- */
 typedef struct bsi_counters { /* ids used up to the last commit; 0: none yet */
-    uint64_t segment, piece, list, journal, generation;
+    uint64_t segment, piece, list, journal, generation; /* piece: dictionaries too */
 } bsi_counters;
+
+typedef struct bsi_dict {
+    uint64_t id;
+    bsi_symbols *symbols;
+    bool stored; /* false: publish writes it */
+} bsi_dict;
 
 typedef struct bsi_job {
     struct bsi_job *next;
@@ -173,6 +215,9 @@ struct bsi_store {
     bsi_shard *shard;
     bsi_counters counters;
     atomic_uint_fast64_t next_segment;
+    pthread_mutex_t dict_mutex; /* guards dict, and the making of tables in it */
+    bsi_dict *dict;
+    size_t dict_count;
     atomic_uint_fast64_t view; /* changes whenever pointers into the mapping die; unique in the process */
     bool failed; /* a publish failed half-way: nothing more goes through this handle */
 };
@@ -202,6 +247,13 @@ extern const bsi_format_step *bsi_format_steps;
 bool bsi_format_is_older(uint32_t *format, const char *dir);
 /** Puts a copy in the current format in dir's place; the old store becomes DIR.v<format>. The caller holds both locks of the store, exclusive. */
 bomsync_status bsi_format_forward(const char *dir, uint32_t format, bomsync_error *err);
+
+/* ---- dictionaries (store_dicts.c) ---- */
+/** Good until the store is closed; any thread. tables: to encode with. */
+bomsync_status bsi_dict_get(const bsi_symbols **out, bsi_store *s, uint64_t id, bool tables, bomsync_error *err);
+bomsync_status bsi_dicts_save(bsi_store *s, MDB_txn *txn, bomsync_error *err); /* those that are new */
+bomsync_status bsi_dict_check(bsi_store *s, bsi_span payload, uint64_t id, bomsync_error *err);
+void bsi_dicts_close(bsi_store *s);
 
 /* ---- records (store_records.c) ---- */
 bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err);
@@ -286,8 +338,13 @@ bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t s
 
 #define BSI_REF_BITS 9
 #define BSI_PATCH_RECORDS 2048 /* a block of more is not patched: readers put merged rows into an array of their own */
-enum { BSI_DATA_HEAD = 16, BSI_ROWS_HEAD = 16, BSI_KIND_WHOLE = 0, BSI_KIND_PATCH = 1 };
+enum { BSI_DATA_HEAD = 16, BSI_ROWS_HEAD = 16 };
+/* Kinds of segments. The low bit says patches: all that `rows` knows. */
+enum { BSI_KIND_WHOLE = 0, BSI_KIND_PATCH = 1, BSI_KIND_CODED = 2, BSI_KIND_CODED_PATCH = 3, BSI_KINDS };
 uint32_t bsi_block_check(const void *p, size_t n, uint64_t segment, uint32_t index);
+bool bsi_frames_set_up(ZSTD_CCtx *c); /* as groups of blocks are packed. False: out of memory */
+/** Sizes of row images as varints, then the images: the raw form of a block, and the end of a patch's. */
+void bsi_raw_images(bsi_buf *raw, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
 
 /* The two segments whose rows were read last. */
 typedef struct bsi_rows_segment {
@@ -312,7 +369,7 @@ bomsync_status bsi_patch_get(bsi_patch *out, bsi_rows_view *v, bsi_store *s, bsi
 /** bsi_store_rows with a view of the caller's. */
 bomsync_status bsi_rows_get(bsi_block_rows *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
-/* A segment's data value, decoded and bounds-checked. */
+/* A segment's data value, decoded and bounds-checked. A coded block is a group of its own; raw and start mean nothing there. */
 typedef struct bsi_group {
     uint32_t kind, block_first, block_count, packed, raw, check;
     size_t offset;
@@ -324,10 +381,14 @@ typedef struct bsi_segment {
     uint64_t id, view;
     const uint8_t *payload;
     uint32_t slot_count, block_count, group_count;
+    uint64_t dictionary;        /* of coded blocks, else 0 */
+    const bsi_symbols *symbols; /* the same; NULL */
     bsi_group group[BSI_SEGMENT_BLOCKS];
     bsi_block_place block[BSI_SEGMENT_BLOCKS];
 } bsi_segment;
 bomsync_status bsi_segment_load(bsi_segment *out, bsi_store *s, uint64_t id, bomsync_error *err);
+/** The dictionary that a segment names, 0: none. */
+bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, bomsync_error *err);
 uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block);
 
 #endif

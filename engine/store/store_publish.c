@@ -228,6 +228,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
         st = bsi_generation_save(s, txn, g, u->previous, p->outbox, err);
         u->l.counters.generation = (uint64_t)g->number;
     }
+    if (!st) st = bsi_dicts_save(s, txn, err);
     if (!st && p->feed) st = bsi_feed_save(s, txn, &u->feed, err);
     if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, p->kept_count, err);
     if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);

@@ -167,27 +167,61 @@ static bool read_directory(bsi_segment *g, bsi_span v, size_t dir) {
     return r.ok && r.p == r.end && block == g->block_count && offset == v.n;
 }
 
+/* Of coded blocks: kind and dictionary, then each block for itself. Who wants few blocks reads a directory for each: so no calls here. */
+static bool read_coded_directory(bsi_segment *g, bsi_span v, size_t dir) {
+    const uint8_t *p = v.p + BSI_DATA_HEAD, *end = v.p + dir;
+    size_t offset = dir;
+    if (p == end) return false;
+    uint8_t kind = *p++;
+    if (!(p = bsi_varint_get(p, end, &g->dictionary))) return false;
+    if ((kind != BSI_KIND_CODED && kind != BSI_KIND_CODED_PATCH) || !g->dictionary || g->slot_count > BSI_RESIDUAL_SLOTS) return false;
+    for (uint32_t i = 0; i < g->block_count; i++) {
+        uint64_t records = 0, packed = 0;
+        if (!(p = bsi_varint_get(p, end, &records)) || !(p = bsi_varint_get(p, end, &packed)) || end - p < 4) return false;
+        if (!records || records > UINT16_MAX || packed > v.n - offset) return false;
+        g->group[i] = (bsi_group){.kind = kind, .block_first = i, .block_count = 1, .packed = (uint32_t)packed, .check = bsi_get32(p), .offset = offset};
+        g->block[i] = (bsi_block_place){.group = i, .records = (uint32_t)records};
+        p += 4;
+        offset += packed;
+    }
+    return p == end && offset == v.n;
+}
+
+static bool read_head(bsi_segment *g, bsi_span v) {
+    size_t dir = v.n >= BSI_DATA_HEAD ? bsi_get32(v.p) : 0;
+    if (dir < BSI_DATA_HEAD || dir > v.n) return false;
+    g->slot_count = bsi_get32(v.p + 4);
+    g->block_count = bsi_get32(v.p + 8);
+    g->group_count = bsi_get32(v.p + 12);
+    g->payload = v.p;
+    g->dictionary = 0;
+    if (!g->block_count || g->block_count > BSI_SEGMENT_BLOCKS || g->group_count > g->block_count) return false;
+    return g->group_count ? read_directory(g, v, dir) : read_coded_directory(g, v, dir);
+}
+
 bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, bomsync_error *err) {
     uint64_t view = atomic_load_explicit(&s->view, memory_order_acquire);
     if (g->id == id && g->view == view) return BOMSYNC_OK;
     bsi_span v;
     g->view = 0;
+    g->symbols = NULL;
     bomsync_status st = segment_value(&v, s, BSI_DB_DATA, id, err);
+    if (!st && !read_head(g, v)) st = bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
+    if (!st && g->dictionary) st = bsi_dict_get(&g->symbols, s, g->dictionary, false, err);
     if (st) return st;
-    size_t dir = v.n >= BSI_DATA_HEAD ? bsi_get32(v.p) : 0;
-    if (v.n >= BSI_DATA_HEAD && dir >= BSI_DATA_HEAD) {
-        g->slot_count = bsi_get32(v.p + 4);
-        g->block_count = bsi_get32(v.p + 8);
-        g->group_count = bsi_get32(v.p + 12);
-        g->payload = v.p;
-        if (g->block_count && g->block_count <= BSI_SEGMENT_BLOCKS && g->group_count <= g->block_count &&
-            read_directory(g, v, dir)) {
-            g->id = id;
-            g->view = view;
-            return BOMSYNC_OK;
-        }
-    }
-    return bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
+    g->id = id;
+    g->view = view;
+    return BOMSYNC_OK;
+}
+
+bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, bomsync_error *err) {
+    bsi_segment *g = bsi_alloc(sizeof *g);
+    bsi_span v;
+    bomsync_status st = segment_value(&v, s, BSI_DB_DATA, id, err);
+    if (!st && !read_head(g, v)) st = bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
+    *out = st ? 0 : g->dictionary;
+    free(g);
+    return st;
 }
 
 uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block) { return g->block[block].records; }
@@ -195,29 +229,33 @@ uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block) { return g->b
 typedef struct unpacked { /* a segment's directory, and one of its groups */
     bsi_segment segment;
     bsi_buf raw;
-    uint64_t view, id; /* what raw holds */
+    uint64_t view, id; /* what raw holds; of coded blocks nothing stays: they are as quickly made again */
     uint32_t group;
 } unpacked;
 
 typedef struct decoder {
-    ZSTD_DCtx *dctx;
+    ZSTD_DCtx *dctx; /* made when it is needed */
     unpacked part[2];
     int last;
-    bsi_buf merged;
+    bsi_buf residual, merged;
 } decoder;
 
-static bomsync_status get_decoder(decoder **out, bsi_block_data *d, bomsync_error *err) {
-    if (!d->dctx) {
-        decoder *c = bsi_calloc(1, sizeof *c);
-        c->dctx = ZSTD_createDCtx();
-        d->dctx = c;
-        if (!c->dctx || ZSTD_isError(ZSTD_DCtx_setParameter(c->dctx, D_FORMAT, MAGICLESS)))
-            return bsi_fail(err, BOMSYNC_E_SPACE, "out of memory for a decoder");
-    }
-    *out = d->dctx;
-    return BOMSYNC_OK;
+static decoder *get_decoder(bsi_block_data *d) {
+    if (!d->dctx) d->dctx = bsi_calloc(1, sizeof(decoder));
+    return d->dctx;
 }
 
+static bool unpack(decoder *c, bsi_buf *raw, uint32_t bytes, const uint8_t *p, uint32_t packed) {
+    if (!c->dctx) c->dctx = ZSTD_createDCtx();
+    if (!c->dctx || ZSTD_isError(ZSTD_DCtx_setParameter(c->dctx, D_FORMAT, MAGICLESS))) return false;
+    raw->len = 0;
+    bsi_buf_reserve(raw, bytes + 1u);
+    size_t n = ZSTD_decompressDCtx(c->dctx, raw->data, bytes, p, packed);
+    raw->len = ZSTD_isError(n) ? 0 : n;
+    return raw->len == bytes;
+}
+
+/* A group's raw form, or the residual of a coded block. */
 static bomsync_status load_group(decoder *c, unpacked *u, bsi_store *s, uint32_t index, bomsync_error *err) {
     const bsi_segment *g = &u->segment;
     const bsi_group *group = &g->group[index];
@@ -226,12 +264,13 @@ static bomsync_status load_group(decoder *c, unpacked *u, bsi_store *s, uint32_t
     const uint8_t *p = g->payload + group->offset;
     if (bsi_block_check(p, group->packed, g->id, BSI_SEGMENT_BLOCKS + index) != group->check)
         return bad_segment(err, s, BSI_DB_DATA, g->id, "a group of blocks has a wrong checksum");
+    if (g->symbols) {
+        if (!bsi_symbols_decode(&c->residual, g->symbols, p, group->packed))
+            return bad_segment(err, s, BSI_DB_DATA, g->id, "a block has codes that its dictionary does not know");
+        return BOMSYNC_OK;
+    }
     if (group->kind > BSI_KIND_PATCH) return bad_segment(err, s, BSI_DB_DATA, g->id, "blocks of an unknown kind");
-    u->raw.len = 0;
-    bsi_buf_reserve(&u->raw, group->raw + 1u);
-    size_t n = ZSTD_decompressDCtx(c->dctx, u->raw.data, group->raw, p, group->packed);
-    if (ZSTD_isError(n) || n != group->raw) return bad_segment(err, s, BSI_DB_DATA, g->id, "a group of blocks cannot be unpacked");
-    u->raw.len = n;
+    if (!unpack(c, &u->raw, group->raw, p, group->packed)) return bad_segment(err, s, BSI_DB_DATA, g->id, "a group of blocks cannot be unpacked");
     u->view = g->view;
     u->id = g->id;
     u->group = index;
@@ -274,15 +313,22 @@ static void data_room(bsi_block_data *d, uint32_t records) {
     d->body = bsi_realloc(d->body, d->cap * sizeof *d->body);
 }
 
-static bool find_images(bsi_block_data *d, const unpacked *u, const bsi_block_place *b) {
+/* The images of a whole block: found in its group, or made from its residual. */
+static bool find_images(bsi_block_data *d, decoder *c, unpacked *u, const bsi_block_place *b) {
     data_room(d, b->records);
+    d->count = b->records;
+    d->slot_count = u->segment.slot_count;
+    if (u->segment.symbols) {
+        const uint8_t *p = c->residual.data;
+        if (!bsi_residual_get(&u->raw, d->image, d->body, d->slot_count, d->count, p, p + c->residual.len)) return false;
+        d->raw = u->raw;
+        return true;
+    }
     const uint8_t *start = u->raw.data + b->start, *p = read_sizes(d->image, d->body, b->records, start, start + b->bytes);
     if (!p) return false;
     uint32_t at = (uint32_t)(p - u->raw.data);
     for (uint32_t i = 0; i <= b->records; i++) d->image[i] += at;
     d->raw = u->raw;
-    d->count = b->records;
-    d->slot_count = u->segment.slot_count;
     return true;
 }
 
@@ -292,8 +338,9 @@ typedef struct patch_data {
     const uint8_t *images;
 } patch_data;
 
-static bool read_patch_data(patch_data *p, const unpacked *u, const bsi_block_place *b) {
-    const uint8_t *at = u->raw.data + b->start, *end = at + b->bytes;
+static bool read_patch_data(patch_data *p, decoder *c, unpacked *u, const bsi_block_place *b) {
+    bool coded = u->segment.symbols != NULL;
+    const uint8_t *at = coded ? c->residual.data : u->raw.data + b->start, *end = at + (coded ? c->residual.len : b->bytes);
     uint64_t n = 0, row = 0;
     if (b->records > BSI_PATCH_RECORDS || !(at = bsi_varint_get(at, end, &p->base)) || !(at = bsi_varint_get(at, end, &n))) return false;
     if (!n || n > b->records) return false;
@@ -303,7 +350,10 @@ static bool read_patch_data(patch_data *p, const unpacked *u, const bsi_block_pl
         p->row[i] = (uint32_t)(row += step);
     }
     p->count = (uint32_t)n;
-    return (p->images = read_sizes(p->image, p->body, p->count, at, end)) != NULL;
+    if (!coded) return (p->images = read_sizes(p->image, p->body, p->count, at, end)) != NULL;
+    if (!bsi_residual_get(&u->raw, p->image, p->body, u->segment.slot_count, p->count, at, end)) return false;
+    p->images = u->raw.data;
+    return true;
 }
 
 static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p) {
@@ -326,33 +376,36 @@ static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p) {
     return true;
 }
 
-static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, const unpacked *u, const bsi_block_place *b,
+static bool is_patch(const unpacked *u, const bsi_block_place *b) { return u->segment.group[b->group].kind & BSI_KIND_PATCH; }
+
+static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, unpacked *u, const bsi_block_place *b,
                                    bsi_ref ref, bomsync_error *err) {
     patch_data p;
     unpacked *below;
     const bsi_block_place *base;
     uint64_t id = ref >> BSI_REF_BITS;
     uint32_t records = b->records, slots = u->segment.slot_count;
-    if (!read_patch_data(&p, u, b)) return bad_segment(err, s, BSI_DB_DATA, id, "a patch cannot be read");
+    if (!read_patch_data(&p, c, u, b)) return bad_segment(err, s, BSI_DB_DATA, id, "a patch cannot be read");
     if (p.base >> BSI_REF_BITS == id) return bad_segment(err, s, BSI_DB_DATA, id, "a patch is over a block beside it");
     bomsync_status st = find_block(&below, &base, c, s, p.base, err);
     if (st) return st;
-    if (below->segment.group[base->group].kind != BSI_KIND_WHOLE || base->records != records || below->segment.slot_count != slots)
+    if (is_patch(below, base) || base->records != records || below->segment.slot_count != slots)
         return bad_segment(err, s, BSI_DB_DATA, id, "a patch is over another block than it says");
-    if (!find_images(d, below, base)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
+    if (!find_images(d, c, below, base)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
     return merge_images(d, &c->merged, &p) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, id, "a patch is too long");
 }
 
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
-    decoder *c = NULL;
+    decoder *c = get_decoder(out);
     unpacked *u;
     const bsi_block_place *b;
     out->count = 0;
-    bomsync_status st = get_decoder(&c, out, err);
-    if (!st) st = find_block(&u, &b, c, s, ref, err);
+    bomsync_status st = find_block(&u, &b, c, s, ref, err);
     if (st) return st;
-    if (u->segment.group[b->group].kind == BSI_KIND_PATCH) return patched_data(out, c, s, u, b, ref, err);
-    return find_images(out, u, b) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
+    if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, err);
+    if (find_images(out, c, u, b)) return BOMSYNC_OK;
+    out->count = 0;
+    return bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
 }
 
 void bsi_block_data_free(bsi_block_data *d) {
@@ -361,6 +414,7 @@ void bsi_block_data_free(bsi_block_data *d) {
         ZSTD_freeDCtx(c->dctx);
         bsi_buf_free(&c->part[0].raw);
         bsi_buf_free(&c->part[1].raw);
+        bsi_buf_free(&c->residual);
         bsi_buf_free(&c->merged);
     }
     free(c);

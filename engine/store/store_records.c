@@ -57,6 +57,7 @@ bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, boms
     bsi_buf_add(&raw, f->approved_all, 32);
     bsi_buf_varint(&raw, f->image_list);
     bsi_buf_add(&raw, f->image_digest, 32);
+    bsi_buf_varint(&raw, f->dictionary);
     bsi_value_start(&value);
     bsi_put_squeezed(&value, &raw);
     bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_FEEDS, bsi_key_text(f->name), &value, 0, err);
@@ -80,6 +81,7 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     bsi_read_bytes(r, f->approved_all, 32);
     f->image_list = bsi_read_varint(r);
     bsi_read_bytes(r, f->image_digest, 32);
+    if (r->p < r->end) f->dictionary = bsi_read_varint(r); /* not there before format 2 */
     return f;
 }
 

@@ -6,7 +6,8 @@
  * off by the copy's first writer.
  *
  * gc: mark what the newest generations, every feed's state there and now, and the images need, and what patches stand on;
- * then sweep lists, pieces and segments. The root commits before segments go: if the sweep is killed, the next one finds the rest.
+ * then sweep lists, pieces and segments. The root commits before segments go, and dictionaries that no segment names go as the last:
+ * if the sweep is killed, the next one finds the rest.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -369,7 +370,7 @@ static bool ids_has(const ids *s, uint64_t id) { return s->count && bsearch(&id,
 typedef struct gc {
     bsi_store *s;
     int64_t oldest; /* generations from here on stay whole */
-    ids lists, state, image;
+    ids lists, state, image, dicts;
     uint8_t *segment; /* bit by segment id: in use */
 } gc;
 
@@ -420,6 +421,19 @@ static bomsync_status mark_bases(gc *c, bomsync_error *err) {
     return st;
 }
 
+/* Dictionaries that segments in use were coded with. */
+static bomsync_status mark_dicts(gc *c, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    for (uint64_t id = 1; !st && id <= c->s->counters.segment; id++) {
+        uint64_t dict = 0;
+        if (!(c->segment[id / 8] >> (id % 8) & 1)) continue;
+        st = bsi_segment_dictionary(&dict, c->s, id, err);
+        if (dict) ids_add(&c->dicts, dict);
+    }
+    ids_sort(&c->dicts);
+    return st;
+}
+
 static bomsync_status mark_image(gc *c, uint64_t list, bomsync_error *err) {
     bsi_image image;
     if (!list) return BOMSYNC_OK;
@@ -442,6 +456,7 @@ static bomsync_status mark_feed(gc *c, const char *name, ids *keep, bomsync_erro
     bsi_feed *f;
     bomsync_status st = bsi_store_feed(&f, c->s, name, err);
     if (st || !f) return st;
+    if (f->dictionary) ids_add(&c->dicts, f->dictionary); /* BSI_DICT_FRAMES is no id */
     st = mark_image(c, f->image_list, err);
     for (int64_t at = f->generation; !st && at > 0;) {
         bsi_generation *g;
@@ -470,7 +485,8 @@ static bomsync_status mark(gc *c, ids *keep, bomsync_error *err) {
     ids_sort(&c->lists);
     ids_sort(&c->image);
     if (!st) st = mark_segments(c, err);
-    return st ? st : mark_bases(c, err);
+    if (!st) st = mark_bases(c, err);
+    return st ? st : mark_dicts(c, err);
 }
 
 static bomsync_status sweep(bsi_env *e, MDB_txn *txn, bsi_db db, const ids *stay, bomsync_error *err) {
@@ -519,6 +535,21 @@ static bomsync_status sweep_root(gc *c, const ids *keep, bomsync_error *err) {
         return st;
     }
     return bsi_env_commit(e, txn, err);
+}
+
+/* After the segments that name them: whatever is left when gc is killed can be read. */
+static bomsync_status sweep_dicts(gc *c, bomsync_error *err) {
+    MDB_txn *txn = NULL;
+    bsi_env *e = &c->s->root;
+    bomsync_status st = bsi_env_begin(&txn, e, err);
+    if (st) return st;
+    st = sweep(e, txn, BSI_DB_DICTS, &c->dicts, err);
+    if (st) {
+        mdb_txn_abort(txn);
+        return st;
+    }
+    st = bsi_env_commit(e, txn, err);
+    return st ? st : bsi_env_renew(e, err);
 }
 
 static bomsync_status sweep_segments(gc *c, bsi_env *e, MDB_txn *txn, bsi_db db, bomsync_error *err) {
@@ -579,10 +610,11 @@ bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err) {
     if (!st) st = sweep_root(&c, &generations, err);
     if (!st) st = bsi_env_renew(&s->root, err);
     for (int i = 0; !st && i < s->shard_count; i++) st = sweep_shard(&c, &s->shard[i], err);
+    if (!st) st = sweep_dicts(&c, err);
     atomic_store(&s->view, bsi_store_new_view());
     if (!st) st = sweep_outbox(&c, err);
-    ids *const all[] = {&c.lists, &c.state, &c.image, &generations};
-    for (size_t i = 0; i < 4; i++) free(all[i]->id);
+    ids *const all[] = {&c.lists, &c.state, &c.image, &c.dicts, &generations};
+    for (size_t i = 0; i < 5; i++) free(all[i]->id);
     free(c.segment);
     return st;
 }

@@ -91,6 +91,7 @@ typedef struct bomsync_sync_options {
     const char *now;             /* NULL: the clock */
     bool dry_run, explain;
     int wait_seconds;
+    const char *codec;           /* of stored blocks: NULL: "auto"; "symbols" whatever the size, "zstd". No output depends on it */
 } bomsync_sync_options;
 bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *result, bomsync_sink talk, bomsync_error *err);
 

@@ -964,7 +964,8 @@ def main():
     suite.base_store = os.path.join(suite.base, "base")
     data = csv_of(base_rows())
     bom("init", "--store", suite.base_store, expect=0)
-    bom("sync", "--store", suite.base_store, "--key", "k,plant", "--complete", "--now", NOW, write(suite.base, "base.csv", data), expect=0)
+    bom("sync", "--store", suite.base_store, "--key", "k,plant", "--complete", "--now", NOW, "--codec", "symbols",
+        write(suite.base, "base.csv", data), expect=0)
     suite.base_export = bom("export", "--store", suite.base_store, expect=0).out
     same("export of the base", suite.base_export, exported(base_rows()))
 

@@ -98,6 +98,28 @@ def tiny_borders(folder, bom, pattern, isas):
             same("%d bytes in front, a second snapshot, %d workers" % (front, workers), "".join(kept).encode(), joined(want))
 
 
+def tiny_store(folder, bom, pattern, isas):
+    """Blocks that are coded with a dictionary of the first snapshot, patched and written anew by the next ones."""
+    store = os.path.join(folder, "store")
+    bom("init", "--store", store, "--shards", "2", expect=0)
+    first = True
+    for tag, count in (("a", 60), ("b", 60), ("c", 90), ("d", 86)):
+        content = text(pattern, 7, count, tag).replace("K000003", "%s000003" % tag.upper())
+        path = write(folder, "s.csv", content.encode())
+        bom("sync", "--store", store, *(["--key", "k"] if first else []), "--quotes", "lenient", "--complete", "--now", NOW, "--workers", 1 + first * 6, path,
+            expect=(0, 5))
+        got = bom("export", "--store", store, "--as", "source", expect=0).out
+        same("export at \"%s\"" % tag, got, exported(records_of(content)))
+        bom("verify", "--store", store, expect=0)
+        first = False
+
+
+def exported(rows):
+    def field(v):
+        return '"' + v.replace('"', '""') + '"' if any(c in v for c in ',"\r\n') else v
+    return (HEAD + "\n" + "".join(",".join(map(field, r)) + "\n" for r in sorted(rows, key=lambda r: [v.encode() for v in r]))).encode()
+
+
 def real_borders(folder, bom, pattern, isas):
     """The program with its real sizes: 3 MB; export and counts are those of Python's reader."""
     empty = write(folder, "empty.csv", (HEAD + "\n").encode())
@@ -113,18 +135,14 @@ def real_borders(folder, bom, pattern, isas):
     bom("init", "--store", store, expect=0)
     run = bom("sync", "--store", store, "--key", "k", "--quotes", "lenient", "--complete", "--now", NOW, "--json", "--workers", 7, path, expect=0)
     same("records read", run.json()["records_in"], len(rows))
-
-    def field(v):
-        return '"' + v.replace('"', '""') + '"' if any(c in v for c in ',"\r\n') else v
-    exported = HEAD + "\n" + "".join(",".join(map(field, r)) + "\n" for r in sorted(rows, key=lambda r: [v.encode() for v in r]))
-    same("export", bom("export", "--store", store, expect=0).out, exported.encode())
+    same("export", bom("export", "--store", store, expect=0).out, exported(rows))
 
 
 def main():
     o = options("borders", extra=lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
     if not o.bomsync:
         print("skipped: no --bomsync given")
-        print("0 passed, 0 failed, %d skipped" % (2 * len(PATTERNS)))
+        print("0 passed, 0 failed, %d skipped" % (3 * len(PATTERNS)))
         return 0
     suite = Suite("borders", o)
     isas = usable_isas(suite.bom, suite.base)
@@ -134,6 +152,7 @@ def main():
     suite.bom.path = os.path.abspath(o.tiny)
     for name, pattern in PATTERNS.items():
         suite.run("tiny borders: %s" % name, tiny_borders, suite.bom, pattern, isas)
+        suite.run("tiny store: %s" % name, tiny_store, suite.bom, pattern, isas)
     return suite.end()
 
 

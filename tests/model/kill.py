@@ -70,7 +70,7 @@ class Scene:
         shutil.copytree(self.base, self.store)
 
     def command(self):
-        return ["sync", "--store", self.store, "--complete", "--io", "pread", "--workers", "2", "--now", NOW] + self.args + [self.b]
+        return ["sync", "--store", self.store, "--complete", "--io", "pread", "--workers", "2", "--codec", "symbols", "--now", NOW] + self.args + [self.b]
 
     def sync(self):
         return self.bom(*self.command())

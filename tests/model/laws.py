@@ -5,7 +5,7 @@
     dialect       any bytes: the records are those of Python's csv reader, strict and lenient
     series        a feed over several snapshots: exit codes, totals, lines of cat, chunks, export, holds and decisions
     twins         duplicates and conflicts far apart, in blocks of 1 to 4 records; exports appended to themselves
-    switches      the same bytes for workers, tiers, isa, io; the same lines for any --block-records
+    switches      the same bytes for workers, tiers, isa, io, codec; the same lines for any --block-records
     inputs        several files, zstd, gzip, stdin, TSV, quoting and line ends: one delta
     evidence      what may delete; what a missing last line end costs; sequence and as-of
     scope, upsert, baseline, dry-run, revert, history
@@ -49,6 +49,11 @@ def switches(rng, isas):
 
 def block_switch(rng):
     return ["--block-records", rng.choice(["1", "2", "3", "4", "12", "50"])] if rng.random() < 0.7 else []
+
+
+def codec_switch(step):
+    """Of syncs alone, in turns, so that each meets what the others wrote. Tables this small get no dictionary by themselves."""
+    return [["--codec", "symbols"], [], ["--codec", "symbols"], ["--codec", "zstd"]][step % 4]
 
 
 def usable_isas(bom, folder):
@@ -215,7 +220,7 @@ class Series:
         self.step += 1
         if paths is None:
             paths = [write(self.folder, "s%02d_%d.csv" % (self.step, i), c) for i, c in enumerate(contents)]
-        args = ["sync", "--store", self.store] + self.feed_args + self.dialect_args() + ["--json", "--now", NOW]
+        args = ["sync", "--store", self.store] + self.feed_args + self.dialect_args() + ["--json", "--now", NOW] + codec_switch(self.step + len(self.store))
         if self.generation == 0 or self.step % 3 == 0:     # said again, it must be the same; left out, it is the feed's
             args += self.first_args()
         if evidence is True:
@@ -566,7 +571,7 @@ def law_switches(folder, bom, seed, isas):
         raise Skipped("nothing to start from")
     variants = [["--workers", "1"], ["--workers", "2"], ["--workers", "7"], ["--tiers", "none"], ["--tiers", "block"], ["--tiers", "sequence"],
                 ["--tiers", "key"], ["--tiers", "block,key"], ["--tiers", "block,sequence"], ["--io", "pread"], ["--io", "uring"],
-                ["--memory", "32MB"]]
+                ["--memory", "32MB"], ["--codec", "symbols"], ["--codec", "zstd"]]
     variants += [["--isa", i] for i in isas]
     loose = [["--block-records", b] for b in ("1", "4", "12", "50")]
     want = want_lines = want_code = None

@@ -217,7 +217,7 @@ def mixed_ways(folder, suite, quotes, seed, isas):
 
     def how(n):
         return ["--isa", rng.choice(isas), "--workers", rng.choice("1237"), "--tiers", rng.choice(["none", "block", "sequence,key", "block,sequence,key"]),
-                "--io", rng.choice(["pread", "uring"])]
+                "--io", rng.choice(["pread", "uring"]), "--codec", rng.choice(["auto", "symbols", "symbols", "zstd"])]
     compare(suite.steps, take(folder, suite.bom, suite.steps, ["--quotes", quotes], how), suite.reference(quotes))
 
 

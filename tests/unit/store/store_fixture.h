@@ -78,7 +78,7 @@ static inline bomsync_status fx_write(bsi_store *s, size_t from, size_t to, boms
     bsi_buf images = {0};
     uint32_t off[FX_ROWS + 1], body[FX_ROWS];
     uint64_t kh[FX_ROWS], rh[FX_ROWS];
-    bomsync_status st = bsi_block_writer_open(&w, s, FX_SLOTS, err);
+    bomsync_status st = bsi_block_writer_open(&w, s, FX_SLOTS, 0, err);
     for (size_t b = from; !st && b < to; b++) {
         fx_block(&images, off, body, kh, rh, bsi_store_secret(s), b, fx.version[b]);
         st = bsi_block_writer_add(&fx.ref[b], w, FX_ROWS, images.data, off, body, kh, rh, err);

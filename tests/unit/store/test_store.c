@@ -57,7 +57,7 @@ Test(store, newer_format_is_refused_and_left_alone) {
     FX_OK(bsi_env_commit(&s->root, txn, &err), err);
     bsi_store_close(s);
     cr_assert(eq(int, (int)bsi_store_open(&s, fx.dir, BSI_STORE_WRITE, 0, &err), BOMSYNC_E_INTEGRITY));
-    cr_assert(ne(ptr, strstr(err.message, "format 2"), NULL));
+    cr_assert(ne(ptr, strstr(err.message, "format 3"), NULL));
 }
 
 Test(store, published_blocks_come_back) {
@@ -351,7 +351,7 @@ Test(store, blocks_of_many_writers_and_sizes_come_back) {
         for (size_t k = 0; k < n; k++) bsi_buf_byte(&image[i], (uint8_t)(fx_random(&seed) >> 20));
         uint32_t off[4] = {0, 1, (uint32_t)n / 2 + 1, (uint32_t)n}, body[3] = {1, (uint32_t)n / 2 - 1, (uint32_t)n - (uint32_t)n / 2 - 1};
         body[1] = off[2] - off[1];
-        FX_OK(bsi_block_writer_open(&w, s, 3, &err), err);
+        FX_OK(bsi_block_writer_open(&w, s, 3, 0, &err), err);
         FX_OK(bsi_block_writer_add(&ref[i], w, 3, image[i].data, off, body, kh, rh, &err), err);
         FX_OK(bsi_block_writer_close(w, &err), err);
     }

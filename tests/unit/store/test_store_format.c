@@ -1,8 +1,10 @@
-/* Stores of other formats: a step from a made-up format 0 stands for those that later formats will bring. */
+/* Stores of other formats: a step of the test's own from the format before today's stands for those that there are and will be. */
 #include "store_fixture.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
+
+enum { OLD = BSI_STORE_FORMAT - 1 };
 
 TestSuite(store_format, .init = fx_init, .fini = fx_fini, .timeout = 60);
 
@@ -20,11 +22,11 @@ static void set_format(const char *dir, uint32_t format) {
 static int calls;
 static char worked_in[200];
 
-static bomsync_status step_0(const char *dir, bomsync_error *err) {
+static bomsync_status own_step(const char *dir, bomsync_error *err) {
     (void)err;
     calls++;
     snprintf(worked_in, sizeof worked_in, "%s", dir);
-    set_format(dir, 1);
+    set_format(dir, BSI_STORE_FORMAT);
     return BOMSYNC_OK;
 }
 
@@ -38,8 +40,8 @@ static bomsync_status step_forgets(const char *dir, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-static const bsi_format_step good[] = {{0, step_0}, {0, NULL}}, failing[] = {{0, step_fails}, {0, NULL}},
-                             forgetful[] = {{0, step_forgets}, {0, NULL}};
+static const bsi_format_step good[] = {{OLD, own_step}, {0, NULL}}, failing[] = {{OLD, step_fails}, {0, NULL}},
+                             forgetful[] = {{OLD, step_forgets}, {0, NULL}};
 
 static uint32_t format_of(const char *dir) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
@@ -84,12 +86,12 @@ Test(store_format, an_older_store_without_a_step_is_damage) {
 Test(store_format, an_older_store_is_not_read_and_not_touched_by_readers) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     fx_create();
-    set_format(fx.dir, 0);
+    set_format(fx.dir, OLD);
     bsi_format_steps = good;
     cr_assert(eq(int, (int)open_as(BSI_STORE_READ, &err), BOMSYNC_E_USAGE));
-    cr_assert(ne(ptr, strstr(err.message, "format 0"), NULL));
+    cr_assert(ne(ptr, strstr(err.message, "format 1"), NULL));
     cr_assert(eq(int, calls, 0));
-    cr_assert(eq(u32, format_of(fx.dir), 0));
+    cr_assert(eq(u32, format_of(fx.dir), OLD));
 }
 
 static bomsync_status keep_line(void *ctx, const char *json, size_t n, bomsync_error *err) {
@@ -106,35 +108,45 @@ Test(store_format, a_writer_brings_it_forward_and_keeps_the_old_one) {
     char id[33];
     snprintf(id, sizeof id, "%s", bsi_store_id(s));
     bsi_store_close(s);
-    set_format(fx.dir, 0);
+    set_format(fx.dir, OLD);
     bsi_format_steps = good;
     s = fx_open(BSI_STORE_WRITE);
     cr_assert(eq(int, calls, 1));
     cr_assert(ne(str, worked_in, fx.dir));
     cr_assert(eq(str, (char *)bsi_store_id(s), id)); /* changes keep their ids */
     FX_OK(bsi_store_journal(s, keep_line, line, &err), err);
-    cr_assert(ne(ptr, strstr(line, "\"kind\":\"format\",\"from\":0,\"to\":1"), NULL));
+    cr_assert(ne(ptr, strstr(line, "\"kind\":\"format\",\"from\":1,\"to\":2"), NULL));
     bsi_store_close(s);
-    snprintf(kept, sizeof kept, "%s.v0", fx.dir);
-    cr_assert(eq(u32, format_of(fx.dir), 1));
-    cr_assert(eq(u32, format_of(kept), 0));
+    snprintf(kept, sizeof kept, "%s.v1", fx.dir);
+    cr_assert(eq(u32, format_of(fx.dir), BSI_STORE_FORMAT));
+    cr_assert(eq(u32, format_of(kept), OLD));
     cr_assert(eq(int, entries(), 2));
     cr_assert(eq(int, (int)open_as(BSI_STORE_READ, &err), BOMSYNC_OK));
     cr_assert(eq(int, calls, 1)); /* once is enough */
 }
 
+/* The step that there is, on a store whose number alone is old. */
+Test(store_format, format_1_is_brought_forward) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    fx_first(40);
+    set_format(fx.dir, 1);
+    cr_assert(eq(int, (int)open_as(BSI_STORE_WRITE, &err), BOMSYNC_OK), "%s", err.message);
+    cr_assert(eq(u32, format_of(fx.dir), BSI_STORE_FORMAT));
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+}
+
 Test(store_format, a_step_that_fails_leaves_the_old_store) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     fx_create();
-    set_format(fx.dir, 0);
+    set_format(fx.dir, OLD);
     bsi_format_steps = failing;
     cr_assert(eq(int, (int)open_as(BSI_STORE_WRITE, &err), BOMSYNC_E_SPACE));
-    cr_assert(eq(u32, format_of(fx.dir), 0));
+    cr_assert(eq(u32, format_of(fx.dir), OLD));
     cr_assert(eq(int, entries(), 1));
     err = (bomsync_error)BOMSYNC_ERROR_INIT;
     bsi_format_steps = forgetful;
     cr_assert(eq(int, (int)open_as(BSI_STORE_WRITE, &err), BOMSYNC_E_INTEGRITY));
-    cr_assert(eq(u32, format_of(fx.dir), 0));
+    cr_assert(eq(u32, format_of(fx.dir), OLD));
     cr_assert(eq(int, entries(), 1));
 }
 
@@ -142,12 +154,12 @@ Test(store_format, a_kept_store_is_never_written_over) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     char kept[80];
     fx_create();
-    set_format(fx.dir, 0);
-    snprintf(kept, sizeof kept, "%s.v0", fx.dir);
+    set_format(fx.dir, OLD);
+    snprintf(kept, sizeof kept, "%s.v1", fx.dir);
     cr_assert(eq(int, mkdir(kept, 0700), 0));
     bsi_format_steps = good;
     cr_assert(eq(int, (int)open_as(BSI_STORE_WRITE, &err), BOMSYNC_E_USAGE));
-    cr_assert(eq(u32, format_of(fx.dir), 0));
+    cr_assert(eq(u32, format_of(fx.dir), OLD));
     cr_assert(eq(int, calls, 0));
 }
 
@@ -155,7 +167,7 @@ Test(store_format, a_store_in_use_is_busy) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     char path[80];
     fx_create();
-    set_format(fx.dir, 0);
+    set_format(fx.dir, OLD);
     snprintf(path, sizeof path, "%s/lock", fx.dir);
     int fd = open(path, O_RDWR);
     cr_assert(eq(int, flock(fd, LOCK_EX), 0)); /* another writer, of whatever version */
@@ -165,5 +177,5 @@ Test(store_format, a_store_in_use_is_busy) {
     cr_assert(eq(int, (int)open_as(BSI_STORE_WRITE, &err), BOMSYNC_E_BUSY));
     close(fd);
     cr_assert(eq(int, calls, 0));
-    cr_assert(not(there(".v0")));
+    cr_assert(not(there(".v1")));
 }

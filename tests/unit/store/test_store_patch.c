@@ -8,6 +8,8 @@ TestSuite(store_patch, .init = fx_init, .fini = fx_fini, .timeout = 300);
 enum { P_BLOCKS = 300, P_ROWS = 16, P_SLOTS = 3 };
 
 typedef struct rows { /* what block i holds: a value for each row */
+    bool coded;          /* from the first block on; else groups of zstd */
+    uint64_t dictionary;
     uint64_t value[P_BLOCKS][P_ROWS];
     bsi_ref ref[P_BLOCKS];
 } rows;
@@ -105,15 +107,31 @@ static int compare_all(bsi_store *s, bomsync_error *err) {
     return st;
 }
 
+/* From now on blocks are coded. */
+static void learn(bsi_store *s) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_dict_sample *x = bsi_dict_sample_open(P_SLOTS);
+    for (size_t b = 0; b < P_BLOCKS; b++) {
+        made m = {.count = 0};
+        for (uint32_t i = 0; i < P_ROWS; i++) make_row(&m, s, b, i);
+        bsi_dict_sample_add(x, P_ROWS, m.enc.data, m.image, m.body);
+        bsi_buf_free(&m.enc);
+    }
+    FX_OK(bsi_dict_learn(&p.dictionary, s, x, true, &err), err);
+    cr_assert(ne(u64, p.dictionary, 0));
+}
+
 static void first(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_block_writer *w;
     uint64_t seed = 7;
     fx_create();
     bsi_store *s = fx_open(BSI_STORE_WRITE);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
-    for (size_t b = 0; b < P_BLOCKS; b++) {
+    for (size_t b = 0; b < P_BLOCKS; b++)
         for (size_t i = 0; i < P_ROWS; i++) p.value[b][i] = fx_random(&seed) % 1000;
+    if (p.coded) learn(s);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
+    for (size_t b = 0; b < P_BLOCKS; b++) {
         FX_OK(put_whole(s, w, b, &err), err);
     }
     FX_OK(bsi_block_writer_close(w, &err), err);
@@ -126,7 +144,7 @@ static void next(size_t from, size_t step, int count, uint64_t *seed) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_block_writer *w;
     bsi_store *s = fx_open(BSI_STORE_WRITE);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
     for (size_t b = from; b < P_BLOCKS; b += step) {
         uint32_t mask = 0;
         for (int i = 0; i < count; i++) mask |= 1u << fx_random(seed) % P_ROWS;
@@ -140,7 +158,7 @@ static void next(size_t from, size_t step, int count, uint64_t *seed) {
 
 static int judge(void) { return fx_judge_by(BSI_STORE_READ, compare_all); }
 
-Test(store_patch, patched_blocks_read_as_whole_ones) {
+static void patched_blocks_read_as_whole_ones(void) {
     uint64_t seed = 99;
     first();
     next(0, 3, 1, &seed);
@@ -151,8 +169,13 @@ Test(store_patch, patched_blocks_read_as_whole_ones) {
     for (int i = 0; i < 12; i++) next((size_t)i % 3, 1 + (size_t)i % 4, 1 + i % 5, &seed);
     cr_assert(zero(int, judge()));
 }
+Test(store_patch, patched_blocks_read_as_whole_ones) { patched_blocks_read_as_whole_ones(); }
+Test(store_patch, coded_patched_blocks_read_as_whole_ones) {
+    p.coded = true;
+    patched_blocks_read_as_whole_ones();
+}
 
-Test(store_patch, a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long) {
+static void a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     first();
     bsi_ref base = p.ref[5];
@@ -160,7 +183,7 @@ Test(store_patch, a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long
     for (uint32_t i = 0; i < 8; i++) {
         bsi_block_writer *w;
         bsi_store *s = fx_open(BSI_STORE_WRITE);
-        FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+        FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
         FX_OK(put_patch(s, w, 5, 1u << (15 - i), &seed, &err), err);
         FX_OK(bsi_block_writer_close(w, &err), err);
         FX_OK(publish(s, &err), err);
@@ -178,6 +201,11 @@ Test(store_patch, a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long
     }
     cr_assert(zero(int, judge()));
 }
+Test(store_patch, a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long) { a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long(); }
+Test(store_patch, coded_a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long) {
+    p.coded = true;
+    a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long();
+}
 
 Test(store_patch, nothing_changed_is_the_base_and_wrong_rows_are_usage) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
@@ -188,7 +216,7 @@ Test(store_patch, nothing_changed_is_the_base_and_wrong_rows_are_usage) {
     made m = {.count = 0};
     make_row(&m, s, 0, 3);
     make_row(&m, s, 0, 2);
-    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, &err), err);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
     FX_OK(bsi_block_writer_patch(&ref, w, p.ref[0], 0, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), err);
     cr_assert(eq(u64, ref, p.ref[0]));
     cr_assert(eq(int, (int)bsi_block_writer_patch(&ref, w, p.ref[0], 2, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), BOMSYNC_E_USAGE));
@@ -198,7 +226,7 @@ Test(store_patch, nothing_changed_is_the_base_and_wrong_rows_are_usage) {
     FX_OK(bsi_block_writer_close(w, &err), err);
     m.row[0] = 3;
     err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    bsi_block_writer_open(&w, s, P_SLOTS + 1, &err); /* a column more */
+    bsi_block_writer_open(&w, s, P_SLOTS + 1, 0, &err); /* a column more */
     cr_assert(eq(int, (int)bsi_block_writer_patch(&ref, w, p.ref[0], 1, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, &err), BOMSYNC_E_USAGE));
     FX_OK(bsi_block_writer_close(w, &err), err);
     bsi_buf_free(&m.enc);
@@ -216,7 +244,7 @@ static void *patch_many(void *arg) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_block_writer *w;
     uint64_t seed = t->first + 1;
-    t->st = bsi_block_writer_open(&w, t->s, P_SLOTS, &err);
+    t->st = bsi_block_writer_open(&w, t->s, P_SLOTS, p.dictionary, &err);
     bsi_block_data d = {0};
     for (size_t b = t->first; !t->st && b < P_BLOCKS; b += 4) {
         t->st = b % 3 ? put_patch(t->s, w, b, b % 5 ? 1u << b % P_ROWS : 0x5555, &seed, &err) : put_whole(t->s, w, b, &err);
@@ -229,7 +257,7 @@ static void *patch_many(void *arg) {
     return NULL;
 }
 
-Test(store_patch, four_writers_at_once) {
+static void four_writers_at_once(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     first();
     for (int round = 0; round < 3; round++) {
@@ -250,8 +278,13 @@ Test(store_patch, four_writers_at_once) {
     }
     cr_assert(zero(int, judge()));
 }
+Test(store_patch, four_writers_at_once) { four_writers_at_once(); }
+Test(store_patch, coded_four_writers_at_once) {
+    p.coded = true;
+    four_writers_at_once();
+}
 
-Test(store_patch, gc_keeps_what_patches_stand_on) {
+static void gc_keeps_what_patches_stand_on(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     uint64_t seed = 11;
     first();
@@ -269,9 +302,14 @@ Test(store_patch, gc_keeps_what_patches_stand_on) {
     next(0, 3, 2, &seed);
     cr_assert(zero(int, judge()));
 }
+Test(store_patch, gc_keeps_what_patches_stand_on) { gc_keeps_what_patches_stand_on(); }
+Test(store_patch, coded_gc_keeps_what_patches_stand_on) {
+    p.coded = true;
+    gc_keeps_what_patches_stand_on();
+}
 
 /* Bits flipped in the bytes of segments of patches: found, or in bytes that nothing reads. */
-Test(store_patch, a_flipped_bit_in_a_patch_is_found) {
+static void a_flipped_bit_in_a_patch_is_found(void) {
     uint64_t seed = 5;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     first();
@@ -310,8 +348,13 @@ Test(store_patch, a_flipped_bit_in_a_patch_is_found) {
     bsi_buf_free(&file);
     cr_assert(zero(int, judge()));
 }
+Test(store_patch, a_flipped_bit_in_a_patch_is_found) { a_flipped_bit_in_a_patch_is_found(); }
+Test(store_patch, coded_a_flipped_bit_in_a_patch_is_found) {
+    p.coded = true;
+    a_flipped_bit_in_a_patch_is_found();
+}
 
-Test(store_patch, a_patch_over_another_patch_or_nothing_is_damage) {
+static void a_patch_over_another_patch_or_nothing_is_damage(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     uint64_t seed = 5;
     first();
@@ -352,8 +395,13 @@ Test(store_patch, a_patch_over_another_patch_or_nothing_is_damage) {
         cr_assert(zero(int, judge()));
     }
 }
+Test(store_patch, a_patch_over_another_patch_or_nothing_is_damage) { a_patch_over_another_patch_or_nothing_is_damage(); }
+Test(store_patch, coded_a_patch_over_another_patch_or_nothing_is_damage) {
+    p.coded = true;
+    a_patch_over_another_patch_or_nothing_is_damage();
+}
 
-Test(store_patch, a_backup_has_patches_too) {
+static void a_backup_has_patches_too(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     uint64_t seed = 5;
     first();
@@ -367,4 +415,148 @@ Test(store_patch, a_backup_has_patches_too) {
     FX_OK(bsi_store_restore(to, back, &err), err);
     snprintf(fx.dir, sizeof fx.dir, "%.60s", back);
     cr_assert(zero(int, judge()));
+}
+Test(store_patch, a_backup_has_patches_too) { a_backup_has_patches_too(); }
+Test(store_patch, coded_a_backup_has_patches_too) {
+    p.coded = true;
+    a_backup_has_patches_too();
+}
+
+/* A store of groups that a later program goes on with: coded patches over groups, then patches of those, then whole blocks. */
+Test(store_patch, coded_patches_over_groups) {
+    uint64_t seed = 21;
+    first();
+    next(0, 3, 1, &seed);
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    learn(s);
+    FX_OK(publish(s, &err), err); /* with the dictionary */
+    bsi_store_close(s);
+    next(0, 2, 1, &seed); /* over groups, and over patches of groups */
+    next(0, 3, 2, &seed);
+    next(1, 2, 9, &seed); /* whole ones */
+    cr_assert(zero(int, judge()));
+    p.dictionary = 0;
+    next(0, 1, 1, &seed); /* and back */
+    cr_assert(zero(int, judge()));
+}
+
+static size_t dictionaries(bsi_store *s) {
+    MDB_stat t;
+    cr_assert(zero(int, mdb_stat(s->root.read, s->root.dbi[BSI_DB_DICTS], &t)));
+    return t.ms_entries;
+}
+
+Test(store_patch, gc_drops_a_dictionary_with_the_last_segment_that_names_it) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    uint64_t seed = 4;
+    p.coded = true;
+    first();
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    learn(s); /* another one */
+    FX_OK(publish(s, &err), err);
+    bsi_store_close(s);
+    next(0, 2, 2, &seed);
+    s = fx_open(BSI_STORE_GC);
+    FX_OK(bsi_store_gc(s, 1, &err), err);
+    cr_assert(eq(sz, dictionaries(s), 2)); /* patches stand on blocks of the first */
+    bsi_store_close(s);
+    next(0, 1, 16, &seed);
+    s = fx_open(BSI_STORE_GC);
+    FX_OK(bsi_store_gc(s, 1, &err), err);
+    cr_assert(eq(sz, dictionaries(s), 1));
+    cr_assert(zero(int, compare_all(s, &err)), "%s", err.message);
+    bsi_store_close(s);
+    cr_assert(zero(int, judge()));
+}
+
+/* Segments stand in the shards, the root never heard of them, nor of what they are coded with. */
+Test(store_patch, a_run_killed_before_it_stored_its_dictionary_leaves_a_sound_store) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    uint64_t seed = 6;
+    static rows before;
+    first();
+    before = p;
+    pid_t pid = fork();
+    if (pid == 0) {
+        bsi_store *s = fx_open(BSI_STORE_WRITE);
+        bsi_block_writer *w;
+        learn(s);
+        if (bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err)) _exit(1);
+        for (size_t b = 0; b < P_BLOCKS; b++) put_patch(s, w, b, 0xffff, &seed, &err);
+        if (bsi_block_writer_close(w, &err) || bsi_shards_flush(s, &err)) _exit(1);
+        kill(getpid(), SIGKILL);
+    }
+    int status;
+    waitpid(pid, &status, 0);
+    cr_assert(eq(int, WIFSIGNALED(status) != 0, 1));
+    p = before;
+    cr_assert(zero(int, judge()));
+    p.coded = true;
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    learn(s); /* the same ids, another dictionary */
+    FX_OK(publish(s, &err), err);
+    bsi_store_close(s);
+    next(0, 2, 1, &seed);
+    cr_assert(zero(int, judge()));
+}
+
+Test(store_patch, a_lost_or_damaged_dictionary_is_told) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    p.coded = true;
+    first();
+    for (int k = 0; k < 2; k++) {
+        bsi_store *s = fx_open(BSI_STORE_WRITE);
+        MDB_txn *txn;
+        MDB_val key = bsi_key_id(&p.dictionary);
+        bsi_buf b = {0};
+        bsi_value_start(&b);
+        bsi_buf_str(&b, "\0no dictionary");
+        FX_OK(bsi_env_begin(&txn, &s->root, &err), err);
+        if (k) FX_OK(bsi_value_drop(&s->root, txn, BSI_DB_DICTS, key, &err), err);
+        else FX_OK(bsi_value_save(&s->root, txn, BSI_DB_DICTS, key, &b, 0, &err), err);
+        FX_OK(bsi_env_commit(&s->root, txn, &err), err);
+        bsi_store_close(s);
+        bsi_buf_free(&b);
+        cr_assert(eq(int, judge(), BOMSYNC_E_INTEGRITY));
+        s = fx_open(BSI_STORE_READ);
+        bsi_block_data d = {0};
+        cr_assert(eq(int, (int)bsi_store_data(&d, s, p.ref[0], &err), BOMSYNC_E_INTEGRITY));
+        cr_assert(ne(ptr, strstr(err.message, "dicts"), NULL));
+        err = (bomsync_error)BOMSYNC_ERROR_INIT;
+        bsi_block_data_free(&d);
+        bsi_store_close(s);
+    }
+}
+
+/* Rows that cannot be coded stand in the same writer's groups. */
+Test(store_patch, rows_that_are_too_wide_are_packed) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_block_writer *w;
+    p.coded = true;
+    first();
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    bsi_buf wide = {0}, text = {0};
+    for (int i = 0; i < 70000; i++) bsi_buf_byte(&text, (uint8_t)i);
+    bsi_buf_lstr(&wide, "x", 1);
+    bsi_buf_lstr(&wide, text.data, text.len);
+    bsi_buf_byte(&wide, 0);
+    uint32_t off[2] = {0, (uint32_t)wide.len}, body[1] = {(uint32_t)wide.len - 1};
+    uint64_t kh[1] = {1}, rh[1] = {2};
+    bsi_ref ref;
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
+    FX_OK(put_whole(s, w, 0, &err), err);
+    FX_OK(bsi_block_writer_add(&ref, w, 1, wide.data, off, body, kh, rh, &err), err);
+    FX_OK(put_whole(s, w, 1, &err), err);
+    FX_OK(bsi_block_writer_close(w, &err), err);
+    FX_OK(publish(s, &err), err);
+    bsi_block_data d = {0};
+    FX_OK(bsi_store_data(&d, s, ref, &err), err);
+    cr_assert(eq(u32, d.image[1] - d.image[0], (uint32_t)wide.len));
+    cr_assert(zero(int, memcmp(d.raw.data + d.image[0], wide.data, wide.len)));
+    cr_assert(zero(int, compare_all(s, &err)), "%s", err.message);
+    bsi_block_data_free(&d);
+    bsi_store_close(s);
+    bsi_buf_free(&wide);
+    bsi_buf_free(&text);
 }
