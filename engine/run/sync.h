@@ -134,6 +134,9 @@ bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_it
 bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                bomsync_error *err);
+/** The same of items that stand in no array; parts: of all of them. */
+bomsync_status bsi_send_items(bsi_store *store, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
+                              const bsi_row_source *now, const bsi_row_source *was, int workers, bomsync_error *err);
 /** The generation's digest from its other members. */
 void bsi_generation_digest(bsi_generation *g);
 /** Partition counts of g from those of the base (may be NULL) and the items; made: creates by part without items, or NULL. */
