@@ -18,75 +18,25 @@
  */
 #include <stdlib.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
-#include "emit/emit_inner.h"
-
-#define INLINE static inline __attribute__((always_inline))
+#include "emit/emit_frame_inner.h"
+#include "flow/block.h"
 
 enum {
-    BLOCK_BYTES_MAX = 128 << 10,  /* of the format */
-    BLOCK_BYTES = 118 << 10,      /* aimed at, so that a repeat that crosses the border fits in */
+    BLOCK_BYTES = 118 << 10,      /* aimed at; the format has 128 kB, and a repeat that crosses the border must fit in */
     BLOCKS_A_CODE = 16,           /* codes made anew cost a quarter of a block */
-    REPEAT_BYTES_MAX = 8 << 10,   /* lines with a wider one take the careful way */
+    REPEAT_BYTES_MAX = 8 << 10,   /* lines with a wider one take the careful way, */
+    LEFT_BYTES_MAX = 64,          /* and those with more new bytes behind the last one */
     HUFFMAN_BITS_MAX = 11,        /* of the format, for literals */
     LL_LOG = 9, ML_LOG = 9, OF_LOG = 8, WEIGHT_LOG = 6, /* the largest that the format has */
-    LL_CODES = 36, ML_CODES = 53, OF_CODES = 29, WEIGHT_CODES = 13,
-    REPEATS_MIN = 4096
+    WEIGHT_CODES = 13,
+    SEQUENCES_MIN = 4096
 };
-
-/* ---- bits, first ones lowest ---- */
-
-typedef struct bits {
-    uint64_t word;
-    uint32_t count;
-    uint8_t *p;
-} bits;
-
-INLINE void put_bits(bits *b, uint64_t v, uint32_t n) {
-    b->word |= v << b->count;
-    b->count += n;
-}
-
-/* At most 7 bits stay. Writes 8 bytes. */
-INLINE void flush_bits(bits *b) {
-    uint64_t w = b->word;
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    w = __builtin_bswap64(w);
-#endif
-    memcpy(b->p, &w, 8);
-    b->p += b->count >> 3;
-    b->word >>= b->count & ~7u;
-    b->count &= 7;
-}
-
-/* A stream that is read from its end starts with a one. */
-INLINE uint8_t *close_bits(bits *b) {
-    put_bits(b, 1, 1);
-    flush_bits(b);
-    return b->p + (b->count != 0);
-}
-
-INLINE uint32_t high_bit(uint32_t v) { return 31u - (uint32_t)__builtin_clz(v); }
 
 static void put_le(uint8_t *p, uint64_t v, uint32_t n) {
     for (uint32_t i = 0; i < n; i++, v >>= 8) p[i] = (uint8_t)v;
 }
 
 /* ---- FSE ---- */
-
-typedef struct fse_symbol {
-    uint32_t bits;    /* what is added to a state to know how many of its bits leave */
-    int32_t find;
-} fse_symbol;
-
-typedef struct fse {
-    uint32_t log, symbols;
-    uint16_t norm[64];
-    uint16_t state[1 << 9];
-    fse_symbol symbol[64];
-} fse;
 
 /* Shares of 1 << log, in proportion to counts; at least one for each symbol that was counted. */
 static void fse_share(fse *f, const uint32_t *count, uint32_t symbols, uint32_t log) {
@@ -156,30 +106,7 @@ static void fse_build(fse *f) {
     }
 }
 
-INLINE uint32_t fse_start(const fse *f, uint32_t symbol) {
-    fse_symbol s = f->symbol[symbol];
-    uint32_t n = (s.bits + (1u << 15)) >> 16, value = (n << 16) - s.bits;
-    return f->state[(int32_t)(value >> n) + s.find];
-}
-
-INLINE uint32_t fse_next(bits *b, const fse *f, uint32_t state, uint32_t symbol) {
-    fse_symbol s = f->symbol[symbol];
-    uint32_t n = (state + s.bits) >> 16;
-    put_bits(b, state & ((1u << n) - 1), n);
-    return f->state[(int32_t)(state >> n) + s.find];
-}
-
-INLINE void fse_end(bits *b, const fse *f, uint32_t state) { put_bits(b, state & ((1u << f->log) - 1), f->log); }
-
 /* ---- Huffman ---- */
-
-typedef struct huffman {
-    uint32_t code[256];     /* code << 8 | its bits */
-    uint8_t bits[256];      /* 0: never comes */
-    uint32_t top;           /* last byte that has a code */
-    uint8_t table[160];     /* what the decoder is told */
-    uint32_t table_bytes;
-} huffman;
 
 typedef struct leaf {
     uint32_t count;
@@ -283,30 +210,10 @@ static void huffman_build(huffman *h, const uint32_t count[256]) {
     write_weights(h, most);
 }
 
-INLINE void put_code(bits *b, const uint32_t *code, uint8_t byte) { put_bits(b, code[byte] >> 8, code[byte] & 0xff); }
-
-/* Last byte first. Five codes are 55 bits at most, and seven may stay. */
-static uint8_t *huffman_stream(uint8_t *out, const uint32_t *code, const uint8_t *p, size_t n) {
-    bits b = {.p = out};
-    for (; n % 5; n--) {
-        put_code(&b, code, p[n - 1]);
-        flush_bits(&b);
-    }
-    for (const uint8_t *q = p + n; q > p; q -= 5) {
-        for (int i = 1; i <= 5; i++) put_code(&b, code, q[-i]);
-        flush_bits(&b);
-    }
-    return close_bits(&b);
-}
-
 /* ---- working memory ---- */
 
-typedef struct sequence {
-    uint32_t ll, ml, of;      /* of: as the format numbers them, 1 to 3 for those used lately; ml: less 3 */
-    uint8_t ll_code, ml_code, of_code;
-} sequence;
-
 struct bsi_frame {
+    const bsi_frame_loops *loops;
     fse ll, ml, of;
     huffman literal;
     bool codes;               /* are made, and the decoder has them */
@@ -319,7 +226,16 @@ struct bsi_frame {
     bsi_buf text, packed;
 };
 
-bsi_frame *bsi_frame_open(void) { return bsi_calloc(1, sizeof(bsi_frame)); }
+bsi_frame *bsi_frame_open(void) {
+    bsi_frame *f = bsi_calloc(1, sizeof *f);
+    f->loops = &bsi_frame_loops_scalar;
+#if defined(__x86_64__)
+    int isa = bsi_emit_isa();
+    if (isa == BSI_ISA_AVX2) f->loops = &bsi_frame_loops_avx2;
+    if (isa == BSI_ISA_AVX512) f->loops = &bsi_frame_loops_avx512;
+#endif
+    return f;
+}
 
 void bsi_frame_close(bsi_frame *f) {
     if (!f) return;
@@ -330,62 +246,16 @@ void bsi_frame_close(bsi_frame *f) {
     free(f);
 }
 
-/* ---- numbers and their codes ---- */
+/* ---- a block ---- */
 
-static const uint8_t ll_bits[LL_CODES] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1,
-                                          1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-static const uint8_t ml_bits[ML_CODES] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                                          0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-static const uint8_t ll_small[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 16, 17, 17, 18, 18,
-                                     19, 19, 20, 20, 20, 20, 21, 21, 21, 21, 22, 22, 22, 22, 22, 22, 22, 22, 23, 23, 23, 23,
-                                     23, 23, 23, 23, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24, 24};
-static const uint8_t ml_small[128] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-    32, 32, 33, 33, 34, 34, 35, 35, 36, 36, 36, 36, 37, 37, 37, 37, 38, 38, 38, 38, 38, 38, 38, 38, 39, 39, 39, 39, 39, 39, 39, 39,
-    40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41, 41,
-    42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42, 42};
-
-INLINE uint8_t ll_code(uint32_t v) { return v < 64 ? ll_small[v] : (uint8_t)(high_bit(v) + 19); }
-INLINE uint8_t ml_code(uint32_t v) { return v < 128 ? ml_small[v] : (uint8_t)(high_bit(v) + 36); }
-
-/* The offset as the format numbers it; rep: the three used last. */
-INLINE uint32_t number_offset(uint32_t rep[3], uint32_t offset, bool literals) {
-    if (literals) {
-        if (offset == rep[0]) return 1;
-        uint32_t n = offset == rep[1] ? 2 : offset == rep[2] ? 3 : offset + 3;
-        if (n != 2) rep[2] = rep[1];
-        rep[1] = rep[0];
-        rep[0] = offset;
-        return n;
-    }
-    uint32_t n = offset == rep[1] ? 1 : offset == rep[2] ? 2 : offset + 3;
-    if (n != 1) rep[2] = rep[1];
-    rep[1] = rep[0];
-    rep[0] = offset;
-    return n;
-}
-
-/* Sequences of repeats until they stand for `bytes`; returns how many, *done: bytes, *literals: new ones among them. */
-static uint32_t number_repeats(bsi_frame *f, const bsi_repeat *r, uint32_t count, uint32_t bytes, uint32_t *done, uint32_t *literals) {
+static uint32_t number_repeats(bsi_frame *f, const bsi_repeat *r, uint32_t count, uint32_t bytes, numbered *what) {
     if (f->sequence_cap < count) {
         free(f->sequence);
-        f->sequence_cap = BSI_MAX(count, (uint32_t)REPEATS_MIN);
+        f->sequence_cap = BSI_MAX(count, (uint32_t)SEQUENCES_MIN);
         f->sequence = bsi_alloc(f->sequence_cap * sizeof *f->sequence);
     }
-    uint32_t rep[3] = {f->rep[0], f->rep[1], f->rep[2]}, at = 0, made = 0, i = 0;
-    for (; i < count && at < bytes; i++) {
-        uint32_t ll = r[i].literals, ml = r[i].match - 3, of = number_offset(rep, r[i].offset, ll != 0);
-        f->sequence[i] = (sequence){ll, ml, of, ll_code(ll), ml_code(ml), (uint8_t)high_bit(of)};
-        at += ll + r[i].match;
-        made += ll;
-    }
-    memcpy(f->rep, rep, sizeof rep);
-    *done = at;
-    *literals = made;
-    return i;
+    return f->loops->number(f->sequence, f->rep, r, count, bytes, what);
 }
-
-/* ---- a block ---- */
 
 static void make_codes(bsi_frame *f, const uint8_t *literal, uint32_t literals, const sequence *s, uint32_t count) {
     uint32_t byte[256] = {0}, ll[LL_CODES], ml[ML_CODES], of[OF_CODES];
@@ -428,13 +298,13 @@ static uint8_t *coded_literals(uint8_t *o, const bsi_frame *f, bool fresh, const
         q += h->table_bytes;
     }
     if (one) {
-        q = huffman_stream(q, h->code, p, n);
+        q = f->loops->literals(q, h->code, p, n);
     } else {
         uint8_t *sizes = q;
         uint32_t part = (n + 3) / 4;
         q += 6;
         for (uint32_t i = 0; i < 4; i++) {
-            uint8_t *end = huffman_stream(q, h->code, p + i * part, i < 3 ? part : n - 3 * part);
+            uint8_t *end = f->loops->literals(q, h->code, p + i * part, i < 3 ? part : n - 3 * part);
             if (i < 3) put_le(sizes + 2 * i, (uint64_t)(end - q), 2);
             q = end;
         }
@@ -443,31 +313,6 @@ static uint8_t *coded_literals(uint8_t *o, const bsi_frame *f, bool fresh, const
     if (!fresh && size + head >= n) return raw_literals(o, p, n);
     put_le(o, (fresh ? 2 : 3) | format << 2 | (uint64_t)n << 4 | size << (4 + width), head);
     return q;
-}
-
-/* Numbers of the last sequence first. At most 7 bits stay after a flush; the states take 26, lengths up to 32, an offset 28. */
-static uint8_t *coded_sequences(uint8_t *o, const bsi_frame *f, const sequence *s, uint32_t count) {
-    const fse *ll = &f->ll, *ml = &f->ml, *of = &f->of;
-    const sequence *q = &s[count - 1];
-    bits b = {.p = o};
-    uint32_t ml_state = fse_start(ml, q->ml_code), of_state = fse_start(of, q->of_code), ll_state = fse_start(ll, q->ll_code);
-    for (;; q--) {
-        uint32_t ll_n = ll_bits[q->ll_code], ml_n = ml_bits[q->ml_code];
-        if (__builtin_expect(ll_n + ml_n > 24, 0)) flush_bits(&b);
-        put_bits(&b, q->ll & ((1u << ll_n) - 1), ll_n);
-        put_bits(&b, q->ml & ((1u << ml_n) - 1), ml_n);
-        if (__builtin_expect(b.count + q->of_code > 63, 0)) flush_bits(&b);
-        put_bits(&b, q->of & ((1u << q->of_code) - 1), q->of_code);
-        flush_bits(&b);
-        if (q == s) break;
-        of_state = fse_next(&b, of, of_state, q[-1].of_code);
-        ml_state = fse_next(&b, ml, ml_state, q[-1].ml_code);
-        ll_state = fse_next(&b, ll, ll_state, q[-1].ll_code);
-    }
-    fse_end(&b, ml, ml_state);
-    fse_end(&b, of, of_state);
-    fse_end(&b, ll, ll_state);
-    return close_bits(&b);
 }
 
 /* text[0..bytes) is what the sequences and the literals behind them stand for. */
@@ -501,7 +346,7 @@ static void put_block(bsi_buf *out, bsi_frame *f, const sequence *s, uint32_t co
             o = fse_write(o, &f->of);
             o = fse_write(o, &f->ml);
         }
-        o = coded_sequences(o, f, s, count);
+        o = f->loops->sequences(o, &f->ll, &f->ml, &f->of, s, count);
     }
     uint32_t size = (uint32_t)(o - start);
     bool raw = size >= bytes;
@@ -542,61 +387,45 @@ static uint32_t clip_repeats(bsi_frame *f, const bsi_lines *l, uint64_t source, 
     return n;
 }
 
-typedef struct hashes {
-    XXH3_state_t xxh3;
-    XXH64_state_t xxh64;
-} hashes;
-
-static void hash_text(hashes *h, const uint8_t *p, size_t n) {
-    XXH3_128bits_update(&h->xxh3, p, n);
-    XXH64_update(&h->xxh64, p, n);
-}
-
-static void careful_slice(bsi_buf *out, bsi_frame *f, hashes *h, const bsi_slice *s, bool last) {
-    const bsi_lines *l = s->lines;
-    uint64_t start = bsi_slice_start(s), end = start + bsi_slice_bytes(s);
+/* Bytes start..end of lines, of which what stands before `source` is no part of the frame. */
+static void careful_slice(bsi_buf *out, bsi_frame *f, hashes *h, const bsi_lines *l, uint64_t source, uint64_t start, uint64_t end, bool last) {
     uint64_t blocks = (end - start + BLOCK_BYTES - 1) / BLOCK_BYTES, each = (end - start + blocks - 1) / blocks;
     for (uint64_t from = start; from < end; from += each) {
         uint64_t to = BSI_MIN(from + each, end);
-        uint32_t rep[3] = {f->rep[0], f->rep[1], f->rep[2]}, done, literals;
-        uint32_t n = clip_repeats(f, l, start, from, to);
-        number_repeats(f, f->repeat, n, UINT32_MAX, &done, &literals);
-        hash_text(h, l->text.data + from, to - from);
+        uint32_t rep[3] = {f->rep[0], f->rep[1], f->rep[2]}, n = clip_repeats(f, l, source, from, to);
+        numbered what;
+        number_repeats(f, f->repeat, n, UINT32_MAX, &what);
+        f->loops->hash(h, l->text.data + from, to - from);
         bsi_buf_reserve(&f->text, 64);
         put_block(out, f, f->sequence, n, f->text.data, (uint32_t)f->text.len, l->text.data + from, (uint32_t)(to - from), rep, last && to == end);
     }
 }
 
+/* Lines as they are, but for a block in which a repeat is so wide that it could get too large: it and what follows go the
+ * careful way. */
 static void whole_lines(bsi_buf *out, bsi_frame *f, hashes *h, const bsi_lines *l, bool last) {
     const uint8_t *text = l->text.data, *literal = l->literal.data, *stop = text + l->text.len;
     uint32_t at = 0;
     uint64_t blocks = (l->text.len + BLOCK_BYTES - 1) / BLOCK_BYTES, each = (l->text.len + blocks - 1) / blocks;
     while (text < stop) {
-        uint32_t rep[3] = {f->rep[0], f->rep[1], f->rep[2]}, done, literals;
-        uint32_t n = number_repeats(f, l->repeat + 1 + at, l->repeat_count - at, (uint32_t)each, &done, &literals);
+        uint32_t rep[3] = {f->rep[0], f->rep[1], f->rep[2]};
+        numbered what;
+        uint32_t n = number_repeats(f, l->repeat + 1 + at, l->repeat_count - at, (uint32_t)each, &what);
+        if (what.widest >= REPEAT_BYTES_MAX / 2) {
+            memcpy(f->rep, rep, sizeof rep);
+            careful_slice(out, f, h, l, 0, (uint64_t)(text - l->text.data), l->text.len, last);
+            return;
+        }
         at += n;
         if (at == l->repeat_count) { /* what is left is new, and fits in */
-            literals += (uint32_t)(stop - text) - done;
-            done = (uint32_t)(stop - text);
+            what.literals += (uint32_t)(stop - text) - what.bytes;
+            what.bytes = (uint32_t)(stop - text);
         }
-        hash_text(h, text, done);
-        put_block(out, f, f->sequence, n, literal, literals, text, done, rep, last && text + done == stop);
-        text += done;
-        literal += literals;
+        f->loops->hash(h, text, what.bytes);
+        put_block(out, f, f->sequence, n, literal, what.literals, text, what.bytes, rep, last && text + what.bytes == stop);
+        text += what.bytes;
+        literal += what.literals;
     }
-}
-
-/* Wide repeats, and new bytes that are left at the end, could make a block too large. */
-static bool simple(const bsi_slice *s) {
-    const bsi_lines *l = s->lines;
-    if (s->first || s->count != l->count || !l->repeat_count) return false;
-    uint64_t left = l->text.len;
-    uint32_t widest = 0;
-    for (const bsi_repeat *r = l->repeat + 1; r <= l->repeat + l->repeat_count; r++) {
-        left -= r->literals + r->match;
-        widest = BSI_MAX(widest, r->literals + r->match);
-    }
-    return left <= 64 && widest <= REPEAT_BYTES_MAX;
 }
 
 void bsi_frame_make(bsi_buf *out, bsi_hash128 *content, bsi_frame *f, const bsi_slice *slices, size_t count) {
@@ -617,8 +446,11 @@ void bsi_frame_make(bsi_buf *out, bsi_hash128 *content, bsi_frame *f, const bsi_
     put_le(out->data + 5, bytes, 4);
     out->len = 9;
     for (size_t i = 0; i < count; i++) {
-        if (simple(&slices[i])) whole_lines(out, f, &h, slices[i].lines, i + 1 == count);
-        else careful_slice(out, f, &h, &slices[i], i + 1 == count);
+        const bsi_slice *s = &slices[i];
+        const bsi_lines *l = s->lines;
+        uint64_t start = bsi_slice_start(s);
+        if (!s->first && s->count == l->count && l->repeat_count && l->left <= LEFT_BYTES_MAX) whole_lines(out, f, &h, l, i + 1 == count);
+        else careful_slice(out, f, &h, l, start, start, start + bsi_slice_bytes(s), i + 1 == count);
     }
     put_le(out->data + out->len, XXH64_digest(&h.xxh64), 4);
     out->len += 4;

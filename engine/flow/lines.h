@@ -28,6 +28,7 @@ typedef struct bsi_lines {
     bsi_repeat *repeat;         /* [1..repeat_count] */
     uint32_t repeat_count, repeat_cap;
     bsi_buf literal;
+    uint32_t left;              /* bytes of it behind the last repeat */
     bool high;                  /* some byte of the text may be above 0x7f */
     int uses;                   /* of who holds them; under the lock of their owner */
 } bsi_lines;
@@ -42,6 +43,9 @@ void bsi_lines_free(bsi_lines *l);
 typedef struct bsi_renderer bsi_renderer;
 bsi_renderer *bsi_renderer_open(const bsi_slots *slots, const bsi_change_head *head, bool tell_repeats);
 void bsi_renderer_close(bsi_renderer *r);
+/* Instructions that emit uses from now on, as bsi_isa_choose said (block.h); without a call: the best of this machine.
+ * Call it before the first renderer or frame is opened. */
+void bsi_emit_use_isa(int isa);
 /** Empties lines; the changes that follow are added to them. */
 void bsi_renderer_start(bsi_renderer *r, bsi_lines *lines);
 void bsi_renderer_add(bsi_renderer *r, const bsi_change *c);

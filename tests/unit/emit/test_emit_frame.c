@@ -6,6 +6,7 @@
 #include <zstd.h>
 
 #include "emit/emit_inner.h"
+#include "flow/block.h"
 
 static uint64_t x = 88172645463325252ull;
 
@@ -20,6 +21,15 @@ static char *names[] = {"k", "a", "b", "c"};
 static uint32_t order[] = {0, 1, 2, 3};
 static const bsi_slots slots = {.name = names, .count = 4, .key_count = 1, .partition = -1, .order = order};
 static const bsi_change_head head = {.entity = "e", .id_prefix = "0123456789abcdef", .generation = -1};
+
+/* From now on with the i-th set of instructions, if this machine has it. */
+static bool use(int i) {
+    static const char *const name[] = {"scalar", "avx2", "avx512"};
+    bsi_isa isa;
+    if (bsi_isa_choose(&isa, name[i], NULL)) return false;
+    bsi_emit_use_isa((int)isa);
+    return true;
+}
 
 typedef enum kind { SAME, NUMBERS, WORDS, NOISE, BYTES, WIDE, UPDATES, KINDS } kind;
 
@@ -77,7 +87,7 @@ static void check(bsi_frame *f, const bsi_slice *s, size_t count, bsi_buf *packe
     bsi_buf_free(&want);
 }
 
-Test(emit_frame, whatever_the_lines_a_decoder_gives_them_back) {
+static void any_lines(void) {
     bsi_frame *f = bsi_frame_open();
     for (int k = 0; k < KINDS; k++) {
         bsi_renderer *r = bsi_renderer_open(&slots, &head, true);
@@ -109,6 +119,11 @@ Test(emit_frame, whatever_the_lines_a_decoder_gives_them_back) {
     bsi_frame_close(f);
 }
 
+Test(emit_frame, whatever_the_lines_a_decoder_gives_them_back) {
+    for (int i = 0; i < 3; i++)
+        if (use(i)) any_lines();
+}
+
 /* Each single line, and each pair that stands side by side: no border is special. */
 Test(emit_frame, every_cut_of_a_few_lines) {
     bsi_frame *f = bsi_frame_open();
@@ -129,7 +144,8 @@ Test(emit_frame, every_cut_of_a_few_lines) {
     bsi_frame_close(f);
 }
 
-Test(emit_frame, nothing_of_an_earlier_frame_stays) {
+Test(emit_frame, neither_an_earlier_frame_nor_the_instructions_decide) {
+    cr_assert(eq(int, use(0), true));
     bsi_frame *used = bsi_frame_open();
     bsi_renderer *r = bsi_renderer_open(&slots, &head, true);
     bsi_buf a = {0}, b = {0};
@@ -143,6 +159,14 @@ Test(emit_frame, nothing_of_an_earlier_frame_stays) {
         cr_assert(eq(sz, a.len, b.len));
         cr_assert(zero(int, memcmp(a.data, b.data, a.len)));
         bsi_frame_close(fresh);
+        for (int i = 1; i < 3; i++) {
+            if (!use(i)) continue;
+            fresh = bsi_frame_open();
+            check(fresh, &s, 1, &b);
+            cr_assert(eq(sz, a.len, b.len));
+            cr_assert(zero(int, memcmp(a.data, b.data, a.len)));
+            bsi_frame_close(fresh);
+        }
         bsi_lines_free(&l);
     }
     bsi_buf_free(&a);
