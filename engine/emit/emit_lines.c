@@ -10,13 +10,14 @@
  * A line is a row of pieces: a text that is the same each time, and a value behind it. The constant texts are made once,
  * with the quotes and commas around them, so that a value costs two copies, a look for what must be escaped, and a
  * comparison with the value that stood behind the same piece before. What is equal from the piece's start on becomes a
- * repeat; if it stands as far back as the repeat that has just ended, that one grows. This is the whole of the search
- * for matches that a compressor would do, at a tenth of its cost (emit_frame.c).
+ * repeat; if it stands as far back as the repeat that has just ended, that one grows. This takes the place of a
+ * compressor's search for matches (emit_frame.c).
  *
  * A value may be null, without quotes, and in an update any attribute may be missing. So an attribute has a piece for
  * each thing that can stand before it and for null, eight in all.
  *
- * Tried and dropped: a table of values for each column, to find those that stood further back.
+ * The loop that does it is compiled for each set of instructions (emit_lines_loop.h). bsi_change_render does the same for
+ * one line, plainly; tests compare the two.
  */
 #include <stdatomic.h>
 #include <stdio.h>

@@ -487,7 +487,7 @@ static void work(void *ctx, size_t index) {
     (void)index;
     pipe_line *p = ctx;
     const bsi_render *how = p->how;
-    hand h = {.renderer = bsi_renderer_open(how->slots, how->head, p->chunks != NULL)};
+    hand h = {.renderer = bsi_renderer_open(how->slots, how->head, p->chunks && !how->by_libzstd)};
     h.after = bsi_alloc(sizeof *h.after * 2 * (how->slots->count + 1));
     h.before = h.after + how->slots->count + 1;
     bsi_row_reader_open(&h.now, how->now);

@@ -100,6 +100,7 @@ typedef struct bsi_render {
     const bsi_row_source *now, *was; /* NULL: no item needs it */
     const bsi_change_head *head;     /* as in bsi_change_render */
     int workers;
+    bool by_libzstd;                 /* chunks: frames as libzstd makes them, slower and smaller */
 } bsi_render;
 
 typedef bomsync_status (*bsi_line_fn)(void *ctx, const bsi_item *item, uint64_t seq, const char *line, size_t bytes, bomsync_error *err);

@@ -16,7 +16,7 @@
 /* ---- chunks ---- */
 
 static bomsync_status send_items(const char *dir, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
-                                 const bsi_row_source *now, const bsi_row_source *was, int workers, bomsync_error *err) {
+                                 const bsi_row_source *now, const bsi_row_source *was, int workers, bool by_libzstd, bomsync_error *err) {
     bomsync_status st = bsi_remove_tree(dir, err);
     if (!st) st = bsi_mkdirs(dir, err);
     if (st || !items.most) return st;
@@ -24,21 +24,21 @@ static bomsync_status send_items(const char *dir, bsi_generation *g, bsi_item_so
     bsi_hex(id, g->base_digest, 32);
     id[16] = 0;
     bsi_change_head head = {.entity = g->feed, .id_prefix = id, .generation = -1};
-    bsi_render how = {.slots = slots, .now = now, .was = was, .head = &head, .workers = workers};
+    bsi_render how = {.slots = slots, .now = now, .was = was, .head = &head, .workers = workers, .by_libzstd = by_libzstd};
     return bsi_items_send(items, &how, parts, dir, &g->chunks, &g->chunk_count, err);
 }
 
 bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
-                                bomsync_error *err) {
+                                bool by_libzstd, bomsync_error *err) {
     bsi_item_array array = {.item = items, .count = count};
-    return send_items(dir, g, bsi_items_of(&array), parts, slots, now, was, workers, err);
+    return send_items(dir, g, bsi_items_of(&array), parts, slots, now, was, workers, by_libzstd, err);
 }
 
 bomsync_status bsi_send_items(bsi_store *store, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
                               const bsi_row_source *now, const bsi_row_source *was, int workers, bomsync_error *err) {
     char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
-    bomsync_status st = send_items(dir, g, items, parts, slots, now, was, workers, err);
+    bomsync_status st = send_items(dir, g, items, parts, slots, now, was, workers, false, err);
     free(dir);
     return st;
 }
