@@ -71,7 +71,7 @@ struct bsi_renderer {
     /* the lines at hand */
     bsi_lines *to;
     uint64_t base;           /* position of the text's first byte */
-    uint32_t match, literals, more, goes_on; /* as in pen, between lines */
+    uint32_t match, goes_on; /* as in pen, between lines */
 };
 
 /** Number v as digits. */

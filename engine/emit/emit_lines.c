@@ -208,19 +208,20 @@ void bsi_lines_room(bsi_renderer *r, const bsi_change *c, size_t values) {
     if (c->op != 'c' && !r->before.plain) make_side(r, &r->before, "before");
     if (c->op != 'd' && !r->after.plain) make_side(r, &r->after, "after");
     size_t most = r->text_bytes + 12 * values + 2 * sizeof r->digits + 4 * BSI_LINE_MARGIN; /* the partition is one of the values */
-    uint32_t pieces = 8 + s->key_count + 2 * r->attributes;
+    uint32_t pieces = 10 + s->key_count + 2 * r->attributes;
     if (l->text.cap - l->text.len < most) bsi_buf_reserve(&l->text, most);
     if (l->literal.cap - l->literal.len < most) bsi_buf_reserve(&l->literal, most);
     if (l->repeat_cap - l->repeat_count < pieces) {
         l->repeat_cap = BSI_MAX(l->repeat_cap * 2, l->repeat_count + pieces + 1024);
         l->repeat = bsi_realloc(l->repeat, l->repeat_cap * sizeof *l->repeat);
     }
+    if (!l->count) l->repeat[1].literals = 0;
     if (l->count == l->cap) more_lines(l);
 }
 
 void bsi_renderer_add(bsi_renderer *r, const bsi_change *c) { r->add(r, c); }
 
-/* The first place of `repeat` stays empty until the end: the one that may still grow is at repeat_count. */
+/* The first place of `repeat` stays empty: the one that may still grow is at repeat_count. */
 void bsi_renderer_start(bsi_renderer *r, bsi_lines *lines) {
     lines->text.len = lines->literal.len = 0;
     lines->count = lines->repeat_count = 0;
@@ -228,12 +229,12 @@ void bsi_renderer_start(bsi_renderer *r, bsi_lines *lines) {
     lines->high = r->high;
     r->to = lines;
     r->tell_now = r->tell;
-    r->literals = r->match = r->more = r->goes_on = 0;
+    r->match = r->goes_on = 0;
 }
 
 void bsi_renderer_end(bsi_renderer *r) {
     r->base += r->to->text.len + 1;
-    r->to->left = r->more;
+    r->to->left = r->to->count && r->tell ? r->to->repeat[r->to->repeat_count + 1].literals : 0;
     r->to = NULL;
 }
 
