@@ -1,16 +1,18 @@
 /* emit/emit_chunks.c - rendered lines to the chunk files of one generation.
  *
- *   adder            queue (at most one job a worker)      workers                    close
- *   ┌ lines ──┐      ┌────────┐ ┌────────┐                 zstd, XXH3, SHA-256        sync, infos in order
- *   │ a chunk │ ───> │ 000001 │ │ 000002 │ ──────────────> 1000/00-000001.ndjson.zst
- *   └─────────┘      └────────┘ └────────┘
+ *   lines, in order      chunks: slices of lines        any thread               close
+ *   ┌ 512 ┐┌ 512 ┐ …     ┌────────┐ ┌────────┐          frame, XXH3, SHA-256     sync, infos in order
+ *   └─────┘└─────┘   ──> │ 000001 │ │ 000002 │ ───────> 1000/00-000001.ndjson.zst
+ *                        └────────┘ └────────┘
  *
- * What stands in which chunk is decided by the adder alone, from the lines alone; a chunk is one zstd frame made from
- * one buffer. So the bytes are the same for any number of workers.
+ * What stands in which chunk is decided by add alone, from the lines alone; a chunk is one zstd frame made of its slices.
+ * So the bytes are the same for any number of workers.
  *
- * A full queue makes the adder work on a job itself instead of waiting: with one worker there is no thread at all, and
- * with two both cores are busy whatever the lines cost. Threads start when there is a second chunk: most generations
- * have one and never see any.
+ * Threads are the caller's: add puts a chunk that is full among those that wait, pack takes one from there. Lines are
+ * not copied: a chunk holds them until it is written.
+ *
+ * Lines that tell their repeats are coded by emit_frame.c. Small chunks, where its codes would cost more than they gain,
+ * very long lines, and lines of which only the text is known go to libzstd.
  *
  * Few files are synced one by one, many by one syncfs (40 files: 4 ms instead of 18).
  */
@@ -23,21 +25,33 @@
 #include <zstd.h>
 
 #include "core/limits.h"
-#include "flow/change.h"
+#include "emit/emit_inner.h"
 
 enum {
-    ZSTD_LEVEL = 1,                 /* a first load of 10 M lines: 3.9 GB to 0.35 GB; level 3 took 3 s of processor time more */
-    SYNCED_ONE_BY_ONE = 8,          /* files; above, one syncfs costs less */
-    SPARE_BYTES_MAX = 8u << 20      /* a buffer that one giant line made larger is not kept */
+    ZSTD_LEVEL = 1,                 /* small chunks: higher levels gain little */
+    FRAME_BYTES_MIN = 16 << 10,     /* content; below, libzstd is as fast and smaller */
+    FRAME_LINE_BYTES_MAX = 16 << 10, /* a line, on average; above, values are long texts that repeat inside */
+    SYNCED_ONE_BY_ONE = 8           /* files; above, one syncfs costs less */
 };
 
 typedef struct job {
     bsi_chunk_info info;
     char *folder;
-    bsi_buf content;
+    bsi_slice *slice;
+    size_t slices, slice_cap;
+    uint64_t content_bytes;
+    bsi_lines own;         /* of add_line */
     int fd;                /* open until close() has synced it, -1 */
     struct job *next;
 } job;
+
+/* What one thread needs to write a chunk. */
+typedef struct packer {
+    ZSTD_CCtx *zstd;
+    bsi_frame *frame;
+    bsi_buf packed, content;
+    struct packer *next;
+} packer;
 
 typedef struct folder_name {
     char *text;            /* NULL: not made yet */
@@ -47,8 +61,8 @@ typedef struct folder_name {
 struct bsi_chunks {
     char *dir;
     int dir_fd;
-    int workers;
-    const bsi_slots *slots; /* NULL: "_" is no partition's name */
+    void (*done)(void *ctx, bsi_lines *lines);
+    void *done_ctx;
     /* the adder's: the group of lines that share rank and partition, and the chunk that grows */
     bool any;
     uint8_t rank;
@@ -57,31 +71,66 @@ struct bsi_chunks {
     job *open;
     job **jobs;            /* all, in order */
     size_t count, cap;
-    ZSTD_CCtx *zstd;       /* the adder's */
-    bsi_buf packed;
     /* shared, under lock */
     pthread_mutex_t lock;
-    pthread_cond_t wake;
-    job *first, **last;
-    int queued, started;
-    bool ended;
-    bsi_buf *spare;
-    size_t spare_count;
+    job *first, **last;    /* that wait */
+    packer *spare;
     bomsync_error err;
     const job *err_job;    /* the earliest chunk that failed: the message does not depend on who was faster */
-    pthread_t *thread;
 };
 
 /* ---- one chunk ---- */
 
-static bomsync_status pack(bsi_buf *packed, ZSTD_CCtx *z, const bsi_buf *content, bomsync_error *err) {
-    packed->len = 0;
-    bsi_buf_reserve(packed, ZSTD_compressBound(content->len));
-    size_t rc = ZSTD_CCtx_setParameter(z, ZSTD_c_compressionLevel, ZSTD_LEVEL);
-    if (!ZSTD_isError(rc)) rc = ZSTD_CCtx_setParameter(z, ZSTD_c_checksumFlag, 1);
-    if (!ZSTD_isError(rc)) rc = ZSTD_compress2(z, packed->data, packed->cap, content->data, content->len);
+static packer *take_packer(bsi_chunks *c) {
+    pthread_mutex_lock(&c->lock);
+    packer *p = c->spare;
+    if (p) c->spare = p->next;
+    pthread_mutex_unlock(&c->lock);
+    return p ? p : bsi_calloc(1, sizeof *p);
+}
+
+static void give_packer(bsi_chunks *c, packer *p) {
+    pthread_mutex_lock(&c->lock);
+    p->next = c->spare;
+    c->spare = p;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void gather(bsi_buf *content, const job *j) {
+    content->len = 0;
+    bsi_buf_reserve(content, j->content_bytes + 1);
+    for (size_t i = 0; i < j->slices; i++)
+        bsi_buf_add(content, j->slice[i].lines->text.data + bsi_slice_start(&j->slice[i]), bsi_slice_bytes(&j->slice[i]));
+}
+
+static bomsync_status squeeze(packer *p, job *j, bomsync_error *err) {
+    gather(&p->content, j);
+    if (!p->zstd) p->zstd = ZSTD_createCCtx();
+    if (!p->zstd) return bsi_fail(err, BOMSYNC_E_SPACE, "could not compress a chunk: out of memory");
+    p->packed.len = 0;
+    bsi_buf_reserve(&p->packed, ZSTD_compressBound(p->content.len));
+    size_t rc = ZSTD_CCtx_setParameter(p->zstd, ZSTD_c_compressionLevel, ZSTD_LEVEL);
+    if (!ZSTD_isError(rc)) rc = ZSTD_CCtx_setParameter(p->zstd, ZSTD_c_checksumFlag, 1);
+    if (!ZSTD_isError(rc)) rc = ZSTD_compress2(p->zstd, p->packed.data, p->packed.cap, p->content.data, p->content.len);
     if (ZSTD_isError(rc)) return bsi_fail(err, BOMSYNC_E_SPACE, "could not compress a chunk: %s", ZSTD_getErrorName(rc));
-    packed->len = rc;
+    p->packed.len = rc;
+    j->info.content_xxh3 = bsi_xxh128(p->content.data, p->content.len);
+    if (p->content.cap > 2 * BSI_CHUNK_BYTES_MAX) bsi_buf_free(&p->content); /* one giant line is no reason to keep it */
+    return BOMSYNC_OK;
+}
+
+static bool framed(const job *j) {
+    uint64_t lines = j->info.c + j->info.u + j->info.d;
+    bool told = true;
+    for (size_t i = 0; i < j->slices; i++) told = told && j->slice[i].lines->told;
+    return told && j->content_bytes >= FRAME_BYTES_MIN && j->content_bytes <= BSI_CHUNK_BYTES_MAX &&
+           j->content_bytes / lines <= FRAME_LINE_BYTES_MAX;
+}
+
+static bomsync_status pack(packer *p, job *j, bomsync_error *err) {
+    if (!framed(j)) return squeeze(p, j, err);
+    if (!p->frame) p->frame = bsi_frame_open();
+    bsi_frame_make(&p->packed, &j->info.content_xxh3, p->frame, j->slice, j->slices);
     return BOMSYNC_OK;
 }
 
@@ -106,118 +155,90 @@ static int create_file(const bsi_chunks *c, const job *j) {
     return fd;
 }
 
-static bomsync_status write_chunk(const bsi_chunks *c, job *j, bool keep_open, ZSTD_CCtx *z, bsi_buf *packed, bomsync_error *err) {
-    if (!z) return bsi_fail(err, BOMSYNC_E_SPACE, "could not compress a chunk: out of memory");
-    bomsync_status st = pack(packed, z, &j->content, err);
+static bomsync_status write_chunk(const bsi_chunks *c, job *j, bool keep_open, packer *p, bomsync_error *err) {
+    bomsync_status st = pack(p, j, err);
     if (st) return st;
-    j->info.bytes = packed->len;
-    j->info.content_bytes = j->content.len;
-    j->info.content_xxh3 = bsi_xxh128(j->content.data, j->content.len);
-    bsi_sha_once(packed->data, packed->len, j->info.sha256);
+    j->info.bytes = p->packed.len;
+    j->info.content_bytes = j->content_bytes;
+    bsi_sha_once(p->packed.data, p->packed.len, j->info.sha256);
     int fd = create_file(c, j);
     if (fd < 0) return bsi_fail_errno(err, errno, c->dir, "could not make chunk \"%s\"", j->info.file);
-    st = write_all(fd, packed, c->dir, j->info.file, err);
+    st = write_all(fd, &p->packed, c->dir, j->info.file, err);
     if (!st && keep_open) j->fd = fd;
     else if (close(fd) != 0 && !st) st = bsi_fail_errno(err, errno, c->dir, "could not close chunk \"%s\"", j->info.file);
     return st;
 }
 
-/* ---- the queue ---- */
+/* ---- chunks that wait ---- */
 
-static job *pop(bsi_chunks *c) {
-    job *j = c->first;
-    c->first = j->next;
-    if (!c->first) c->last = &c->first;
-    c->queued--;
-    return j;
+static void push(bsi_chunks *c) {
+    job *j = c->open;
+    c->open = NULL;
+    if (!j) return;
+    pthread_mutex_lock(&c->lock);
+    *c->last = j;
+    c->last = &j->next;
+    pthread_mutex_unlock(&c->lock);
 }
 
-/* Under lock on the way in and out. */
-static void work(bsi_chunks *c, ZSTD_CCtx *z, bsi_buf *packed) {
-    job *j = pop(c);
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    if (!c->err.status) {
-        bool keep_open = c->count <= SYNCED_ONE_BY_ONE; /* if it is so in the end, it was for every chunk */
-        pthread_mutex_unlock(&c->lock);
-        write_chunk(c, j, keep_open, z, packed, &err);
-        pthread_mutex_lock(&c->lock);
+void bsi_chunks_release(bsi_chunks *c, bsi_lines *lines) {
+    pthread_mutex_lock(&c->lock);
+    bool last = --lines->uses == 0;
+    pthread_mutex_unlock(&c->lock);
+    if (last && c->done) c->done(c->done_ctx, lines);
+}
+
+static void drop_slices(bsi_chunks *c, job *j) {
+    for (size_t i = 0; i < j->slices; i++)
+        if (j->slice[i].lines != &j->own) bsi_chunks_release(c, (bsi_lines *)j->slice[i].lines);
+    free(j->slice);
+    j->slice = NULL;
+    j->slices = 0;
+    bsi_lines_free(&j->own);
+}
+
+bool bsi_chunks_waiting(bsi_chunks *c) {
+    pthread_mutex_lock(&c->lock);
+    bool is = c->first != NULL;
+    pthread_mutex_unlock(&c->lock);
+    return is;
+}
+
+bool bsi_chunks_pack(bsi_chunks *c) {
+    pthread_mutex_lock(&c->lock);
+    job *j = c->first;
+    if (j) {
+        c->first = j->next;
+        if (!c->first) c->last = &c->first;
     }
+    bool failed = c->err.status != BOMSYNC_OK, keep_open = c->count <= SYNCED_ONE_BY_ONE; /* if it is so in the end, it was for every chunk */
+    pthread_mutex_unlock(&c->lock);
+    if (!j) return false;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (!failed) {
+        packer *p = take_packer(c);
+        write_chunk(c, j, keep_open, p, &err);
+        give_packer(c, p);
+    }
+    drop_slices(c, j);
+    pthread_mutex_lock(&c->lock);
     if (err.status && (!c->err_job || j->info.first_seq < c->err_job->info.first_seq)) {
         c->err = err;
         c->err_job = j;
     }
-    if (j->content.cap <= SPARE_BYTES_MAX && c->spare_count < (size_t)c->workers + 1) c->spare[c->spare_count++] = j->content;
-    else bsi_buf_free(&j->content);
-    j->content = (bsi_buf){0};
-}
-
-static void *worker(void *ctx) {
-    bsi_chunks *c = ctx;
-    ZSTD_CCtx *z = ZSTD_createCCtx();
-    bsi_buf packed = {0};
-    pthread_mutex_lock(&c->lock);
-    for (;;) {
-        while (!c->first && !c->ended) pthread_cond_wait(&c->wake, &c->lock);
-        if (!c->first) break;
-        work(c, z, &packed);
-    }
     pthread_mutex_unlock(&c->lock);
-    ZSTD_freeCCtx(z);
-    bsi_buf_free(&packed);
-    return NULL;
+    return true;
 }
 
 static bomsync_status failed(bsi_chunks *c, bomsync_error *err) {
-    if (c->err.status && err && !err->status) *err = c->err;
-    return c->err.status;
-}
-
-static bomsync_status push(bsi_chunks *c, job *j, bool last, bomsync_error *err) {
     pthread_mutex_lock(&c->lock);
-    *c->last = j;
-    c->last = &j->next;
-    c->queued++;
-    if (!last && c->started < c->workers - 1 && pthread_create(&c->thread[c->started], NULL, worker, c) == 0) c->started++;
-    pthread_cond_signal(&c->wake);
-    while (c->queued > c->started) work(c, c->zstd, &c->packed);
-    bomsync_status st = failed(c, err);
+    bomsync_status st = c->err.status;
+    if (st && err && !err->status) *err = c->err;
     pthread_mutex_unlock(&c->lock);
     return st;
 }
 
-static bsi_buf take_spare(bsi_chunks *c) {
-    bsi_buf b = {0};
-    pthread_mutex_lock(&c->lock);
-    if (c->spare_count) b = c->spare[--c->spare_count];
-    pthread_mutex_unlock(&c->lock);
-    b.len = 0;
-    return b;
-}
-
 /* ---- which line goes where ---- */
-
-static bomsync_status finish_open(bsi_chunks *c, bool last, bomsync_error *err) {
-    job *j = c->open;
-    c->open = NULL;
-    return j ? push(c, j, last, err) : BOMSYNC_OK;
-}
-
-static const uint8_t *behind_string(const uint8_t *p) {
-    for (p++; *p != '"'; p++)
-        if (*p == '\\') p++;
-    return p + 1;
-}
-
-/* The line is one that bsi_change_render made: quotes inside of strings are escaped, so `,"key":{` is what it looks like. */
-static bool called_underscore(const bsi_chunks *c, const void *line, size_t bytes) {
-    if (!c->slots || c->slots->partition < 0) return false;
-    static const char key[] = ",\"key\":{", value[] = ":\"_\"";
-    const uint8_t *p = memmem(line, bytes, key, sizeof key - 1);
-    if (!p) return false;
-    p = behind_string(p + sizeof key - 1);
-    for (int32_t i = 0; i < c->slots->partition; i++) p = behind_string(behind_string(p + 1) + 1);
-    return memcmp(p, value, sizeof value - 1) == 0;
-}
 
 static bomsync_status make_folder(bsi_chunks *c, folder_name *f, const void *partition, size_t bytes, bomsync_error *err) {
     f->text = bsi_partition_folder(partition, bytes);
@@ -236,83 +257,123 @@ static void start_chunk(bsi_chunks *c, folder_name *f, uint64_t seq) {
     job *j = bsi_calloc(1, sizeof *j);
     j->fd = -1;
     j->folder = bsi_strdup(f->text);
-    j->content = take_spare(c);
     j->info.rank = c->rank;
     j->info.first_seq = seq;
     j->info.partition = bsi_strndup((const char *)c->partition.data, c->partition.len);
     j->info.file = bsi_format("%s/%02u-%06u.ndjson.zst", f->text, c->rank, ++f->number);
-    pthread_mutex_lock(&c->lock); /* workers look at count */
+    pthread_mutex_lock(&c->lock); /* who packs looks at count */
     if (c->count == c->cap) c->jobs = bsi_realloc(c->jobs, (c->cap = c->cap ? c->cap * 2 : 16) * sizeof(job *));
     c->jobs[c->count++] = j;
     pthread_mutex_unlock(&c->lock);
     c->open = j;
 }
 
-static bool chunk_full(const job *j, size_t bytes) {
-    return j->info.c + j->info.u + j->info.d >= BSI_CHUNK_CHANGES_MAX || j->content.len + bytes > BSI_CHUNK_BYTES_MAX;
+static bool chunk_full(const job *j, uint64_t bytes) {
+    return j->info.c + j->info.u + j->info.d >= BSI_CHUNK_CHANGES_MAX || j->content_bytes + bytes > BSI_CHUNK_BYTES_MAX;
+}
+
+/* The folder of lines with this rank and partition, made if it is the first. */
+static bomsync_status enter_group(folder_name **out, bsi_chunks *c, const bsi_line_group *g, bomsync_error *err) {
+    const void *partition = g->nameless ? "_" : g->partition;
+    size_t bytes = g->nameless ? 1 : g->partition_bytes;
+    bool same = c->any && c->rank == g->rank && c->partition.len == bytes && memcmp(c->partition.data, partition, bytes) == 0;
+    if (!same) {
+        push(c);
+        forget_group(c);
+        c->any = true;
+        c->rank = g->rank;
+        c->partition.len = 0;
+        bsi_buf_add(&c->partition, partition, bytes);
+    }
+    bool underscore = !g->nameless && bytes == 1 && *(const char *)partition == '_';
+    folder_name *f = *out = underscore ? &c->underscore : &c->plain;
+    bomsync_status st = f->text ? BOMSYNC_OK : make_folder(c, f, partition, g->nameless ? 0 : bytes, err);
+    if (!st && c->open && strcmp(c->open->folder, f->text) != 0) push(c);
+    return st;
+}
+
+/* A chunk with room for a line, and what is known of it. */
+static job *chunk_for(bsi_chunks *c, folder_name *f, uint64_t seq, uint64_t bytes) {
+    if (c->open && chunk_full(c->open, bytes)) push(c);
+    if (!c->open) start_chunk(c, f, seq);
+    return c->open;
+}
+
+static void count_line(job *j, uint8_t op, uint64_t seq, uint64_t bytes) {
+    j->content_bytes += bytes;
+    j->info.last_seq = seq;
+    if (op == 'c') j->info.c++;
+    else if (op == 'u') j->info.u++;
+    else j->info.d++;
+}
+
+static bsi_slice *add_slice(job *j, const bsi_lines *lines, uint32_t first) {
+    if (j->slices == j->slice_cap) j->slice = bsi_realloc(j->slice, (j->slice_cap = j->slice_cap ? j->slice_cap * 2 : 24) * sizeof *j->slice);
+    j->slice[j->slices] = (bsi_slice){lines, first, 0};
+    return &j->slice[j->slices++];
+}
+
+bomsync_status bsi_chunks_add(bsi_chunks *c, const bsi_line_group *g, bsi_lines *lines, uint32_t first, uint32_t count, uint64_t seq,
+                              bomsync_error *err) {
+    folder_name *f;
+    bomsync_status st = enter_group(&f, c, g, err);
+    job *in = NULL;
+    for (uint32_t i = first; i < first + count && !st; i++, seq++) {
+        uint64_t bytes = lines->end[i] - (i ? lines->end[i - 1] : 0);
+        job *j = chunk_for(c, f, seq, bytes);
+        if (j != in) {
+            add_slice(j, lines, i);
+            pthread_mutex_lock(&c->lock);
+            lines->uses++;
+            pthread_mutex_unlock(&c->lock);
+            in = j;
+        }
+        j->slice[j->slices - 1].count++;
+        count_line(j, lines->op[i], seq, bytes);
+    }
+    return st ? st : failed(c, err);
 }
 
 bomsync_status bsi_chunks_add_line(bsi_chunks *c, char op, uint8_t rank, const void *partition, size_t partition_bytes, uint64_t seq,
                                    const void *line, size_t bytes, bomsync_error *err) {
     bool nameless = !partition_bytes || (partition_bytes == 1 && *(const char *)partition == '_');
-    if (!partition_bytes) partition = "_", partition_bytes = 1;
-    bool same = c->any && c->rank == rank && c->partition.len == partition_bytes && memcmp(c->partition.data, partition, partition_bytes) == 0;
-    bomsync_status st = BOMSYNC_OK;
-    if (!same) {
-        st = finish_open(c, false, err);
-        forget_group(c);
-        c->any = true;
-        c->rank = rank;
-        c->partition.len = 0;
-        bsi_buf_add(&c->partition, partition, partition_bytes);
-    }
-    folder_name *f = &c->plain;
-    if (nameless && called_underscore(c, line, bytes)) f = &c->underscore;
-    if (!st && !f->text) st = make_folder(c, f, partition, nameless && f == &c->plain ? 0 : partition_bytes, err);
-    if (!st && c->open && (chunk_full(c->open, bytes) || strcmp(c->open->folder, f->text) != 0)) st = finish_open(c, false, err);
+    bsi_line_group g = {rank, nameless, partition, partition_bytes};
+    folder_name *f;
+    bomsync_status st = enter_group(&f, c, &g, err);
     if (st) return st;
-    if (!c->open) start_chunk(c, f, seq);
-    job *j = c->open;
-    bsi_buf_add(&j->content, line, bytes);
-    j->info.last_seq = seq;
-    if (op == 'c') j->info.c++;
-    else if (op == 'u') j->info.u++;
-    else j->info.d++;
-    return BOMSYNC_OK;
+    job *j = chunk_for(c, f, seq, bytes);
+    bsi_lines *l = &j->own;
+    if (l->count == l->cap) {
+        l->cap = l->cap ? l->cap * 2 : 64;
+        l->end = bsi_realloc(l->end, l->cap * sizeof *l->end);
+    }
+    bsi_buf_add(&l->text, line, bytes);
+    l->end[l->count++] = l->text.len;
+    if (!j->slices) add_slice(j, l, 0);
+    j->slice[0].count = l->count;
+    count_line(j, (uint8_t)op, seq, bytes);
+    while (bsi_chunks_pack(c)) continue;
+    return failed(c, err);
 }
+
+void bsi_chunks_end(bsi_chunks *c) { push(c); }
 
 /* ---- open and close ---- */
 
-bomsync_status bsi_chunks_open(bsi_chunks **out, const char *dir, int workers, bomsync_error *err) {
+bomsync_status bsi_chunks_open(bsi_chunks **out, const char *dir, void (*done)(void *ctx, bsi_lines *lines), void *ctx, bomsync_error *err) {
     *out = NULL;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) return bsi_fail_errno(err, errno, dir, "could not open folder \"%s\"", dir);
     bsi_chunks *c = bsi_calloc(1, sizeof *c);
     c->dir = bsi_strdup(dir);
     c->dir_fd = fd;
-    c->workers = BSI_MAX(workers, 1);
-    c->thread = bsi_calloc((size_t)c->workers, sizeof *c->thread);
-    c->spare = bsi_calloc((size_t)c->workers + 1, sizeof *c->spare);
-    c->zstd = ZSTD_createCCtx();
+    c->done = done;
+    c->done_ctx = ctx;
     c->last = &c->first;
     c->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->wake, NULL);
     *out = c;
     return BOMSYNC_OK;
-}
-
-void bsi_chunks_slots(bsi_chunks *c, const bsi_slots *slots) { c->slots = slots; }
-
-/* Works off the queue beside the workers, then waits for what they still hold. */
-static bomsync_status drain(bsi_chunks *c, bomsync_error *err) {
-    pthread_mutex_lock(&c->lock);
-    c->ended = true;
-    pthread_cond_broadcast(&c->wake);
-    while (c->first) work(c, c->zstd, &c->packed);
-    pthread_mutex_unlock(&c->lock);
-    for (int i = 0; i < c->started; i++) pthread_join(c->thread[i], NULL);
-    return failed(c, err);
 }
 
 static bomsync_status sync_folder(const bsi_chunks *c, const char *name, bomsync_error *err) {
@@ -356,7 +417,7 @@ static bomsync_status release_jobs(bsi_chunks *c, bsi_chunk_info *infos, bomsync
         if (j->fd >= 0 && close(j->fd) != 0 && !st) st = bsi_fail_errno(err, errno, c->dir, "could not close chunk \"%s\"", j->info.file);
         if (infos) infos[i] = j->info;
         else release_info(&j->info);
-        bsi_buf_free(&j->content);
+        drop_slices(c, j);
         free(j->folder);
         free(j);
     }
@@ -365,15 +426,17 @@ static bomsync_status release_jobs(bsi_chunks *c, bsi_chunk_info *infos, bomsync
 
 static void release(bsi_chunks *c) {
     forget_group(c);
-    for (size_t i = 0; i < c->spare_count; i++) bsi_buf_free(&c->spare[i]);
-    free(c->spare);
-    free(c->thread);
+    for (packer *p; (p = c->spare) != NULL;) {
+        c->spare = p->next;
+        ZSTD_freeCCtx(p->zstd);
+        bsi_frame_close(p->frame);
+        bsi_buf_free(&p->packed);
+        bsi_buf_free(&p->content);
+        free(p);
+    }
     free(c->jobs);
     bsi_buf_free(&c->partition);
-    bsi_buf_free(&c->packed);
-    ZSTD_freeCCtx(c->zstd);
     pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->wake);
     close(c->dir_fd);
     free(c->dir);
     free(c);
@@ -382,8 +445,9 @@ static void release(bsi_chunks *c) {
 bomsync_status bsi_chunks_close(bsi_chunks *c, bsi_chunk_info **infos, size_t *count, bomsync_error *err) {
     *infos = NULL;
     *count = 0;
-    bomsync_status st = finish_open(c, true, err), drained = drain(c, err);
-    if (!st) st = drained;
+    push(c);
+    while (bsi_chunks_pack(c)) continue;
+    bomsync_status st = failed(c, err);
     if (!st) st = sync_all(c, err);
     size_t made = c->count;
     bsi_chunk_info *list = st ? NULL : bsi_alloc(made * sizeof *list);

@@ -12,6 +12,7 @@ typedef struct bsi_change {
     const bsi_slots *slots;
     const bsi_field *before;      /* [slots->count], u and d */
     const bsi_field *after;       /* [slots->count], c and u */
+    bool before_wide, after_wide; /* 32 bytes behind each of its fields may be read */
 } bsi_change;
 
 /** Two fields are equal if their bytes are: null, absent and empty all have length 0. */
@@ -52,23 +53,6 @@ typedef struct bsi_chunk_info {
     uint8_t sha256[32];
 } bsi_chunk_info;
 
-/**
- * The chunks of one generation, written below dir (which the caller made: outbox/.tmp-<generation>).
- *
- * Order:   add() gets changes in seq order: rank, partition bytes, place. Lines are rendered by the caller or through
- *          bsi_change_render; add_line takes a rendered line, so that workers can render in parallel
- * Durable: close() has written, compressed (zstd level 3, frame checksum) and synced all files and folders
- * Threads: one thread adds; compression and hashing may run on `workers` threads
- * Errors:  E_SPACE, E_REFUSED never; what was written stays in dir for the caller to remove
- */
-typedef struct bsi_chunks bsi_chunks;
-bomsync_status bsi_chunks_open(bsi_chunks **out, const char *dir, int workers, bomsync_error *err);
-/** Before the first line, for a feed with a partition column: tells a partition that is called "_" (folder %5F) from records
- *  without one (folder _); both come as "_". slots: borrowed until close. */
-void bsi_chunks_slots(bsi_chunks *c, const bsi_slots *slots);
-bomsync_status bsi_chunks_add_line(bsi_chunks *c, char op, uint8_t rank, const void *partition, size_t partition_bytes,
-                                   uint64_t seq, const void *line, size_t bytes, bomsync_error *err);
-bomsync_status bsi_chunks_close(bsi_chunks *c, bsi_chunk_info **infos, size_t *count, bomsync_error *err);
 void bsi_chunk_infos_free(bsi_chunk_info *infos, size_t count);
 /** The folder name of a partition (DESIGN: safe bytes, %XX, long names shortened with a hash). bytes 0: "_". free(). */
 char *bsi_partition_folder(const void *partition, size_t bytes);

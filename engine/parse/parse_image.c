@@ -26,13 +26,21 @@ uint32_t bsi_image_build(bsi_buf *b, const bsi_field *f, uint32_t slot_count, ui
     return body;
 }
 
+/* Most lengths are one byte: the loop is short, since each record that is told anew goes through it. */
 static bool read_body(bsi_field *out, uint32_t slot_count, const uint8_t *p, const uint8_t *end, uint32_t made_with) {
-    uint32_t slot = 0;
+    uint32_t slot = 0, wanted = BSI_MIN(slot_count, made_with);
     for (; p < end; slot++) {
-        uint64_t len;
-        p = bsi_varint_get(p, end, &len);
-        if (!p || len > (uint64_t)(end - p) || slot >= made_with) return false;
-        if (slot < slot_count) out[slot] = (bsi_field){p, (uint32_t)len, false};
+        uint64_t len = *p++;
+        if (__builtin_expect(len >= 128, 0)) {
+            p = bsi_varint_get(p - 1, end, &len);
+            if (!p) return false;
+        }
+        if (__builtin_expect(len > (uint64_t)(end - p), 0)) return false;
+        if (__builtin_expect(slot >= wanted, 0)) {
+            if (slot >= made_with) return false;
+        } else {
+            out[slot] = (bsi_field){p, (uint32_t)len, false};
+        }
         p += len;
     }
     for (; slot < slot_count; slot++) out[slot] = (bsi_field){end, 0, slot >= made_with};

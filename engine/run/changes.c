@@ -1,7 +1,14 @@
 /* run/changes.c - see changes.h.
  *
  * A change is held as two places (where its record stands now, where it stood) until it is rendered: the records are
- * read again then, by workers, batch by batch; lines leave in seq order.
+ * read again then.
+ *
+ *   items ──> batches of 512 ──> rendered, in any order ──> taken, in order ──> chunks that are full ──> written
+ *             claimed in order   by any worker              by one at a time    wait for a worker        by any worker
+ *
+ * A worker does what is possible next: take a batch, write a chunk, or render another batch. So all are busy to the end,
+ * whatever rendering costs against writing. Batches are used again; how many there are bounds the memory, and so does
+ * HELD_BYTES where lines are long.
  */
 #include "run/changes.h"
 
@@ -10,8 +17,6 @@
 #include <stdlib.h>
 
 #include "flow/join.h"
-
-enum { BATCH = 2048 };
 
 /* ---- a set of refs ---- */
 
@@ -181,10 +186,12 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
         if (row >= w->count) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
         uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
         ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
+        r->wide = w->image[row + 1] + 32u <= w->enc.cap;
     } else {
         const bsi_block_data *d = r->old;
         ok = row < d->count && bsi_image_fields(out, s->slot_count, d->raw.data + d->image[row], d->body[row],
                                                 d->image[row + 1] - d->image[row], d->slot_count);
+        r->wide = ok && d->image[row + 1] + 32u <= d->raw.len;
     }
     return ok ? BOMSYNC_OK : bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
 }
@@ -279,88 +286,288 @@ void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts) {
 
 /* ---- rendering ---- */
 
+static bomsync_status next_of_array(void *ctx, bsi_item *out, size_t room, size_t *count, bomsync_error *err) {
+    (void)err;
+    bsi_item_array *a = ctx;
+    size_t n = BSI_MIN(room, a->count - a->at);
+    if (n) memcpy(out, a->item + a->at, n * sizeof *out);
+    a->at += n;
+    *count = n;
+    return BOMSYNC_OK;
+}
+
+bsi_item_source bsi_items_of(bsi_item_array *a) { return (bsi_item_source){next_of_array, a, a->count - a->at}; }
+
+enum {
+    BATCH = 512,                /* changes: 200 kB of usual lines, which stay in the cache of who renders them */
+    BATCHES_OF_A_CHUNK = 22,    /* BSI_CHUNK_CHANGES_MAX / BATCH, cut anywhere: a chunk that grows holds these */
+    BATCHES_A_WORKER = 8,       /* beside them */
+    HELD_BYTES = 64 << 20       /* of rendered lines; above, only what others wait for is rendered */
+};
+
+typedef enum batch_state { FREE, CLAIMED, RENDERED } batch_state;
+
 typedef struct batch {
-    const bsi_item *item;
+    bsi_lines lines;            /* first: chunks give it back by this address */
+    batch_state state;
+    uint64_t number, seq;
     size_t count;
-    uint64_t seq;
-    bsi_buf text;
-    uint32_t *end; /* [count] */
+    bsi_item item[BATCH];
     bomsync_status status;
     bomsync_error err;
 } batch;
 
-typedef struct render_run {
-    batch *batch;
-    const bsi_slots *slots;
-    const bsi_row_source *now, *was;
-    const bsi_change_head *head;
-} render_run;
+typedef struct pipe_line {
+    bsi_item_source source;
+    const bsi_render *how;
+    bsi_chunks *chunks;         /* or */
+    bsi_line_fn fn;
+    void *ctx;
+    const bsi_parts *parts;
+    pthread_t caller;
+    /* under lock */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    batch **batch;
+    size_t batches, batches_max;
+    uint64_t claimed, taken, seq; /* batches; items */
+    uint64_t held;              /* bytes of lines that are rendered */
+    int working;                /* workers that render or write */
+    bool claiming, taking, source_ended, ended;
+    bomsync_status status;
+    bomsync_error err;
+} pipe_line;
 
-static void render_batch(void *ctx, size_t index) {
-    render_run *r = ctx;
-    batch *b = &r->batch[index];
+/* What one worker has of its own. */
+typedef struct hand {
+    bsi_renderer *renderer;
     bsi_row_reader now, was;
-    if (r->now) bsi_row_reader_open(&now, r->now);
-    if (r->was) bsi_row_reader_open(&was, r->was);
-    bsi_field *after = bsi_alloc(sizeof *after * r->slots->count), *before = bsi_alloc(sizeof *before * r->slots->count);
-    b->text.len = 0;
-    b->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    bsi_field *after, *before;
+} hand;
+
+static void fail(pipe_line *p, bomsync_status st, const bomsync_error *err) {
+    if (p->status) return;
+    p->status = st;
+    p->err = *err;
+}
+
+static bomsync_status render_item(hand *h, const bsi_render *how, const bsi_item *it, uint64_t seq, bomsync_error *err) {
+    bsi_change c = {.op = it->op, .seq = seq, .rank = it->op == 'd' ? 90 : 0, .slots = how->slots,
+                    .before = it->op == 'c' ? NULL : h->before, .after = it->op == 'd' ? NULL : h->after};
+    bomsync_status st = BOMSYNC_OK;
+    if (c.after) st = bsi_row_fetch(h->after, &h->now, it->now, err);
+    if (c.before && !st) st = bsi_row_fetch(h->before, &h->was, it->was, err);
+    if (st) return st;
+    c.after_wide = h->now.wide;
+    c.before_wide = h->was.wide;
+    if (it->op == 'u')
+        for (uint32_t k = 0; k < how->slots->key_count; k++)
+            if (!bsi_field_eq(&h->before[k], &h->after[k])) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "two keys share a hash; nothing was changed");
+    bsi_renderer_add(h->renderer, &c);
+    return BOMSYNC_OK;
+}
+
+static void render_batch(hand *h, const bsi_render *how, batch *b) {
     b->status = BOMSYNC_OK;
-    for (size_t i = 0; i < b->count && !b->status; i++) {
+    b->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    bsi_renderer_start(h->renderer, &b->lines);
+    for (size_t i = 0; i < b->count && !b->status; i++) b->status = render_item(h, how, &b->item[i], b->seq + i, &b->err);
+    bsi_renderer_end(h->renderer);
+}
+
+static void free_batch(pipe_line *p, batch *b) {
+    enum { KEPT_BYTES = 4 << 20 }; /* what very long lines made larger is given back */
+    pthread_mutex_lock(&p->lock);
+    p->held -= b->lines.text.len;
+    pthread_mutex_unlock(&p->lock);
+    if (b->lines.text.cap > KEPT_BYTES) bsi_lines_free(&b->lines);
+    pthread_mutex_lock(&p->lock);
+    b->state = FREE;
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void lines_done(void *ctx, bsi_lines *lines) { free_batch(ctx, (batch *)(void *)lines); }
+
+/* To the chunks, a run of equal rank and partition at once. */
+static bomsync_status take_to_chunks(pipe_line *p, batch *b, bomsync_error *err) {
+    bsi_lines *l = &b->lines;
+    bomsync_status st = BOMSYNC_OK;
+    for (uint32_t i = 0, end; i < l->count && !st; i = end) {
         const bsi_item *it = &b->item[i];
-        if (it->op != 'd') b->status = bsi_row_fetch(after, &now, it->now, &b->err);
-        if (it->op != 'c' && !b->status) b->status = bsi_row_fetch(before, &was, it->was, &b->err);
-        if (b->status) break;
-        bsi_change c = {.op = it->op, .seq = b->seq + i, .rank = it->op == 'd' ? 90 : 0, .slots = r->slots,
-                        .before = it->op == 'c' ? NULL : before, .after = it->op == 'd' ? NULL : after};
-        if (it->op == 'u')
-            for (uint32_t k = 0; k < r->slots->key_count; k++)
-                if (!bsi_field_eq(&before[k], &after[k]))
-                    b->status = bsi_fail(&b->err, BOMSYNC_E_INTEGRITY, "two keys share a hash; nothing was changed");
-        bsi_change_render(&b->text, &c, r->head);
-        b->end[i] = (uint32_t)b->text.len;
+        uint8_t rank = it->op == 'd' ? 90 : 0;
+        for (end = i + 1; end < l->count; end++)
+            if (b->item[end].part != it->part || (b->item[end].op == 'd') != (it->op == 'd') || l->nameless[end] != l->nameless[i]) break;
+        bsi_line_group g = {rank, l->nameless[i], p->parts->name[it->part], p->parts->len[it->part]};
+        st = bsi_chunks_add(p->chunks, &g, l, i, end - i, b->seq + i, err);
     }
-    free(after);
-    free(before);
-    if (r->now) bsi_row_reader_close(&now);
-    if (r->was) bsi_row_reader_close(&was);
+    bsi_chunks_release(p->chunks, l);
+    return st;
+}
+
+static bomsync_status take_to_fn(pipe_line *p, batch *b, bomsync_error *err) {
+    const bsi_lines *l = &b->lines;
+    bomsync_status st = BOMSYNC_OK;
+    for (uint32_t i = 0; i < l->count && !st; i++) {
+        uint64_t from = i ? l->end[i - 1] : 0;
+        st = p->fn(p->ctx, &b->item[i], b->seq + i, (const char *)l->text.data + from, l->end[i] - from, err);
+    }
+    free_batch(p, b);
+    return st;
+}
+
+/* The batch whose turn it is, if it is rendered and nobody is at it. Lines go to fn on the calling thread only. */
+static batch *to_take(const pipe_line *p) {
+    if (p->taking || (p->fn && !pthread_equal(pthread_self(), p->caller))) return NULL;
+    for (size_t i = 0; i < p->batches; i++)
+        if (p->batch[i]->state == RENDERED && p->batch[i]->number == p->taken) return p->batch[i];
+    return NULL;
+}
+
+static void take(pipe_line *p, batch *b) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    p->taking = true;
+    pthread_mutex_unlock(&p->lock);
+    bomsync_status st = b->status;
+    if (st) err = b->err;
+    else st = p->chunks ? take_to_chunks(p, b, &err) : take_to_fn(p, b, &err);
+    pthread_mutex_lock(&p->lock);
+    p->taking = false;
+    p->taken++;
+    if (st) fail(p, st, &err);
+}
+
+/* A batch that may be claimed now. */
+static batch *to_claim(pipe_line *p) {
+    if (p->source_ended || p->claiming || (p->held > HELD_BYTES && p->working)) return NULL;
+    for (size_t i = 0; i < p->batches; i++)
+        if (p->batch[i]->state == FREE) return p->batch[i];
+    if (p->batches == p->batches_max) return NULL;
+    batch *b = bsi_calloc(1, sizeof *b);
+    return p->batch[p->batches++] = b;
+}
+
+static void claim_and_render(pipe_line *p, hand *h, batch *b) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    p->claiming = true;
+    b->state = CLAIMED;
+    b->lines.uses = 1;
+    pthread_mutex_unlock(&p->lock);
+    bomsync_status st = p->source.next(p->source.ctx, b->item, BATCH, &b->count, &err);
+    pthread_mutex_lock(&p->lock);
+    p->claiming = false;
+    if (st || !b->count) {
+        p->source_ended = true;
+        b->state = FREE;
+        if (st) fail(p, st, &err);
+        return;
+    }
+    b->number = p->claimed++;
+    b->seq = p->seq + 1;
+    p->seq += b->count;
+    p->working++;
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    render_batch(h, p->how, b);
+    pthread_mutex_lock(&p->lock);
+    p->working--;
+    p->held += b->lines.text.len;
+    b->state = RENDERED;
+}
+
+static void write_chunk(pipe_line *p) {
+    p->working++;
+    pthread_mutex_unlock(&p->lock);
+    bsi_chunks_pack(p->chunks);
+    pthread_mutex_lock(&p->lock);
+    p->working--;
+}
+
+static void work(void *ctx, size_t index) {
+    (void)index;
+    pipe_line *p = ctx;
+    const bsi_render *how = p->how;
+    hand h = {.renderer = bsi_renderer_open(how->slots, how->head, p->chunks && !how->by_libzstd)};
+    h.after = bsi_alloc(sizeof *h.after * 2 * (how->slots->count + 1));
+    h.before = h.after + how->slots->count + 1;
+    bsi_row_reader_open(&h.now, how->now);
+    bsi_row_reader_open(&h.was, how->was);
+    pthread_mutex_lock(&p->lock);
+    for (batch *b; !p->status && !p->ended;) {
+        bool all_taken = p->source_ended && p->taken == p->claimed && !p->taking;
+        if ((b = to_take(p)) != NULL) take(p, b);
+        else if (p->chunks && bsi_chunks_waiting(p->chunks)) write_chunk(p);
+        else if ((b = to_claim(p)) != NULL) claim_and_render(p, &h, b);
+        else if (all_taken) {
+            if (p->chunks) bsi_chunks_end(p->chunks);
+            p->ended = !p->chunks || !bsi_chunks_waiting(p->chunks);
+        } else {
+            pthread_cond_wait(&p->wake, &p->lock);
+            continue;
+        }
+        pthread_cond_broadcast(&p->wake);
+    }
+    pthread_mutex_unlock(&p->lock);
+    bsi_row_reader_close(&h.now);
+    bsi_row_reader_close(&h.was);
+    free(h.after);
+    bsi_renderer_close(h.renderer);
+}
+
+static bomsync_status run_pipe(pipe_line *p, bsi_item_source items, const bsi_render *how, bomsync_error *err) {
+    uint64_t lanes = BSI_MIN((items.most + BATCH - 1) / BATCH, (uint64_t)BSI_MAX(how->workers, 1));
+    if (items.most == UINT64_MAX) lanes = (uint64_t)BSI_MAX(how->workers, 1);
+    p->source = items;
+    p->how = how;
+    p->caller = pthread_self();
+    p->batches_max = BATCHES_OF_A_CHUNK + BATCHES_A_WORKER * lanes;
+    p->batch = bsi_calloc(p->batches_max, sizeof *p->batch);
+    p->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    bsi_parallel((int)lanes, lanes, work, p);
+    if (p->status && !err->status) *err = p->err;
+    return p->status;
+}
+
+/* After the chunks are closed: they give batches back until then. */
+static void close_pipe(pipe_line *p) {
+    for (size_t i = 0; i < p->batches; i++) {
+        bsi_lines_free(&p->batch[i]->lines);
+        free(p->batch[i]);
+    }
+    free(p->batch);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->wake);
 }
 
 bomsync_status bsi_items_render(const bsi_item *items, size_t count, const bsi_slots *slots, const bsi_row_source *now,
                                 const bsi_row_source *was, const bsi_change_head *head, int workers, bsi_line_fn fn, void *ctx,
                                 bomsync_error *err) {
-    size_t ahead = count > BATCH ? (size_t)BSI_MAX(workers, 1) * 4 : 1;
-    render_run r = {.slots = slots, .now = now, .was = was, .head = head};
-    r.batch = bsi_calloc(ahead, sizeof *r.batch);
-    for (size_t i = 0; i < ahead; i++) r.batch[i].end = bsi_alloc(sizeof(uint32_t) * BATCH);
-    bomsync_status st = BOMSYNC_OK;
-    for (size_t done = 0; done < count && !st;) {
-        size_t filled = 0;
-        for (; filled < ahead && done < count; filled++) {
-            batch *b = &r.batch[filled];
-            b->item = items + done;
-            b->count = BSI_MIN((size_t)BATCH, count - done);
-            b->seq = done + 1;
-            done += b->count;
-        }
-        bsi_parallel(workers, filled, render_batch, &r);
-        for (size_t f = 0; f < filled && !st; f++) {
-            batch *b = &r.batch[f];
-            if (b->status) {
-                st = b->status;
-                *err = b->err;
-            }
-            for (size_t i = 0; i < b->count && !st; i++) {
-                uint32_t from = i ? b->end[i - 1] : 0;
-                st = fn(ctx, &b->item[i], b->seq + i, (const char *)b->text.data + from, b->end[i] - from, err);
-            }
-        }
+    pipe_line p = {.fn = fn, .ctx = ctx};
+    bsi_item_array array = {.item = items, .count = count};
+    bsi_render how = {.slots = slots, .now = now, .was = was, .head = head, .workers = workers};
+    bomsync_status st = run_pipe(&p, bsi_items_of(&array), &how, err);
+    close_pipe(&p);
+    return st;
+}
+
+bomsync_status bsi_items_send(bsi_item_source items, const bsi_render *how, const bsi_parts *parts, const char *dir,
+                              bsi_chunk_info **infos, size_t *count, bomsync_error *err) {
+    pipe_line p = {.parts = parts};
+    *infos = NULL;
+    *count = 0;
+    bomsync_status st = bsi_chunks_open(&p.chunks, dir, lines_done, &p, err);
+    if (st) return st;
+    st = run_pipe(&p, items, how, err);
+    bomsync_status closed = bsi_chunks_close(p.chunks, infos, count, err);
+    close_pipe(&p);
+    if (!st) st = closed;
+    if (st && *infos) {
+        bsi_chunk_infos_free(*infos, *count);
+        *infos = NULL;
+        *count = 0;
     }
-    for (size_t i = 0; i < ahead; i++) {
-        bsi_buf_free(&r.batch[i].text);
-        free(r.batch[i].end);
-    }
-    free(r.batch);
     return st;
 }
 

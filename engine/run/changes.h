@@ -3,7 +3,7 @@
 #define BSI_RUN_CHANGES_H
 
 #include "bomsync/bomsync.h"
-#include "flow/change.h"
+#include "flow/lines.h"
 #include "flow/store.h"
 #include "run/scan.h"
 
@@ -46,6 +46,7 @@ typedef struct bsi_row_reader {
     const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
     bsi_block_data data;
     bsi_buf bytes;
+    bool wide;                   /* of the last fetch: 32 bytes behind each field may be read */
 } bsi_row_reader;
 void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source);
 /** Fields of slot 0..slot_count-1; they borrow the reader until its next fetch of another block. */
@@ -73,11 +74,44 @@ void bsi_parts_free(bsi_parts *p);
 /** Sort to seq order: rank (creates and updates, then deletes), partition bytes, place. */
 void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts);
 
+/**
+ * Where items come from, in seq order: an array, or whoever knows them without one.
+ *
+ * next:    puts up to `room` items into out and says how many; 0: there are no more. Called by one thread at a time, not
+ *          always the same one, never again after 0 or an error
+ * Order:   as bsi_items_sort makes it
+ */
+typedef struct bsi_item_source {
+    bomsync_status (*next)(void *ctx, bsi_item *out, size_t room, size_t *count, bomsync_error *err);
+    void *ctx;
+    uint64_t most;               /* there are no more than these; UINT64_MAX: not known */
+} bsi_item_source;
+
+/** An array as a source. It borrows the array. */
+typedef struct bsi_item_array {
+    const bsi_item *item;
+    size_t count, at;
+} bsi_item_array;
+bsi_item_source bsi_items_of(bsi_item_array *a);
+
+/** How items become lines. */
+typedef struct bsi_render {
+    const bsi_slots *slots;
+    const bsi_row_source *now, *was; /* NULL: no item needs it */
+    const bsi_change_head *head;     /* as in bsi_change_render */
+    int workers;
+    bool by_libzstd;                 /* chunks: frames as libzstd makes them, slower and smaller */
+} bsi_render;
+
 typedef bomsync_status (*bsi_line_fn)(void *ctx, const bsi_item *item, uint64_t seq, const char *line, size_t bytes, bomsync_error *err);
 /** Render items in order (seq from 1) through fn, on the calling thread, rendered by workers. head as in bsi_change_render. */
 bomsync_status bsi_items_render(const bsi_item *items, size_t count, const bsi_slots *slots, const bsi_row_source *now,
                                 const bsi_row_source *was, const bsi_change_head *head, int workers, bsi_line_fn fn, void *ctx,
                                 bomsync_error *err);
+
+/** Render items (head with an id_prefix) into chunks below dir, which is there. infos: bsi_chunk_infos_free. */
+bomsync_status bsi_items_send(bsi_item_source items, const bsi_render *how, const bsi_parts *parts, const char *dir,
+                              bsi_chunk_info **infos, size_t *count, bomsync_error *err);
 
 /**
  * The changes between two states of one feed.

@@ -4,7 +4,7 @@
  *
  * The record of a generation has size and digests of each chunk: what is put into the outbox is the same to the byte, or
  * nothing is. It cannot always be had: the order of changes is that of the snapshot, which may differ from that of the
- * state, and gc may have given up a state.
+ * state, and gc may have given up a state. Earlier versions let libzstd code all frames: that way is tried second.
  */
 #include "run/repair.h"
 
@@ -21,7 +21,7 @@
 typedef struct repair {
     bsi_store *store;
     const bsi_generation *g;
-    char *outbox, *tmp;
+    char *outbox, *tmp; /* tmp: of the way at hand */
     void (*told)(void *ctx, const char *line);
     void *ctx;
 } repair;
@@ -53,8 +53,10 @@ static bool there(const char *dir, const char *file) {
     return is;
 }
 
+enum { BY_REPEATS, BY_LIBZSTD, WAYS };
+
 /* All chunks of the generation once more, below tmp. */
-static bomsync_status make_chunks(repair *r, bomsync_error *err) {
+static bomsync_status make_chunks(repair *r, int way, bomsync_error *err) {
     const bsi_generation *g = r->g;
     bsi_feed *feed = NULL;
     bsi_ref *a = NULL, *b = NULL;
@@ -74,7 +76,7 @@ static bomsync_status make_chunks(repair *r, bomsync_error *err) {
         bsi_row_source now = {.store = r->store, .refs = b, .slot_count = feed->slots.count};
         bsi_generation again = {.number = g->number, .feed = g->feed};
         memcpy(again.base_digest, g->base_digest, 32);
-        st = bsi_write_chunks(r->tmp, &again, item, count, &parts, &feed->slots, &now, &was, workers, err);
+        st = bsi_write_chunks(r->tmp, &again, item, count, &parts, &feed->slots, &now, &was, workers, way == BY_LIBZSTD, err);
         bsi_chunk_infos_free(again.chunks, again.chunk_count);
     }
     free(item);
@@ -108,27 +110,41 @@ static bomsync_status put_manifest(const repair *r, bomsync_error *err) {
     return st ? st : put(r, "manifest.json", err);
 }
 
-static bomsync_status repair_one(repair *r, bomsync_error *err) {
-    bool manifest = there(r->outbox, "manifest.json"), made = false;
+/* Whether the chunk can be had in one of the ways; then it stands below r->tmp. */
+static bomsync_status make_again(repair *r, const bsi_chunk_info *c, char *const tmp[WAYS], bool made[WAYS], bool *had, bomsync_error *err) {
+    *had = false;
+    for (int way = 0; way < WAYS && !*had; way++) {
+        r->tmp = tmp[way];
+        if (!made[way]) {
+            bomsync_error why = BOMSYNC_ERROR_INIT;
+            bomsync_status st = make_chunks(r, way, &why);
+            made[way] = true;
+            if (st && st != BOMSYNC_E_INTEGRITY && st != BOMSYNC_E_USAGE) { /* those: a state is damaged or gone, nothing to make it of */
+                *err = why;
+                return st;
+            }
+        }
+        *had = good(r->tmp, c);
+    }
+    return BOMSYNC_OK;
+}
+
+static bomsync_status repair_one(repair *r, char *const tmp[WAYS], bomsync_error *err) {
+    bool manifest = there(r->outbox, "manifest.json"), made[WAYS] = {false}, had;
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; !st && i < r->g->chunk_count; i++) {
         const bsi_chunk_info *c = &r->g->chunks[i];
         if (good(r->outbox, c)) continue;
-        if (!made) {
-            bomsync_error why = BOMSYNC_ERROR_INIT;
-            st = make_chunks(r, &why);
-            if (st == BOMSYNC_E_INTEGRITY || st == BOMSYNC_E_USAGE) st = BOMSYNC_OK; /* a state is damaged or gone: nothing to make it of */
-            if (st) *err = why;
-            made = true;
-        }
+        st = make_again(r, c, tmp, made, &had, err);
         if (st) break;
-        if (!good(r->tmp, c)) {
+        if (!had) {
             tell(r, "cannot make again what was sent in chunk", c->file);
             continue;
         }
         st = put(r, c->file, err);
         if (!st) tell(r, "wrote again chunk", c->file);
     }
+    r->tmp = tmp[0];
     if (!st && !manifest) {
         st = put_manifest(r, err);
         if (!st) tell(r, "wrote again", "manifest.json");
@@ -146,12 +162,15 @@ bomsync_status bsi_repair_outbox(bsi_store *s, void (*told)(void *ctx, const cha
             bsi_generation_free(g);
             continue;
         }
-        repair r = {.store = s, .g = g, .told = told, .ctx = ctx, .outbox = bsi_format("%s/%lld", outbox, (long long)n),
-                    .tmp = bsi_format("%s/tmp/repair-%lld", bsi_store_dir(s), (long long)n)};
-        st = repair_one(&r, err);
-        if (!st) st = bsi_remove_tree(r.tmp, err);
+        repair r = {.store = s, .g = g, .told = told, .ctx = ctx, .outbox = bsi_format("%s/%lld", outbox, (long long)n)};
+        char *tmp[WAYS];
+        for (int way = 0; way < WAYS; way++) tmp[way] = bsi_format("%s/tmp/repair-%lld-%d", bsi_store_dir(s), (long long)n, way);
+        st = repair_one(&r, tmp, err);
+        for (int way = 0; way < WAYS; way++) {
+            if (!st) st = bsi_remove_tree(tmp[way], err);
+            free(tmp[way]);
+        }
         free(r.outbox);
-        free(r.tmp);
         bsi_generation_free(g);
     }
     if (!st) st = bsi_fsync_path(outbox, err);

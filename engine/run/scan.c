@@ -20,6 +20,7 @@
  * Tried and dropped: mmap of the input (page faults cost more than the copy of pread into a buffer that stays in
  * cache); claiming entries in the workers (order then depends on timing).
  */
+#include "flow/lines.h"
 #include "run/scan.h"
 #include "run/scan_pack.h"
 
@@ -901,6 +902,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     pthread_mutex_init(&r.lock, NULL);
     bsi_parse_use_isa((int)o->isa);
     bsi_hash_use_isa((int)o->isa);
+    bsi_emit_use_isa((int)o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
     r.o = &local;

@@ -143,14 +143,18 @@ void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start); /* 
 char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g);      /* one JSON object, the caller's to free */
 
 /* sync_publish.c, for approve, revert and repair too */
-/** Chunks of a generation below dir, which is made anew; g (number, feed, base_digest) gets its chunk infos. now may be NULL. */
+/** Chunks of a generation below dir, which is made anew; g (number, feed, base_digest) gets its chunk infos. now may be NULL.
+ *  by_libzstd: frames as earlier versions made them. */
 bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
-                                bomsync_error *err);
+                                bool by_libzstd, bomsync_error *err);
 /** The same into outbox/.tmp-<number>. */
 bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                bomsync_error *err);
+/** The same of items that stand in no array; parts: of all of them. */
+bomsync_status bsi_send_items(bsi_store *store, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
+                              const bsi_row_source *now, const bsi_row_source *was, int workers, bomsync_error *err);
 /** The generation's digest from its other members. */
 void bsi_generation_digest(bsi_generation *g);
 /** Partition counts of g from those of the base (may be NULL) and the items; made: creates by part without items, or NULL. */

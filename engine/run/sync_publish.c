@@ -16,45 +16,39 @@
 
 /* ---- chunks ---- */
 
-typedef struct chunk_sink {
-    bsi_chunks *chunks;
-    const bsi_parts *parts;
-} chunk_sink;
-
-static bomsync_status add_line(void *ctx, const bsi_item *item, uint64_t seq, const char *line, size_t bytes, bomsync_error *err) {
-    chunk_sink *c = ctx;
-    return bsi_chunks_add_line(c->chunks, item->op, item->op == 'd' ? 90 : 0, c->parts->name[item->part], c->parts->len[item->part], seq,
-                               line, bytes, err);
+static bomsync_status send_items(const char *dir, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
+                                 const bsi_row_source *now, const bsi_row_source *was, int workers, bool by_libzstd, bomsync_error *err) {
+    bomsync_status st = bsi_remove_tree(dir, err);
+    if (!st) st = bsi_mkdirs(dir, err);
+    if (st || !items.most) return st;
+    char id[65];
+    bsi_hex(id, g->base_digest, 32);
+    id[16] = 0;
+    bsi_change_head head = {.entity = g->feed, .id_prefix = id, .generation = -1};
+    bsi_render how = {.slots = slots, .now = now, .was = was, .head = &head, .workers = workers, .by_libzstd = by_libzstd};
+    return bsi_items_send(items, &how, parts, dir, &g->chunks, &g->chunk_count, err);
 }
 
 bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                 const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
-                                bomsync_error *err) {
-    bomsync_status st = bsi_remove_tree(dir, err);
-    if (!st) st = bsi_mkdirs(dir, err);
-    chunk_sink sink = {.parts = parts};
-    if (!st && count) {
-        char id[65];
-        bsi_hex(id, g->base_digest, 32);
-        id[16] = 0;
-        bsi_change_head head = {.entity = g->feed, .id_prefix = id, .generation = -1};
-        st = bsi_chunks_open(&sink.chunks, dir, workers, err);
-        if (!st) st = bsi_items_render(items, count, slots, now, was, &head, workers, add_line, &sink, err);
-        if (sink.chunks) {
-            bomsync_status closed = bsi_chunks_close(sink.chunks, &g->chunks, &g->chunk_count, err);
-            if (!st) st = closed;
-        }
-    }
+                                bool by_libzstd, bomsync_error *err) {
+    bsi_item_array array = {.item = items, .count = count};
+    return send_items(dir, g, bsi_items_of(&array), parts, slots, now, was, workers, by_libzstd, err);
+}
+
+bomsync_status bsi_send_items(bsi_store *store, bsi_generation *g, bsi_item_source items, const bsi_parts *parts, const bsi_slots *slots,
+                              const bsi_row_source *now, const bsi_row_source *was, int workers, bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+    bomsync_status st = send_items(dir, g, items, parts, slots, now, was, workers, false, err);
+    free(dir);
     return st;
 }
 
 bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
                                const bsi_slots *slots, const bsi_row_source *now, const bsi_row_source *was, int workers,
                                bomsync_error *err) {
-    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
-    bomsync_status st = bsi_write_chunks(dir, g, items, count, parts, slots, now, was, workers, err);
-    free(dir);
-    return st;
+    bsi_item_array array = {.item = items, .count = count};
+    return bsi_send_items(store, g, bsi_items_of(&array), parts, slots, now, was, workers, err);
 }
 
 bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err) {
