@@ -14,12 +14,17 @@
 #define BSI_READ_BYTES (1u << 20)        /* one read: measured best with pread on a warm file, 2 workers */
 #define BSI_UNIT_BYTES (16u << 20)       /* what a worker takes of a file at once; of small files less, to have enough */
 #define BSI_UNIT_BYTES_LEAST (256u << 10)
+#define BSI_PAST_BYTES (16u << 10)       /* read past the end of a unit: most blocks that begin in it end there */
+#define BSI_PART_BYTES (4u << 20)        /* a unit of a cold file: one read of the device */
+#define BSI_PART_PAST_BYTES (16u << 10)  /* read with it, as above */
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
 #endif
+#define BSI_DIRECT_SPILL_BYTES (64u << 20) /* open blocks of cold files that are kept; past it the page cache is used */
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */
 #define BSI_INFLATE_RATIO_MAX 1000
 #define BSI_SEGMENT_BLOCKS 256           /* blocks in one LMDB value: about 128 kB with its rows */
+#define BSI_EXPECT_ROOT_BYTES (1ull << 30) /* of a cold root that is asked for as a whole: 150 million records */
 #define BSI_MAP_BYTES (1ull << 40)       /* address space of one environment; the file grows as needed */
 
 #endif

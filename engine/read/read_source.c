@@ -9,7 +9,7 @@
  *     decoded              0                                size
  *
  * A random source answers with one pread(2), nothing before and nothing after it but a comparison: warm files come at
- * the speed of memory. Cold ones go through read_ahead.c.
+ * the speed of memory. Cold ones are read in parts by read_ahead.c, if the caller asks for that.
  */
 #include "flow/source.h"
 
@@ -38,7 +38,8 @@ struct bsi_source {
     bsi_stream *stream; /* NULL: random */
 
     uint64_t start, size; /* random: decoded byte 0 in the file, decoded bytes */
-    bsi_ahead *ahead;     /* NULL: pread */
+    bool ahead;           /* some of it was asked for in parts */
+    int direct_fd;        /* -1: not open, -2: cannot be */
     bsi_packed *packed;   /* NULL: a plain file */
 };
 
@@ -49,7 +50,7 @@ static char *copy(const char *s) {
 static bsi_source *make(const char *path, const bsi_source_options *o) {
     bsi_source *s = bsi_calloc(1, sizeof *s);
     s->path = bsi_strdup(path);
-    s->fd = -1;
+    s->fd = s->direct_fd = -1;
     s->options = (bsi_source_options){.encoding = copy(o->encoding),
                                       .trailer_regex = copy(o->trailer_regex),
                                       .io = bsi_strdup(o->io ? o->io : "auto"),
@@ -60,10 +61,10 @@ static bsi_source *make(const char *path, const bsi_source_options *o) {
 void bsi_source_close(bsi_source *s) {
     if (!s) return;
     bsi_stream_close(s->stream);
-    bsi_ahead_close(s->ahead);
     bsi_packed_close(s->packed);
     bsi_trailer_release(&s->trailer);
     if (s->fd >= 0 && !s->input) close(s->fd);
+    if (s->direct_fd >= 0) close(s->direct_fd);
     free((void *)(uintptr_t)s->options.encoding);
     free((void *)(uintptr_t)s->options.trailer_regex);
     free((void *)(uintptr_t)s->options.io);
@@ -100,21 +101,38 @@ ssize_t bsi_source_pread(bsi_source *s, void *buf, size_t n, uint64_t offset, bo
     if (offset >= s->size) return 0;
     n = BSI_MIN(n, s->size - offset);
     if (s->packed) return bsi_packed_pread(s->packed, buf, n, offset, err);
-    uint64_t at = s->start + offset;
-    size_t got = s->ahead ? bsi_ahead_read(s->ahead, buf, n, at) : 0;
-    if (got < n && read_exactly(s, (uint8_t *)buf + got, n - got, at + got, err) < 0) return -1;
-    return (ssize_t)n;
+    return read_exactly(s, buf, n, s->start + offset, err);
 }
 
-static bomsync_status choose_io(bsi_source *s, bomsync_error *err) {
+static bomsync_status check_io(const bsi_source *s, bomsync_error *err) {
     const char *io = s->options.io;
+    if (strcmp(io, "uring") == 0 || strcmp(io, "pread") == 0 || strcmp(io, "auto") == 0) return BOMSYNC_OK;
+    return bsi_fail(err, BOMSYNC_E_USAGE, "unknown way to read \"%.60s\": auto, uring or pread", io);
+}
+
+/* Asked late: who reads a control file's digest has read the file, and it is cold no more. */
+bool bsi_source_cold(const bsi_source *s) {
+    if (s->stream || s->packed || !s->size || strcmp(s->options.io, "pread") == 0) return false;
     uint64_t bytes = (uint64_t)s->before.st_size;
-    bool always = strcmp(io, "uring") == 0, never = strcmp(io, "pread") == 0;
-    if (!always && !never && strcmp(io, "auto") != 0)
-        return bsi_fail(err, BOMSYNC_E_USAGE, "unknown way to read \"%.60s\": auto, uring or pread", io);
-    bool cold = !never && bytes >= BSI_AHEAD_FILE_BYTES_MIN && bsi_ahead_cold(s->fd, bytes);
-    if (bytes && (always || cold)) s->ahead = bsi_ahead_open(s->fd, bytes, s->options.workers);
-    return BOMSYNC_OK;
+    return strcmp(s->options.io, "uring") == 0 || (bytes >= BSI_AHEAD_FILE_BYTES_MIN && bsi_file_cold(s->fd, bytes));
+}
+
+/* The same file once more, past the page cache. */
+static int open_direct(const bsi_source *s) {
+    struct stat b;
+    int fd = s->input ? -1 : open(s->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_DIRECT | O_NONBLOCK);
+    if (fd < 0) return -2;
+    if (fstat(fd, &b) == 0 && b.st_ino == s->before.st_ino && b.st_dev == s->before.st_dev) return fd;
+    close(fd);
+    return -2;
+}
+
+bsi_ahead_file bsi_source_ahead_file(bsi_source *s, bool direct) {
+    if (direct && s->direct_fd == -1) s->direct_fd = open_direct(s);
+    return (bsi_ahead_file){.fd = s->fd, .direct = direct && s->direct_fd >= 0 ? s->direct_fd : -1, .start = s->start};
+}
+void bsi_source_ahead_used(bsi_source *s) {
+    s->ahead = true;
 }
 
 static bomsync_status cut_trailer(bsi_source *s, bomsync_error *err) {
@@ -136,7 +154,7 @@ static bomsync_status open_random(bsi_source *s, const uint8_t *head, size_t hea
     s->start = bsi_text_mark(head, head_bytes);
     s->size = (uint64_t)s->before.st_size - s->start;
     if (s->trailer.wanted && (st = cut_trailer(s, err))) return st;
-    return choose_io(s, err);
+    return check_io(s, err);
 }
 
 /* ---- opening ---- */

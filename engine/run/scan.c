@@ -34,7 +34,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, SOME_BLOCKS = 500 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -78,6 +78,7 @@ static void index_build(fp_index *x, const bsi_image *image) {
         uint64_t size = 64;
         while (size < image->count * 2) size *= 2;
         x->mask = size - 1;
+        bsi_memory_large();
         x->slot = bsi_calloc(size, sizeof *x->slot);
         for (size_t p = 0; p < image->piece_count; p++)
             for (uint32_t i = 0; i < image->piece[p].count; i++) {
@@ -100,6 +101,10 @@ typedef struct cursor {
     bsi_cut_options cut;
     fp_index *index;
     bsi_buf *buf;       /* bytes from the byte at `offset - at` on */
+    bsi_buf *own;       /* buf is a view of what read ahead brought: what is read behind it comes here; else NULL */
+    uint64_t to;        /* no block that starts here or later is wanted: little is read past it */
+    bsi_ahead *ahead;   /* whose */
+    bool direct;        /* the bytes of buf are not in the page cache */
     size_t at;          /* next block starts at buf->data[at] */
     uint64_t offset;    /* of that byte in the file */
     bool end;           /* buf reaches the end of the file */
@@ -117,21 +122,40 @@ typedef struct found_step {
 } found_step;
 
 static void cursor_open(cursor *c, bsi_scan *scan, uint32_t file, const bsi_scan_options *o, fp_index *index, bsi_buf *buf, uint64_t offset,
-                        uint64_t next) {
-    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .next = next, .trust = true};
+                        uint64_t to, uint64_t next) {
+    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .to = to, .next = next, .trust = true};
     buf->len = 0;
     c->cut = (bsi_cut_options){.dialect = c->f->layout->dialect, .block_records = o->block_records, .isa = (int)o->isa};
     c->walk.image = o->image;
 }
 
+/* How much to read behind `rest` bytes. */
+static size_t fill_bytes(const cursor *c, size_t rest) {
+    size_t most = rest < BSI_READ_BYTES / 2 ? BSI_READ_BYTES - rest : rest; /* a long record: double */
+    uint64_t at = c->offset + rest, left = c->to > at ? c->to - at : 0;
+    return left >= most ? most : (size_t)BSI_MIN((uint64_t)most, left + BSI_MAX((size_t)BSI_PAST_BYTES, rest));
+}
+
+/* What is not consumed of a view goes to a buffer that may grow. */
+static void leave_view(cursor *c) {
+    if (!c->own) return;
+    c->own->len = 0;
+    bsi_buf_add(c->own, c->buf->data + c->at, c->buf->len - c->at);
+    c->buf = c->own;
+    c->own = NULL;
+    c->at = 0;
+    c->direct = false; /* but for the first block there */
+}
+
 /* Keep what is not consumed, read more behind it. */
 static bomsync_status cursor_fill(cursor *c, bomsync_error *err) {
+    leave_view(c);
     bsi_buf *buf = c->buf;
     size_t rest = buf->len - c->at;
-    if (rest) memmove(buf->data, buf->data + c->at, rest);
+    if (rest && c->at) memmove(buf->data, buf->data + c->at, rest);
     buf->len = rest;
     c->at = 0;
-    size_t want = rest < BSI_READ_BYTES / 2 ? BSI_READ_BYTES - rest : rest; /* a long record: double */
+    size_t want = fill_bytes(c, rest);
     bsi_buf_reserve(buf, want + MARGIN);
     bsi_source *s = c->f->source;
     if (bsi_source_random(s)) {
@@ -249,12 +273,22 @@ bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *
     return BOMSYNC_OK;
 }
 
+/* Open blocks that came past the page cache. It is an economy: where there is no room they are read from the file again. */
+static void spill_direct(cursor *c, uint64_t *place, const uint8_t *p, size_t n) {
+    if (!c->direct) return;
+    if (atomic_load(&c->f->spill_bytes) > BSI_DIRECT_SPILL_BYTES) bsi_ahead_use_cache(c->ahead);
+    if (bsi_scan_spill(place, c->f, p, n, c->o->tmp, NULL)) *place = BSI_NO_SPILL;
+}
+
 /* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. */
 static bomsync_status spill(cursor *c, uint64_t *place, const uint8_t *p, size_t n, bool matched, bomsync_error *err) {
     bsi_scan_file *f = c->f;
+    bool random = bsi_source_random(f->source);
     *place = BSI_NO_SPILL;
-    if (f->spill_fd < 0 || (matched && (bsi_source_random(f->source) || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
-    return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
+    if (f->spill_fd < 0 || (matched && (random || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
+    if (!random || bsi_source_pack(f->source)) return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
+    spill_direct(c, place, p, n);
+    return BOMSYNC_OK;
 }
 
 /* A record too long to hold: pass over it, fingerprint what was held. */
@@ -407,6 +441,7 @@ static void add_run(found *f, const bsi_scan_run *r) {
 
 static void add_blocks(found *f, const bsi_scan_block *b, size_t n) {
     if (f->blocks + n > f->block_cap) {
+        if (f->blocks > SOME_BLOCKS) bsi_memory_large();
         f->block_cap = BSI_MAX(f->block_cap * 2, f->blocks + n + 16);
         f->block = bsi_realloc(f->block, f->block_cap * sizeof *f->block);
     }
@@ -436,9 +471,10 @@ typedef struct unit {
     uint64_t next;     /* image entry expected at from */
     bool sure;         /* from is a record start for certain */
     bool done;         /* its blocks are there: a pack's, from the index */
+    bool ahead;        /* a part of a cold file: its bytes are asked for */
     found found;
     bomsync_status status;
-    bomsync_error err;
+    bomsync_error *err; /* NULL: none */
 } unit;
 
 typedef struct unit_run {
@@ -447,6 +483,11 @@ typedef struct unit_run {
     unit *unit;
     size_t count;
     fp_index index;
+    bool *cold;        /* [files] are to be read in parts, ahead */
+    bsi_ahead_part *part;
+    size_t *part_unit; /* [parts] */
+    size_t parts, part_cap;
+    bsi_ahead *ahead;
     atomic_ullong done_bytes;
     uint64_t total_bytes;
     pthread_mutex_t lock; /* guards the buffers */
@@ -505,7 +546,7 @@ static void tell_progress(unit_run *r, size_t index, uint64_t *told, uint64_t of
 static bomsync_status find_start(cursor *c, bomsync_error *err) {
     bsi_scan_run probe;
     bool starved = false;
-    bomsync_status st = cursor_fill(c, err);
+    bomsync_status st = c->buf->len > c->at ? BOMSYNC_OK : cursor_fill(c, err);
     uint64_t next = c->next, offset = c->offset;
     size_t at = c->at;
     if (!st && c->o->tier_block && c->o->image) {
@@ -518,25 +559,53 @@ static bomsync_status find_start(cursor *c, bomsync_error *err) {
     return st ? st : to_line_start(c, err);
 }
 
-static void run_unit(void *ctx, size_t index) {
-    unit_run *r = ctx;
+/* The cursor stands in what came for the unit, from its start on. */
+static void use_arrival(cursor *c, unit_run *r, bsi_buf *view, const bsi_arrival *came) {
+    const bsi_ahead_part *p = &r->part[came->part];
+    size_t skip = (size_t)(c->offset - p->offset);
+    if (came->bytes <= skip) return;
+    *view = (bsi_buf){.data = (uint8_t *)(uintptr_t)came->data, .len = came->bytes, .cap = came->bytes};
+    c->own = c->buf;
+    c->buf = view;
+    c->at = skip;
+    c->end = p->offset + came->bytes >= bsi_source_size(c->f->source);
+    c->ahead = r->ahead;
+    c->direct = came->direct;
+}
+
+static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
     unit *u = &r->unit[index];
     cursor c;
-    if (u->done) return;
-    bsi_buf buf = take_buffer(r);
-    u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->next);
-    if (!u->sure) u->status = find_start(&c, &u->err);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_buf buf = take_buffer(r), view;
+    cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->to, u->next);
+    if (came) use_arrival(&c, r, &view, came);
+    if (!u->sure) u->status = find_start(&c, &err);
     bool more = true;
     uint64_t told = c.offset;
     while (!u->status && c.offset < u->to) {
         found_step s;
-        u->status = cursor_step(&c, u->to, &s, &more, &u->err);
+        u->status = cursor_step(&c, u->to, &s, &more, &err);
         if (u->status || !more) break;
         add_step(&u->found, &s);
         tell_progress(r, index, &told, c.offset);
     }
+    if (u->status) memcpy(u->err = bsi_alloc(sizeof err), &err, sizeof err);
     give_buffer(r, buf);
+}
+
+/* As many calls with the index of such a unit as there are parts: each takes one, whichever has arrived. */
+static void run_unit(void *ctx, size_t index) {
+    unit_run *r = ctx;
+    if (r->unit[index].done) return;
+    if (!r->unit[index].ahead || !r->ahead) {
+        walk_unit(r, index, NULL);
+        return;
+    }
+    bsi_arrival came;
+    if (!bsi_ahead_take(r->ahead, &came)) return;
+    walk_unit(r, r->part_unit[came.part], &came);
+    bsi_ahead_give(r->ahead, &came);
 }
 
 /* ---- where to split ---- */
@@ -569,7 +638,7 @@ static void sum_pieces(void *ctx, size_t index) {
 
 static void plan_offsets(image_offsets *x, const bsi_image *im, int workers) {
     *x = (image_offsets){.image = im};
-    if (!im || !im->count || workers <= 1) return;
+    if (!im || !im->count) return;
     size_t cap = 16;
     x->file_first = bsi_alloc(cap * sizeof *x->file_first);
     x->piece_bytes = bsi_alloc((im->piece_count + 1) * sizeof *x->piece_bytes);
@@ -624,6 +693,20 @@ static void add_unit(unit_run *r, size_t *cap, unit u) {
     r->unit[r->count++] = u;
 }
 
+/* The unit that is added next comes as a part, from `from` on. */
+static void add_part(unit_run *r, unit *u, uint64_t from) {
+    bsi_source *source = r->scan->file[u->file].source;
+    uint64_t end = BSI_MIN(u->to + BSI_PART_PAST_BYTES, bsi_source_size(source));
+    if (r->parts == r->part_cap) {
+        r->part_cap = r->part_cap ? r->part_cap * 2 : 16;
+        r->part = bsi_realloc(r->part, r->part_cap * sizeof *r->part);
+        r->part_unit = bsi_realloc(r->part_unit, r->part_cap * sizeof *r->part_unit);
+    }
+    r->part_unit[r->parts] = r->count;
+    r->part[r->parts++] = (bsi_ahead_part){.source = source, .offset = from, .bytes = (size_t)(end - from)};
+    u->ahead = true;
+}
+
 /* A pack's blocks as one unit. */
 static void packed_unit(unit *u, bsi_scan_block *block, const uint32_t *match, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -648,6 +731,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
+        if (r->cold[f]) step = BSI_PART_BYTES;
         unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
         bsi_scan_block *block = NULL;
         uint32_t *match = NULL;
@@ -664,6 +748,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
             uint64_t at;
             u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
+            if (r->cold[f] && from < size) add_part(r, &u, from);
             add_unit(r, &cap, u);
             from = start = u.to;
             if (!random || u.to >= size) break;
@@ -738,7 +823,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     place at = {0};
     bomsync_status st = BOMSYNC_OK;
     if (u->status && u->sure) {
-        *err = u->err;
+        *err = *u->err;
         return u->status;
     }
     while (random && !st) {
@@ -747,7 +832,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
         if (met) break;
         if ((*pos >= u->to && !last) || *pos >= bsi_source_size(file->source)) break; /* the next unit takes over */
         const bsi_scan_run *before = all->runs ? &all->run[all->runs - 1] : NULL;
-        if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, before && before->matched ? before->first + before->count : u->next);
+        if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, *pos, before && before->matched ? before->first + before->count : u->next);
         open = true;
         found_step s;
         st = cursor_step(&c, c.offset + 1, &s, &more, err);
@@ -759,7 +844,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     if (st) return st;
     adopt(all, u, at, pos);
     if (!u->status || !met) return BOMSYNC_OK;
-    *err = u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
+    *err = *u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
     return u->status;
 }
 
@@ -771,7 +856,7 @@ static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
     if (r->count == 1) { /* nothing to join */
         *all = r->unit[0].found;
         r->unit[0].found = (found){0};
-        if (r->unit[0].status) *err = r->unit[0].err;
+        if (r->unit[0].status) *err = *r->unit[0].err;
         return r->unit[0].status;
     }
     all->block_cap = total + 16;
@@ -870,6 +955,36 @@ static void settle_matches(bsi_scan *s, const bsi_image *image) {
     free(used);
 }
 
+/* Cold files are read past the page cache if most of their blocks are expected to match: those are not read again. */
+static void read_ahead(unit_run *r) {
+    const bsi_scan_options *o = r->o;
+    bool direct = o->image && o->tier_block;
+    for (size_t f = 0; direct && r->parts && f < r->scan->file_count; f++) {
+        bsi_scan_file *file = &r->scan->file[f];
+        if (!r->cold[f] || file->spill_fd >= 0) continue;
+        file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        direct = file->spill_fd >= 0;
+    }
+    if (r->parts) bsi_memory_large(); /* its buffers */
+    if (r->parts) r->ahead = bsi_ahead_open(r->part, r->parts, direct);
+}
+
+static void unit_run_release(unit_run *r) {
+    bsi_ahead_close(r->ahead);
+    for (size_t i = 0; i < r->count; i++) {
+        found_free(&r->unit[i].found);
+        free(r->unit[i].err);
+    }
+    for (size_t i = 0; i < r->spares; i++) bsi_buf_free(&r->spare[i]);
+    free(r->unit);
+    free(r->part);
+    free(r->part_unit);
+    free(r->cold);
+    free(r->index.slot);
+    pthread_mutex_destroy(&r->index.lock);
+    pthread_mutex_destroy(&r->lock);
+}
+
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
     unit_run r = {.scan = scan, .o = o};
     for (size_t f = 0; f < scan->file_count; f++) {
@@ -878,31 +993,33 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
+    r.cold = bsi_calloc(scan->file_count + 1, sizeof *r.cold);
+    bool split = o->workers > 1;
+    for (size_t f = 0; f < scan->file_count; f++) split |= r.cold[f] = scan->file[f].layout && bsi_source_cold(scan->file[f].source);
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parse_use_isa((int)o->isa);
+    bsi_hash_use((bsi_hash_isa)o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
+    if (!local.image || !o->tier_block) bsi_memory_large();
     r.o = &local;
     image_offsets x;
-    plan_offsets(&x, local.image, o->workers);
+    plan_offsets(&x, split ? local.image : NULL, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
     found all = {0};
+    if (!st) read_ahead(&r);
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
     if (!st) st = stitch(&r, &all, err);
-    for (size_t i = 0; i < r.count; i++) found_free(&r.unit[i].found);
-    for (size_t i = 0; i < r.spares; i++) bsi_buf_free(&r.spare[i]);
-    free(r.unit);
-    free(r.index.slot);
+    unit_run_release(&r);
     free(x.file_first);
     free(x.piece_bytes);
     free(x.has_end);
-    pthread_mutex_destroy(&r.index.lock);
-    pthread_mutex_destroy(&r.lock);
     scan->run = all.run;
     scan->run_count = all.runs;
     scan->block = all.block;
     scan->block_count = all.blocks;
+    if (scan->block_count) bsi_memory_large();
     if (!st) settle_matches(scan, local.image);
     count_up(scan);
     for (size_t f = 0; f < scan->file_count && !st; f++) st = bsi_source_settled(scan->file[f].source, err);
@@ -1028,6 +1145,12 @@ static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spi
     }
     buf->len = n;
     return BOMSYNC_OK;
+}
+
+bool bsi_scan_alone(const bsi_scan *scan, size_t i) {
+    const bsi_scan_block *b = &scan->block[i];
+    return b->spill != BSI_NO_SPILL || (b->flags & BSI_CUT_OVERSIZE) || !bsi_source_random(scan->file[b->file].source) ||
+           bsi_source_pack(scan->file[b->file].source);
 }
 
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err) {

@@ -16,7 +16,7 @@
 /** A block that no exact entry of the image stands for. */
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
-    uint64_t spill;      /* streams and packs: offset of its bytes in the spill file; BSI_NO_SPILL: not there */
+    uint64_t spill;      /* offset of its bytes in the spill file (streams, packs, cold files); BSI_NO_SPILL: not there */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
 } bsi_scan_block;
@@ -38,7 +38,7 @@ typedef struct bsi_scan_file {
     bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
     uint64_t body;       /* offset of the first record */
     int64_t records;
-    int spill_fd;        /* streams and packs: bytes of unmatched blocks; -1 */
+    int spill_fd;        /* streams, packs, cold files: bytes of unmatched blocks; -1 */
     _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
@@ -87,6 +87,9 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
+ *  with them at once. */
+bool bsi_scan_alone(const bsi_scan *scan, size_t i);
 /** Bytes to the spill file of their file, at *place. Any thread. */
 bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** `bytes` of a matched run, from `before` bytes behind its start, into buf. */

@@ -136,11 +136,11 @@ static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *co
     bsi_scan_block *b = &scan->block[open];
     bsi_scan_file *f = &scan->file[b->file];
     *count = 1;
-    if (f->spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, open, buf, err);
+    if (bsi_scan_alone(scan, open)) return bsi_scan_bytes(scan, open, buf, err);
     uint64_t bytes = b->bytes;
     while (open + *count < end) {
         bsi_scan_block *n = &scan->block[open + *count];
-        if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || bsi_scan_alone(scan, open + *count)) break;
         bytes += n->bytes;
         (*count)++;
     }
