@@ -555,6 +555,7 @@ static bomsync_status find_start(cursor *c, bomsync_error *err) {
         c->offset = offset;
         c->at = at;
         if (st || probe.count) return st;
+        if (next != UINT64_MAX) c->next = next - BSI_MIN(next, (uint64_t)LOOK_AHEAD / 2); /* what changed before moved it either way */
     }
     return st ? st : to_line_start(c, err);
 }
