@@ -53,8 +53,12 @@ bomsync_status bsi_source_settled(bsi_source *s, bomsync_error *err);
 uint64_t bsi_source_raw_bytes(const bsi_source *s);
 /** Trailer found: true and its first group as a count, or -1 if the regex has no group. Valid at the end. */
 bool bsi_source_trailer(const bsi_source *s, int64_t *count);
-/** Line number (from 1) of a decoded offset. Random: counts by reading again. Stream: from a sparse index kept while
- *  reading plus a re-read where the path can be opened again; -1 if it cannot be told. Slow: for messages only. */
+/** Can a stream be opened a second time? Files can, stdin and pipes cannot. */
+bool bsi_source_reopens(const bsi_source *s);
+/** The same file from its front, without looking for a trailer. */
+bomsync_status bsi_source_reopen(bsi_source **out, const bsi_source *s, bomsync_error *err);
+/** Line number (from 1) of a decoded offset: counts by reading again, on from the last place that was asked for. -1 if it
+ *  cannot be told (stdin: see bsi_scan_line). Slow: for messages only. Any thread. */
 int64_t bsi_source_line(bsi_source *s, uint64_t offset);
 /** Were the bytes converted from another encoding? */
 bool bsi_source_transcoded(const bsi_source *s);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,6 +27,12 @@
 #include "read/read_stream.h"
 #include "read/read_text.h"
 #include "read/read_trailer.h"
+
+typedef struct line_count {
+    int64_t lines;
+    uint64_t at; /* decoded bytes that are counted */
+    bool cr;     /* the byte before was one */
+} line_count;
 
 struct bsi_source {
     char *path;
@@ -41,6 +48,10 @@ struct bsi_source {
     bool ahead;           /* some of it was asked for in parts */
     int direct_fd;        /* -1: not open, -2: cannot be */
     bsi_packed *packed;   /* NULL: a plain file */
+
+    pthread_mutex_t lines_lock; /* guards what follows: lines are asked for in ascending order, mostly */
+    line_count lines;
+    bsi_source *again; /* a stream read a second time for them */
 };
 
 static char *copy(const char *s) {
@@ -51,6 +62,8 @@ static bsi_source *make(const char *path, const bsi_source_options *o) {
     bsi_source *s = bsi_calloc(1, sizeof *s);
     s->path = bsi_strdup(path);
     s->fd = s->direct_fd = -1;
+    s->lines.lines = 1;
+    pthread_mutex_init(&s->lines_lock, NULL);
     s->options = (bsi_source_options){.encoding = copy(o->encoding),
                                       .trailer_regex = copy(o->trailer_regex),
                                       .io = bsi_strdup(o->io ? o->io : "auto"),
@@ -63,6 +76,8 @@ void bsi_source_close(bsi_source *s) {
     bsi_stream_close(s->stream);
     bsi_packed_close(s->packed);
     bsi_trailer_release(&s->trailer);
+    bsi_source_close(s->again);
+    pthread_mutex_destroy(&s->lines_lock);
     if (s->fd >= 0 && !s->input) close(s->fd);
     if (s->direct_fd >= 0) close(s->direct_fd);
     free((void *)(uintptr_t)s->options.encoding);
@@ -300,21 +315,17 @@ bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, 
 
 /* ---- line numbers ---- */
 
-typedef struct line_count {
-    int64_t lines;
-    bool cr; /* the byte before was one */
-} line_count;
-
 /* LF, CRLF and a lone CR end a line. */
 static void count_lines(line_count *c, const uint8_t *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         c->lines += p[i] == '\r' || (p[i] == '\n' && !c->cr);
         c->cr = p[i] == '\r';
     }
+    c->at += n;
 }
 
 /* One read of the way to `offset`, from the file itself or from a second opening of the stream. */
-static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
+static ssize_t read_on(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (s->stream) return bsi_source_read(s, buf, n, &err);
     if (s->packed) return bsi_packed_pread(s->packed, buf, n, at, &err);
@@ -323,27 +334,41 @@ static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
 
 static int64_t count_to(bsi_source *s, uint64_t offset) {
     uint8_t *buf = bsi_alloc(BSI_READ_BYTES);
-    line_count c = {.lines = 1};
-    uint64_t at = 0;
-    while (at < offset) {
-        ssize_t n = read_again(s, buf, (size_t)BSI_MIN(offset - at, (uint64_t)BSI_READ_BYTES), at);
+    line_count *c = &s->lines;
+    if (c->at > offset) *c = (line_count){.lines = 1};
+    while (c->at < offset) {
+        ssize_t n = read_on(s, buf, (size_t)BSI_MIN(offset - c->at, (uint64_t)BSI_READ_BYTES), c->at);
         if (n <= 0) break;
-        count_lines(&c, buf, (size_t)n);
-        at += (uint64_t)n;
+        count_lines(c, buf, (size_t)n);
     }
     free(buf);
-    return at == offset ? c.lines : -1;
+    return c->at == offset ? c->lines : -1;
+}
+
+bool bsi_source_reopens(const bsi_source *s) {
+    return S_ISREG(s->before.st_mode) && !s->input;
+}
+
+bomsync_status bsi_source_reopen(bsi_source **out, const bsi_source *s, bomsync_error *err) {
+    bsi_source_options o = s->options;
+    o.trailer_regex = NULL; /* what is wanted again stands before it; or a line is asked for because of it */
+    return bsi_source_open(out, s->path, &o, err);
+}
+
+static int64_t line_of_stream(bsi_source *s, uint64_t offset) {
+    if (!bsi_source_reopens(s)) return offset ? -1 : 1;
+    if (s->again && s->again->lines.at > offset) {
+        bsi_source_close(s->again);
+        s->again = NULL;
+    }
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (!s->again && bsi_source_reopen(&s->again, s, &err)) return -1;
+    return s->again->stream ? count_to(s->again, offset) : -1;
 }
 
 int64_t bsi_source_line(bsi_source *s, uint64_t offset) {
-    if (!s->stream) return offset <= s->size ? count_to(s, offset) : -1;
-    if (!S_ISREG(s->before.st_mode) || s->input) return offset ? -1 : 1;
-    bsi_source *again;
-    bsi_source_options o = s->options;
-    o.trailer_regex = NULL; /* the line may be asked for because of the trailer */
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    if (bsi_source_open(&again, s->path, &o, &err)) return -1;
-    int64_t line = again->stream ? count_to(again, offset) : -1;
-    bsi_source_close(again);
+    pthread_mutex_lock(&s->lines_lock);
+    int64_t line = s->stream ? line_of_stream(s, offset) : offset <= s->size ? count_to(s, offset) : -1;
+    pthread_mutex_unlock(&s->lines_lock);
     return line;
 }

@@ -255,9 +255,77 @@ static bool look_up(cursor *c, const bsi_scan_block *b) {
     return false;
 }
 
+/* ---- lines of a stream that comes once: all its bytes are in the spill file, but for the ends of very long records ---- */
+
+typedef struct hole { /* bytes that are not there */
+    uint64_t at, bytes;
+    int64_t lines; /* that end in them */
+} hole;
+
+struct bsi_scan_lines {
+    hole *hole;
+    size_t count;
+    uint64_t at;   /* decoded bytes that are counted */
+    int64_t lines; /* the number of the line that stands there */
+    bool cr;       /* the byte before was one */
+};
+
+static int64_t line_ends(bool *cr, const uint8_t *p, size_t n) {
+    int64_t lines = 0;
+    for (size_t i = 0; i < n; i++) {
+        lines += p[i] == '\r' || (p[i] == '\n' && !*cr);
+        *cr = p[i] == '\r';
+    }
+    return lines;
+}
+
+static bsi_scan_lines *lines_of(bsi_scan_file *f) {
+    if (!f->lines) {
+        f->lines = bsi_alloc(sizeof *f->lines);
+        *f->lines = (bsi_scan_lines){.at = f->body, .lines = f->body_line};
+    }
+    return f->lines;
+}
+
+static bool comes_once(const bsi_scan_file *f) { return !bsi_source_random(f->source) && !bsi_source_reopens(f->source); }
+
+int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset) {
+    if (!comes_once(f) || f->spill_fd < 0 || offset < f->body) return bsi_source_line(f->source, offset);
+    bsi_scan_lines *l = lines_of(f);
+    if (offset < l->at) l->at = f->body, l->lines = f->body_line, l->cr = false;
+    uint64_t gone = 0;
+    size_t h = 0;
+    for (; h < l->count && l->hole[h].at < l->at; h++) gone += l->hole[h].bytes;
+    uint8_t *buf = bsi_alloc(BSI_READ_BYTES);
+    while (l->at < offset) {
+        uint64_t to = h < l->count ? BSI_MIN(offset, l->hole[h].at) : offset;
+        if (l->at == to) { /* at a hole, and past it */
+            l->at += l->hole[h].bytes;
+            l->lines += l->hole[h].lines;
+            gone += l->hole[h++].bytes;
+            l->cr = false;
+            continue;
+        }
+        ssize_t n = pread(f->spill_fd, buf, (size_t)BSI_MIN(to - l->at, (uint64_t)BSI_READ_BYTES), (off_t)(l->at - f->body - gone));
+        if (n <= 0) break;
+        l->lines += line_ends(&l->cr, buf, (size_t)n);
+        l->at += (uint64_t)n;
+    }
+    free(buf);
+    return l->at == offset ? l->lines : -1;
+}
+
+/* The end of a record that is passed over. */
+static void add_hole(bsi_scan_file *f, uint64_t at, uint64_t bytes, int64_t lines) {
+    bsi_scan_lines *l = lines_of(f);
+    if (!bytes) return;
+    l->hole = bsi_realloc(l->hole, (l->count + 1) * sizeof *l->hole);
+    l->hole[l->count++] = (hole){at, bytes, lines};
+}
+
 static bomsync_status refuse_quote(cursor *c, bomsync_error *err) {
     bsi_fail(err, BOMSYNC_E_REFUSED, "a quote is never closed");
-    bsi_at(err, bsi_source_path(c->f->source), (int64_t)c->offset, bsi_source_line(c->f->source, c->offset), NULL, NULL, 0);
+    bsi_at(err, bsi_source_path(c->f->source), (int64_t)c->offset, bsi_scan_line(c->f, c->offset), NULL, NULL, 0);
     bsi_hint(err, "nothing was changed; is the file cut off, or does it use quotes as data (see --quotes, --quote)?");
     return BOMSYNC_E_REFUSED;
 }
@@ -280,12 +348,14 @@ static void spill_direct(cursor *c, uint64_t *place, const uint8_t *p, size_t n)
     if (bsi_scan_spill(place, c->f, p, n, c->o->tmp, NULL)) *place = BSI_NO_SPILL;
 }
 
-/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. */
+/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. What matched
+ * is wanted again only where a record looks like a copy of one in it: a file is then decoded once more (read_stream_again);
+ * of stdin all is kept, as it is: packing it would cost the pipe more than the page cache does. */
 static bomsync_status spill(cursor *c, uint64_t *place, const uint8_t *p, size_t n, bool matched, bomsync_error *err) {
     bsi_scan_file *f = c->f;
     bool random = bsi_source_random(f->source);
     *place = BSI_NO_SPILL;
-    if (f->spill_fd < 0 || (matched && (random || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
+    if (f->spill_fd < 0 || (matched && (random || !c->o->keep_stream_bytes || (c->o->streams_twice && bsi_source_reopens(f->source))))) return BOMSYNC_OK;
     if (!random || bsi_source_pack(f->source)) return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
     spill_direct(c, place, p, n);
     return BOMSYNC_OK;
@@ -301,10 +371,14 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
     uint64_t start = c->offset;
     bomsync_status st = spill(c, &b->spill, buf->data + c->at, BSI_RECORD_BYTES_MAX, false, err);
     if (st) return st;
+    bool once = comes_once(c->f), cr = buf->data[c->at + BSI_RECORD_BYTES_MAX - 1] == '\r';
+    int64_t lines = 0;
     for (;;) {
         int64_t got = bsi_cut_skip(state, &c->cut.dialect, buf->data + c->at, buf->len - c->at, c->end);
         if (got == -2) return refuse_quote(c, err);
         size_t used = got >= 0 ? (size_t)got : buf->len - c->at;
+        size_t kept = length < BSI_RECORD_BYTES_MAX ? (size_t)BSI_MIN((uint64_t)used, BSI_RECORD_BYTES_MAX - length) : 0;
+        if (once) lines += line_ends(&cr, buf->data + c->at + kept, used - kept);
         length += used;
         c->at += used;
         c->offset += used;
@@ -318,6 +392,7 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
         bsi_hint(err, "nothing was changed; is this a CSV file with this delimiter and these line ends?");
         return BOMSYNC_E_REFUSED;
     }
+    if (once) add_hole(c->f, start + BSI_RECORD_BYTES_MAX, length - BSI_RECORD_BYTES_MAX, lines);
     b->bytes = (uint32_t)length;
     b->records = 1;
     b->flags = BSI_CUT_OVERSIZE | (c->end && c->at == buf->len ? BSI_CUT_AT_END : 0u);
@@ -988,6 +1063,7 @@ static void unit_run_release(unit_run *r) {
 
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
     unit_run r = {.scan = scan, .o = o};
+    scan->tmp = o->tmp;
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
         if (!file->layout || (bsi_source_random(file->source) && !bsi_source_pack(file->source))) continue;
@@ -1084,6 +1160,8 @@ static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *cou
         }
         f->body = bytes;
         if (!bsi_source_random(f->source)) {
+            bool cr = false;
+            f->body_line = 1 + line_ends(&cr, f->head.data, bytes);
             memmove(f->head.data, f->head.data + bytes, f->head.len - bytes);
             f->head.len -= bytes;
         } else {
@@ -1125,17 +1203,98 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
     return BOMSYNC_OK;
 }
 
+static bomsync_status refuse_changed(const bsi_scan_file *f, uint64_t offset, bomsync_error *err) {
+    bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
+    bsi_at(err, bsi_source_path(f->source), (int64_t)offset, -1, NULL, NULL, 0);
+    return BOMSYNC_E_REFUSED;
+}
+
+/* ---- blocks of a stream that matched first, and are wanted after all ---- */
+
+struct bsi_scan_again {
+    struct place_of {
+        uint64_t offset, spill;
+    } *place; /* ascending by offset */
+    size_t count;
+};
+
+static pthread_mutex_t again_lock = PTHREAD_MUTEX_INITIALIZER; /* guards bsi_scan_file.again; nothing is taken inside */
+
+static const struct place_of *find_place(const bsi_scan_again *a, uint64_t offset) {
+    size_t lo = 0, hi = a ? a->count : 0;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (a->place[mid].offset < offset) lo = mid + 1;
+        else hi = mid;
+    }
+    return a && lo < a->count && a->place[lo].offset == offset ? &a->place[lo] : NULL;
+}
+
+/* Bytes [*at, at + n) of a stream that is read for the second time; the buffer ends with them. */
+static bomsync_status read_to(bsi_source *s, uint64_t *at, uint64_t end, bsi_buf *buf, size_t n, const bsi_scan_file *f, bomsync_error *err) {
+    while (*at < end) {
+        buf->len = BSI_MIN(buf->len, n); /* only the last n are wanted */
+        size_t want = (size_t)BSI_MIN(end - *at, (uint64_t)BSI_READ_BYTES);
+        bsi_buf_reserve(buf, want);
+        ssize_t got = bsi_source_read(s, buf->data + buf->len, want, err);
+        if (got < 0) return err->status;
+        if (!got) return refuse_changed(f, *at, err);
+        buf->len += (size_t)got;
+        *at += (uint64_t)got;
+        if (buf->len > n) {
+            memmove(buf->data, buf->data + buf->len - n, n);
+            buf->len = n;
+        }
+    }
+    return BOMSYNC_OK;
+}
+
+/* All open blocks of the file whose bytes are nowhere, in one pass from its front, to the spill file. */
+static bomsync_status read_stream_again(bsi_scan *scan, uint32_t file, bomsync_error *err) {
+    bsi_scan_file *f = &scan->file[file];
+    bsi_scan_again *a = bsi_calloc(1, sizeof *a);
+    bsi_source *s = NULL;
+    bsi_buf buf = {0};
+    uint64_t at = 0;
+    bomsync_status st = bsi_source_reopen(&s, f->source, err);
+    for (size_t i = 0; i < scan->block_count && !st; i++) {
+        const bsi_scan_block *b = &scan->block[i];
+        if (b->file != file || b->spill != BSI_NO_SPILL) continue;
+        const struct place_of *known = find_place(f->again, b->offset);
+        struct place_of p = {b->offset, known ? known->spill : 0};
+        buf.len = 0;
+        if (!known) st = read_to(s, &at, b->offset, &buf, 0, f, err);
+        if (!known && !st) st = read_to(s, &at, b->offset + b->bytes, &buf, b->bytes, f, err);
+        if (!known && !st && !bsi_hash128_eq(bsi_xxh128(buf.data, b->bytes), b->plain)) st = refuse_changed(f, b->offset, err);
+        if (!known && !st) st = bsi_scan_spill(&p.spill, f, buf.data, b->bytes, scan->tmp, err);
+        if ((a->count & (a->count - 1)) == 0) a->place = bsi_realloc(a->place, BSI_MAX(a->count * 2, (size_t)1) * sizeof *a->place);
+        a->place[a->count++] = p;
+    }
+    bsi_buf_free(&buf);
+    bsi_source_close(s);
+    if (f->again) free(f->again->place);
+    free(f->again);
+    f->again = a;
+    return st;
+}
+
+static bomsync_status place_again(uint64_t *spill, bsi_scan *scan, const bsi_scan_block *b, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    pthread_mutex_lock(&again_lock);
+    const struct place_of *p = find_place(scan->file[b->file].again, b->offset);
+    if (!p && !(st = read_stream_again(scan, b->file, err))) p = find_place(scan->file[b->file].again, b->offset);
+    if (p) *spill = p->spill;
+    pthread_mutex_unlock(&again_lock);
+    return st;
+}
+
 static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spilled, size_t n, bsi_buf *buf, bomsync_error *err) {
     buf->len = 0;
     bsi_buf_reserve(buf, n + MARGIN);
     if (spilled == BSI_NO_SPILL) {
         ssize_t got = bsi_source_pread(f->source, buf->data, n, offset, err);
         if (got < 0) return err->status;
-        if ((size_t)got != n) {
-            bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
-            bsi_at(err, bsi_source_path(f->source), (int64_t)offset, -1, NULL, NULL, 0);
-            return BOMSYNC_E_REFUSED;
-        }
+        if ((size_t)got != n) return refuse_changed(f, offset, err);
     } else {
         for (size_t done = 0; done < n;) {
             ssize_t got = pread(f->spill_fd, buf->data + done, n - done, (off_t)(spilled + done));
@@ -1157,7 +1316,12 @@ bool bsi_scan_alone(const bsi_scan *scan, size_t i) {
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err) {
     const bsi_scan_block *b = &scan->block[i];
     size_t n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX); /* of an oversize record the front is enough */
-    return read_again(&scan->file[b->file], b->offset, b->spill, n, buf, err);
+    uint64_t spilled = b->spill;
+    if (spilled == BSI_NO_SPILL && !bsi_source_random(scan->file[b->file].source)) {
+        bomsync_status st = place_again(&spilled, scan, b, err);
+        if (st) return st;
+    }
+    return read_again(&scan->file[b->file], b->offset, spilled, n, buf, err);
 }
 
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
@@ -1198,6 +1362,10 @@ void bsi_scan_close(bsi_scan *scan) {
         bsi_source_close(scan->file[i].source);
         bsi_layout_close(scan->file[i].layout);
         bsi_buf_free(&scan->file[i].head);
+        if (scan->file[i].lines) free(scan->file[i].lines->hole);
+        free(scan->file[i].lines);
+        if (scan->file[i].again) free(scan->file[i].again->place);
+        free(scan->file[i].again);
         if (scan->file[i].spill_fd >= 0) close(scan->file[i].spill_fd);
     }
     free(scan->file);

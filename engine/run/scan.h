@@ -33,6 +33,9 @@ typedef struct bsi_scan_run {
     bool matched;
 } bsi_scan_run;
 
+typedef struct bsi_scan_lines bsi_scan_lines;
+typedef struct bsi_scan_again bsi_scan_again;
+
 typedef struct bsi_scan_file {
     bsi_source *source;
     bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
@@ -42,6 +45,9 @@ typedef struct bsi_scan_file {
     _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
+    int64_t body_line;   /* streams: lines in front of the first record, and one */
+    bsi_scan_lines *lines; /* a stream that comes once: see bsi_scan_line; NULL: nothing to tell yet */
+    bsi_scan_again *again; /* blocks of a stream that were read a second time; NULL: none */
 } bsi_scan_file;
 
 typedef struct bsi_scan {
@@ -54,6 +60,7 @@ typedef struct bsi_scan {
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
+    const char *tmp;     /* folder of spill files, as in the options */
     bool ascending;      /* matched runs ascend in the image: nothing moved */
 } bsi_scan;
 
@@ -73,7 +80,8 @@ typedef struct bsi_scan_options {
     void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
     void *matched_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
-    bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
+    bool keep_stream_bytes;   /* every block of a stream may be read again */
+    bool streams_twice;       /* few matched blocks are looked at again: of a stream that can be opened again they are not kept */
 } bsi_scan_options;
 
 /** Open all files and read their headers into layouts (slots grow). scan zero-initialised. */
@@ -90,6 +98,8 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
 /** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
  *  with them at once. */
 bool bsi_scan_alone(const bsi_scan *scan, size_t i);
+/** Line number (from 1) of a decoded offset in a file of the scan; -1 if it cannot be told. For messages. One thread. */
+int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset);
 /** Bytes to the spill file of their file, at *place. Any thread. */
 bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** `bytes` of a matched run, from `before` bytes behind its start, into buf. */

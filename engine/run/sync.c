@@ -245,7 +245,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .image_digest = s->feed->image_digest,
                            .store = s->store, .tmp = s->tmp,
-                           .keep_stream_bytes = true};
+                           .keep_stream_bytes = true, .streams_twice = true};
     st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;

@@ -424,7 +424,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         bsi_source *src = s->scan.file[s->scan.block[k->place >> 16].file].source;
         bsi_fail(err, BOMSYNC_E_REFUSED, "%llu of %llu records have too few or too many columns", (unsigned long long)ragged,
                  (unsigned long long)all);
-        bsi_at(err, bsi_source_path(src), (int64_t)k->byte, bsi_source_line(src, k->byte), NULL, k->value, strlen(k->value));
+        bsi_at(err, bsi_source_path(src), (int64_t)k->byte, bsi_scan_line(&s->scan.file[s->scan.block[k->place >> 16].file], k->byte), NULL, k->value, strlen(k->value));
         bsi_hint(err, "nothing was changed; check --delimiter and --quotes, or ask for the file again");
         return BOMSYNC_E_REFUSED;
     }
