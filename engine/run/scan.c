@@ -1072,6 +1072,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     }
     r.cold = bsi_calloc(scan->file_count + 1, sizeof *r.cold);
     bool split = o->workers > 1;
+    for (size_t f = 0; f < scan->file_count; f++)
+        if (bsi_source_pack(scan->file[f].source)) bsi_memory_large(); /* its blocks are listed one by one */
     for (size_t f = 0; f < scan->file_count; f++) split |= r.cold[f] = scan->file[f].layout && bsi_source_cold(scan->file[f].source);
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
