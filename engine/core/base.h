@@ -96,7 +96,7 @@ uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s);
 bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s);
 /* Instructions for what is longer than a few lines; without a call the best of this machine. The hashes are the same. */
 typedef enum bsi_hash_isa { BSI_HASH_SCALAR, BSI_HASH_AVX2, BSI_HASH_AVX512, BSI_HASH_BEST = BSI_HASH_AVX512 } bsi_hash_isa;
-void bsi_hash_use(bsi_hash_isa isa); /* before threads are started; what cannot run here is not used */
+void bsi_hash_use(bsi_hash_isa isa); /* what cannot run here is not used. Any thread */
 void bsi_hash128_hex(char out[33], bsi_hash128 h);                            /* canonical byte order, lower case */
 
 /* SHA-256, through libcrypto. */

@@ -7,43 +7,47 @@
 
 #define XXH_INLINE_ALL
 #include <openssl/evp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
 #define SHORT_BYTES 240 /* XXH3_MIDSIZE_MAX: up to here it uses no vectors */
 
-static const bsi_hash_long *wide = &bsi_hash_scalar;
+static _Atomic(const bsi_hash_long *) chosen = &bsi_hash_scalar;
+
+static inline const bsi_hash_long *wide(void) { return atomic_load_explicit(&chosen, memory_order_relaxed); }
 
 void bsi_hash_use(bsi_hash_isa isa) {
-    wide = &bsi_hash_scalar;
+    const bsi_hash_long *best = &bsi_hash_scalar;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
-    if (isa >= BSI_HASH_AVX512 && v4) wide = &bsi_hash_avx512;
-    else if (isa >= BSI_HASH_AVX2 && v3) wide = &bsi_hash_avx2;
+    if (isa >= BSI_HASH_AVX512 && v4) best = &bsi_hash_avx512;
+    else if (isa >= BSI_HASH_AVX2 && v3) best = &bsi_hash_avx2;
 #else
     (void)isa;
 #endif
+    atomic_store(&chosen, best);
 }
 
 /* Before main, and so before any thread. */
 __attribute__((constructor)) static void choose(void) { bsi_hash_use(BSI_HASH_BEST); }
 
-uint64_t bsi_xxh64(const void *p, size_t n) { return n > SHORT_BYTES ? wide->h64(p, n) : XXH3_64bits(p, n); }
+uint64_t bsi_xxh64(const void *p, size_t n) { return n > SHORT_BYTES ? wide()->h64(p, n) : XXH3_64bits(p, n); }
 
 bsi_hash128 bsi_xxh128(const void *p, size_t n) {
-    if (n > SHORT_BYTES) return wide->h128(p, n);
+    if (n > SHORT_BYTES) return wide()->h128(p, n);
     XXH128_hash_t h = XXH3_128bits(p, n);
     return (bsi_hash128){h.low64, h.high64};
 }
 
 uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s) {
-    return n > SHORT_BYTES ? wide->h64_secret(p, n, s) : XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
+    return n > SHORT_BYTES ? wide()->h64_secret(p, n, s) : XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
 }
 
 bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s) {
-    if (n > SHORT_BYTES) return wide->h128_secret(p, n, s);
+    if (n > SHORT_BYTES) return wide()->h128_secret(p, n, s);
     XXH128_hash_t h = XXH3_128bits_withSecret(p, n, s->bytes, sizeof s->bytes);
     return (bsi_hash128){h.low64, h.high64};
 }

@@ -18,8 +18,8 @@
 #define BSI_PART_BYTES (4u << 20)        /* a unit of a cold file: one read of the device */
 #define BSI_PART_PAST_BYTES (16u << 10)  /* read with it, as above */
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
-#endif
 #define BSI_DIRECT_SPILL_BYTES (64u << 20) /* open blocks of cold files that are kept; past it the page cache is used */
+#endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */
 #define BSI_INFLATE_RATIO_MAX 1000
