@@ -115,6 +115,14 @@ typedef struct cursor {
     size_t checked;     /* piece + 1 whose checksum was found right, 0: none */
 } cursor;
 
+struct bsi_scan_ahead {
+    bool *cold; /* [files] are read in parts */
+    bool any;
+    bsi_ahead_part *part; /* of the cold files, in order */
+    size_t parts;
+    bsi_ahead *queue; /* NULL: there are none, or they are read with pread */
+};
+
 /* What one step of the chain found: matched entries first..first+count, or one open block. */
 typedef struct found_step {
     bsi_scan_run run;
@@ -558,11 +566,9 @@ typedef struct unit_run {
     unit *unit;
     size_t count;
     fp_index index;
-    bool *cold;        /* [files] are to be read in parts, ahead */
-    bsi_ahead_part *part;
+    const bsi_scan_ahead *ahead;
     size_t *part_unit; /* [parts] */
-    size_t parts, part_cap;
-    bsi_ahead *ahead;
+    size_t parts;      /* that have a unit */
     atomic_ullong done_bytes;
     uint64_t total_bytes;
     pthread_mutex_t lock; /* guards the buffers */
@@ -637,7 +643,7 @@ static bomsync_status find_start(cursor *c, bomsync_error *err) {
 
 /* The cursor stands in what came for the unit, from its start on. */
 static void use_arrival(cursor *c, unit_run *r, bsi_buf *view, const bsi_arrival *came) {
-    const bsi_ahead_part *p = &r->part[came->part];
+    const bsi_ahead_part *p = &r->ahead->part[came->part];
     size_t skip = (size_t)(c->offset - p->offset);
     if (came->bytes <= skip) return;
     *view = (bsi_buf){.data = (uint8_t *)(uintptr_t)came->data, .len = came->bytes, .cap = came->bytes};
@@ -645,7 +651,7 @@ static void use_arrival(cursor *c, unit_run *r, bsi_buf *view, const bsi_arrival
     c->buf = view;
     c->at = skip;
     c->end = p->offset + came->bytes >= bsi_source_size(c->f->source);
-    c->ahead = r->ahead;
+    c->ahead = r->ahead->queue;
     c->direct = came->direct;
 }
 
@@ -674,14 +680,14 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
 static void run_unit(void *ctx, size_t index) {
     unit_run *r = ctx;
     if (r->unit[index].done) return;
-    if (!r->unit[index].ahead || !r->ahead) {
+    if (!r->unit[index].ahead) {
         walk_unit(r, index, NULL);
         return;
     }
     bsi_arrival came;
-    if (!bsi_ahead_take(r->ahead, &came)) return;
+    if (!bsi_ahead_take(r->ahead->queue, &came)) return;
     walk_unit(r, r->part_unit[came.part], &came);
-    bsi_ahead_give(r->ahead, &came);
+    bsi_ahead_give(r->ahead->queue, &came);
 }
 
 /* ---- where to split ---- */
@@ -769,20 +775,6 @@ static void add_unit(unit_run *r, size_t *cap, unit u) {
     r->unit[r->count++] = u;
 }
 
-/* The unit that is added next comes as a part, from `from` on. */
-static void add_part(unit_run *r, unit *u, uint64_t from) {
-    bsi_source *source = r->scan->file[u->file].source;
-    uint64_t end = BSI_MIN(u->to + BSI_PART_PAST_BYTES, bsi_source_size(source));
-    if (r->parts == r->part_cap) {
-        r->part_cap = r->part_cap ? r->part_cap * 2 : 16;
-        r->part = bsi_realloc(r->part, r->part_cap * sizeof *r->part);
-        r->part_unit = bsi_realloc(r->part_unit, r->part_cap * sizeof *r->part_unit);
-    }
-    r->part_unit[r->parts] = r->count;
-    r->part[r->parts++] = (bsi_ahead_part){.source = source, .offset = from, .bytes = (size_t)(end - from)};
-    u->ahead = true;
-}
-
 /* A pack's blocks as one unit. */
 static void packed_unit(unit *u, bsi_scan_block *block, const uint32_t *match, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -807,7 +799,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
-        if (r->cold[f]) step = BSI_PART_BYTES;
+        if (r->ahead->cold[f]) step = BSI_PART_BYTES;
         unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
         bsi_scan_block *block = NULL;
         uint32_t *match = NULL;
@@ -824,7 +816,8 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
             uint64_t at;
             u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
-            if (r->cold[f] && from < size) add_part(r, &u, from);
+            u.ahead = r->ahead->cold[f] && r->ahead->queue && from < size;
+            if (u.ahead) r->part_unit[r->parts++] = r->count;
             add_unit(r, &cap, u);
             from = start = u.to;
             if (!random || u.to >= size) break;
@@ -1031,31 +1024,49 @@ static void settle_matches(bsi_scan *s, const bsi_image *image) {
     free(used);
 }
 
-/* Cold files are read past the page cache if most of their blocks are expected to match: those are not read again. */
-static void read_ahead(unit_run *r) {
-    const bsi_scan_options *o = r->o;
-    bool direct = o->image && o->tier_block;
-    for (size_t f = 0; direct && r->parts && f < r->scan->file_count; f++) {
-        bsi_scan_file *file = &r->scan->file[f];
-        if (!r->cold[f] || file->spill_fd >= 0) continue;
-        file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-        direct = file->spill_fd >= 0;
+/* ---- cold files: which, in which parts ---- */
+
+static void add_parts(bsi_scan_ahead *a, const bsi_scan_file *f) {
+    uint64_t size = bsi_source_size(f->source);
+    for (uint64_t at = f->body; at < size; at += BSI_PART_BYTES) {
+        if ((a->parts & (a->parts - 1)) == 0) a->part = bsi_realloc(a->part, BSI_MAX(a->parts * 2, (size_t)1) * sizeof *a->part);
+        size_t bytes = (size_t)BSI_MIN(size - at, (uint64_t)BSI_PART_BYTES + BSI_PART_PAST_BYTES);
+        a->part[a->parts++] = (bsi_ahead_part){.source = f->source, .offset = at, .bytes = bytes};
     }
-    if (r->parts) bsi_memory_large(); /* its buffers */
-    if (r->parts) r->ahead = bsi_ahead_open(r->part, r->parts, direct);
+}
+
+void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct) {
+    bsi_scan_ahead *a = scan->ahead = bsi_calloc(1, sizeof *a);
+    a->cold = bsi_calloc(scan->file_count + 1, sizeof *a->cold);
+    for (size_t i = 0; i < scan->file_count; i++) {
+        bsi_scan_file *f = &scan->file[i];
+        if (!f->layout || !bsi_source_cold(f->source)) continue;
+        a->cold[i] = a->any = true;
+        add_parts(a, f);
+        if (direct && (f->spill_fd = open(tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)) < 0) direct = false;
+    }
+    if (a->parts) {
+        bsi_memory_large(); /* its buffers */
+        a->queue = bsi_ahead_open(a->part, a->parts, direct);
+    }
+}
+
+static void ahead_close(bsi_scan_ahead *a) {
+    if (!a) return;
+    bsi_ahead_close(a->queue);
+    free(a->part);
+    free(a->cold);
+    free(a);
 }
 
 static void unit_run_release(unit_run *r) {
-    bsi_ahead_close(r->ahead);
     for (size_t i = 0; i < r->count; i++) {
         found_free(&r->unit[i].found);
         free(r->unit[i].err);
     }
     for (size_t i = 0; i < r->spares; i++) bsi_buf_free(&r->spare[i]);
     free(r->unit);
-    free(r->part);
     free(r->part_unit);
-    free(r->cold);
     free(r->index.slot);
     pthread_mutex_destroy(&r->index.lock);
     pthread_mutex_destroy(&r->lock);
@@ -1070,11 +1081,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
-    r.cold = bsi_calloc(scan->file_count + 1, sizeof *r.cold);
-    bool split = o->workers > 1;
     for (size_t f = 0; f < scan->file_count; f++)
         if (bsi_source_pack(scan->file[f].source)) bsi_memory_large(); /* its blocks are listed one by one */
-    for (size_t f = 0; f < scan->file_count; f++) split |= r.cold[f] = scan->file[f].layout && bsi_source_cold(scan->file[f].source);
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parse_use_isa((int)o->isa);
@@ -1083,14 +1091,18 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     if (!o->image || !o->image->count) local.image = NULL;
     if (!local.image || !o->tier_block) bsi_memory_large();
     r.o = &local;
+    if (!scan->ahead) bsi_scan_start(scan, o->tmp, local.image && o->tier_block);
+    r.ahead = scan->ahead;
+    r.part_unit = bsi_alloc((r.ahead->parts + 1) * sizeof *r.part_unit);
     image_offsets x;
-    plan_offsets(&x, split ? local.image : NULL, o->workers);
+    plan_offsets(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
     found all = {0};
-    if (!st) read_ahead(&r);
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
     if (!st) st = stitch(&r, &all, err);
     unit_run_release(&r);
+    ahead_close(scan->ahead);
+    scan->ahead = NULL;
     free(x.file_first);
     free(x.piece_bytes);
     free(x.has_end);
@@ -1220,7 +1232,7 @@ struct bsi_scan_again {
     size_t count;
 };
 
-static pthread_mutex_t again_lock = PTHREAD_MUTEX_INITIALIZER; /* guards bsi_scan_file.again; nothing is taken inside */
+static pthread_mutex_t again_lock = PTHREAD_MUTEX_INITIALIZER; /* guards bsi_scan_file.again; inside it only those of the stream that is read */
 
 static const struct place_of *find_place(const bsi_scan_again *a, uint64_t offset) {
     size_t lo = 0, hi = a ? a->count : 0;
@@ -1360,6 +1372,7 @@ void bsi_scan_forget(bsi_scan *scan) {
 
 void bsi_scan_close(bsi_scan *scan) {
     bsi_scan_forget(scan);
+    ahead_close(scan->ahead);
     for (size_t i = 0; i < scan->file_count; i++) {
         bsi_source_close(scan->file[i].source);
         bsi_layout_close(scan->file[i].layout);

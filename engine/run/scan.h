@@ -35,6 +35,7 @@ typedef struct bsi_scan_run {
 
 typedef struct bsi_scan_lines bsi_scan_lines;
 typedef struct bsi_scan_again bsi_scan_again;
+typedef struct bsi_scan_ahead bsi_scan_ahead;
 
 typedef struct bsi_scan_file {
     bsi_source *source;
@@ -60,6 +61,7 @@ typedef struct bsi_scan {
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
+    bsi_scan_ahead *ahead; /* cold files whose reading was started; NULL: not yet, or no more */
     const char *tmp;     /* folder of spill files, as in the options */
     bool ascending;      /* matched runs ascend in the image: nothing moved */
 } bsi_scan;
@@ -89,6 +91,9 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
                              const bomsync_read_options *read, const char *const *key, uint32_t key_count,
                              const char *partition, const char *const *ignore, uint32_t ignore_count, int workers,
                              bomsync_error *err);
+/** Starts to read files that are cold: the device works while the caller gets the image, say. tmp is that of the options;
+ *  direct: most blocks are expected to match, what differs goes to the spill file. Else bsi_scan_blocks does it. */
+void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct);
 /** Cut and fingerprint everything, match with the image. Each image entry is matched at most once, first in order. */
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
 /** Open the matched blocks for which hit() says so; open indexes change. Returns how many. */

@@ -59,7 +59,6 @@ static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
     s->slots_before = s->feed->slots.count;
     if (s->feed->slots.count) st = check_words(s, err);
     if (!st && s->feed->generation) st = bsi_store_generation_get(&s->last, s->store, s->feed->generation, err);
-    if (!st && s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
     if (!st) st = bsi_store_kept(&s->old_kept, &s->old_kept_count, s->store, s->feed_name, err);
     if (!st) st = bsi_store_holds(&s->old_hold, &s->old_hold_count, s->store, s->feed_name, err);
     return st;
@@ -238,6 +237,9 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bsi_source_paths_free(paths, path_count);
     if (st) return st;
     int64_t t = bsi_now_ns();
+    bsi_scan_start(&s->scan, s->tmp, s->feed->image_list && s->tier_block && !s->scope);
+    if (s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
+    if (st) return st;
     bsi_isa isa;
     st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
     if (st) return st;
