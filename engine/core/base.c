@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +23,16 @@ static _Noreturn void out_of_memory(size_t bytes) {
     int n = snprintf(text, sizeof text, "bomsync: error: out of memory (%zu bytes); nothing was changed\n", bytes);
     if (n > 0 && write(STDERR_FILENO, text, (size_t)n) < 0) _exit(BOMSYNC_E_SPACE);
     _exit(BOMSYNC_E_SPACE);
+}
+
+static atomic_bool held_small;
+
+void bsi_memory_small(void) {
+    if (prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 0 && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0) atomic_store(&held_small, true);
+}
+
+void bsi_memory_large(void) {
+    if (atomic_load_explicit(&held_small, memory_order_relaxed) && atomic_exchange(&held_small, false)) prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 }
 
 void *bsi_alloc(size_t bytes) {

@@ -30,6 +30,10 @@ void bsi_at(bomsync_error *err, const char *file, int64_t byte, int64_t line, co
             size_t value_bytes);
 
 /* Out of memory ends the run (exit 9) from wherever it is: the store commits at one point only, so dying is safe. */
+/* Huge pages cost a run that touches little more than they save: 2 MB are cleared for the first byte of each. small: none
+ * from here on, where the system lets a process say so; large: as the allocator asks for them. Any thread. */
+void bsi_memory_small(void);
+void bsi_memory_large(void);
 void *bsi_alloc(size_t bytes);                 /* never NULL */
 void *bsi_calloc(size_t count, size_t size);   /* never NULL */
 void *bsi_realloc(void *old, size_t bytes);    /* never NULL */
@@ -90,9 +94,9 @@ uint64_t bsi_xxh64(const void *p, size_t n);                                  /*
 bsi_hash128 bsi_xxh128(const void *p, size_t n);                              /* XXH3-128, unseeded */
 uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s);
 bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s);
-/** Instructions that long inputs are hashed with from now on (bsi_isa of flow/block.h); the hashes are the same. Without a call: the best
- *  of this machine. */
-void bsi_hash_use_isa(int isa);
+/* Instructions for what is longer than a few lines; without a call the best of this machine. The hashes are the same. */
+typedef enum bsi_hash_isa { BSI_HASH_SCALAR, BSI_HASH_AVX2, BSI_HASH_AVX512, BSI_HASH_BEST = BSI_HASH_AVX512 } bsi_hash_isa;
+void bsi_hash_use(bsi_hash_isa isa); /* what cannot run here is not used. Any thread */
 void bsi_hash128_hex(char out[33], bsi_hash128 h);                            /* canonical byte order, lower case */
 
 /* SHA-256, through libcrypto. */
@@ -129,6 +133,10 @@ uint64_t bsi_private_bytes(void);
 void bsi_memory_give_back(void);
 
 /* Files. All paths are bytes. */
+/** Has the kernel bring a file of at most `most` bytes into the page cache, if much of it is not there. Does not wait for it. */
+void bsi_file_expect(const char *path, uint64_t most);
+/** Is at least an eighth of the file not in the page cache? A few system calls, no reading. */
+bool bsi_file_cold(int fd, uint64_t size);
 bomsync_status bsi_fsync_path(const char *path, bomsync_error *err); /* file or folder */
 bomsync_status bsi_mkdirs(const char *path, bomsync_error *err);      /* mode 0700 */
 bomsync_status bsi_remove_tree(const char *path, bomsync_error *err); /* no links followed; absent is fine */

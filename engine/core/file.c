@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 bool bsi_disk_full(const char *path);
@@ -14,6 +15,28 @@ bool bsi_disk_full(const char *path) {
     struct statvfs v;
     if (statvfs(path, &v) != 0) return false;
     return v.f_bavail * v.f_frsize < (64u << 10) || (v.f_files && v.f_favail == 0);
+}
+
+#define SAMPLES 16u /* looks at the page cache */
+
+bool bsi_file_cold(int fd, uint64_t size) {
+    unsigned missing = 0;
+    for (uint64_t i = 0; i < SAMPLES; i++) {
+        char c;
+        struct iovec v = {&c, 1};
+        uint64_t at = size / SAMPLES * i + size / SAMPLES / 2;
+        if (preadv2(fd, &v, 1, (off_t)at, RWF_NOWAIT) < 0 && errno == EAGAIN) missing++;
+    }
+    return missing > SAMPLES / 8;
+}
+
+void bsi_file_expect(const char *path, uint64_t most) {
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return;
+    bool wanted = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size && (uint64_t)st.st_size <= most;
+    if (wanted && bsi_file_cold(fd, (uint64_t)st.st_size)) posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+    close(fd);
 }
 
 bomsync_status bsi_fsync_path(const char *path, bomsync_error *err) {

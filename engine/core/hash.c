@@ -1,74 +1,55 @@
 /* core/hash.c - XXH3 for content, SHA-256 for what people and other programs compare.
  *
- * XXH3 is compiled in (header only), so that short row images are hashed without a call through a table. Long inputs go to
- * the widest registers of this machine (hash_loop.h).
+ * XXH3 is compiled in (header only), so that short row images are hashed without a call through a table. Blocks and
+ * pages are long: they take the widest instructions that this machine has (hash_long.h).
  */
 #include "core/hash_inner.h"
 
-#include <stdatomic.h>
-
 #define XXH_INLINE_ALL
 #include <openssl/evp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
-/* Up to this length XXH3 has no vectors: those are hashed here, without a call through the table. */
-enum { SHORT_BYTES = 240 };
+#define SHORT_BYTES 240 /* XXH3_MIDSIZE_MAX: up to here it uses no vectors */
 
-typedef struct variant {
-    uint64_t (*h64)(const void *p, size_t n);
-    bsi_hash128 (*h128)(const void *p, size_t n);
-    bsi_hash128 (*h128_secret)(const void *p, size_t n, const bsi_secret *s);
-} variant;
+static _Atomic(const bsi_hash_long *) chosen = &bsi_hash_scalar;
 
-static const variant variants[] = {
-    {bsi_hash_64_scalar, bsi_hash_128_scalar, bsi_hash_128_secret_scalar},
-#if defined(__x86_64__)
-    {bsi_hash_64_avx2, bsi_hash_128_avx2, bsi_hash_128_secret_avx2},
-    {bsi_hash_64_avx512, bsi_hash_128_avx512, bsi_hash_128_secret_avx512},
-#endif
-};
-static _Atomic(const variant *) chosen;
+static inline const bsi_hash_long *wide(void) { return atomic_load_explicit(&chosen, memory_order_relaxed); }
 
-static const variant *best(void) {
-    size_t i = 0;
+void bsi_hash_use(bsi_hash_isa isa) {
+    const bsi_hash_long *best = &bsi_hash_scalar;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    i = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512dq")
-            ? 2
-            : __builtin_cpu_supports("avx2") ? 1 : 0;
+    bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    if (isa >= BSI_HASH_AVX512 && v4) best = &bsi_hash_avx512;
+    else if (isa >= BSI_HASH_AVX2 && v3) best = &bsi_hash_avx2;
+#else
+    (void)isa;
 #endif
-    atomic_store_explicit(&chosen, &variants[i], memory_order_relaxed);
-    return &variants[i];
+    atomic_store(&chosen, best);
 }
 
-static inline const variant *use(void) {
-    const variant *v = atomic_load_explicit(&chosen, memory_order_relaxed);
-    return v ? v : best();
-}
+/* Before main, and so before any thread. */
+__attribute__((constructor)) static void choose(void) { bsi_hash_use(BSI_HASH_BEST); }
 
-void bsi_hash_use_isa(int isa) {
-    size_t most = sizeof variants / sizeof *variants - 1;
-    atomic_store_explicit(&chosen, &variants[BSI_MIN((size_t)isa, most)], memory_order_relaxed);
-}
-
-uint64_t bsi_xxh64(const void *p, size_t n) { return n <= SHORT_BYTES ? XXH3_64bits(p, n) : use()->h64(p, n); }
+uint64_t bsi_xxh64(const void *p, size_t n) { return n > SHORT_BYTES ? wide()->h64(p, n) : XXH3_64bits(p, n); }
 
 bsi_hash128 bsi_xxh128(const void *p, size_t n) {
-    if (n > SHORT_BYTES) return use()->h128(p, n);
+    if (n > SHORT_BYTES) return wide()->h128(p, n);
     XXH128_hash_t h = XXH3_128bits(p, n);
     return (bsi_hash128){h.low64, h.high64};
 }
 
-bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s) {
-    if (n > SHORT_BYTES) return use()->h128_secret(p, n, s);
-    XXH128_hash_t h = XXH3_128bits_withSecret(p, n, s->bytes, sizeof s->bytes);
-    return (bsi_hash128){h.low64, h.high64};
+uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s) {
+    return n > SHORT_BYTES ? wide()->h64_secret(p, n, s) : XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
 }
 
-uint64_t bsi_xxh64_secret(const void *p, size_t n, const bsi_secret *s) {
-    return XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
+bsi_hash128 bsi_xxh128_secret(const void *p, size_t n, const bsi_secret *s) {
+    if (n > SHORT_BYTES) return wide()->h128_secret(p, n, s);
+    XXH128_hash_t h = XXH3_128bits_withSecret(p, n, s->bytes, sizeof s->bytes);
+    return (bsi_hash128){h.low64, h.high64};
 }
 
 void bsi_hash128_hex(char out[33], bsi_hash128 h) {

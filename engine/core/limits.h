@@ -14,9 +14,13 @@
 #define BSI_READ_BYTES (1u << 20)        /* one read: measured best with pread on a warm file, 2 workers */
 #define BSI_UNIT_BYTES (16u << 20)       /* what a worker takes of a file at once; of small files less, to have enough */
 #define BSI_UNIT_BYTES_LEAST (256u << 10)
+#define BSI_PAST_BYTES (16u << 10)       /* read past the end of a unit: most blocks that begin in it end there */
+#define BSI_PART_BYTES (4u << 20)        /* a unit of a cold file: one read of the device */
+#define BSI_PART_PAST_BYTES (16u << 10)  /* read with it, as above */
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
 #define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
+#define BSI_DIRECT_SPILL_BYTES (64u << 20) /* open blocks of cold files that are kept; past it the page cache is used */
 #endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */
@@ -30,6 +34,7 @@
 #define BSI_TRAIN_SAMPLE_BYTES (256u << 10) /* twice as much gives 0.3 % less bytes */
 #define BSI_TRAIN_PLACES 16              /* from so many places of the snapshot */
 #define BSI_TRAIN_ZSTD_PERCENT 15        /* frames that are smaller by so much are worth their time */
+#define BSI_EXPECT_ROOT_BYTES (1ull << 30) /* of a cold root that is asked for as a whole: 150 million records */
 #define BSI_MAP_BYTES (1ull << 40)       /* address space of one environment; the file grows as needed */
 
 #endif

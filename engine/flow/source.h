@@ -53,8 +53,12 @@ bomsync_status bsi_source_settled(bsi_source *s, bomsync_error *err);
 uint64_t bsi_source_raw_bytes(const bsi_source *s);
 /** Trailer found: true and its first group as a count, or -1 if the regex has no group. Valid at the end. */
 bool bsi_source_trailer(const bsi_source *s, int64_t *count);
-/** Line number (from 1) of a decoded offset. Random: counts by reading again. Stream: from a sparse index kept while
- *  reading plus a re-read where the path can be opened again; -1 if it cannot be told. Slow: for messages only. */
+/** Can a stream be opened a second time? Files can, stdin and pipes cannot. */
+bool bsi_source_reopens(const bsi_source *s);
+/** The same file from its front, without looking for a trailer. */
+bomsync_status bsi_source_reopen(bsi_source **out, const bsi_source *s, bomsync_error *err);
+/** Line number (from 1) of a decoded offset: counts by reading again, on from the last place that was asked for. -1 if it
+ *  cannot be told (stdin: see bsi_scan_line). Slow: for messages only. Any thread. */
 int64_t bsi_source_line(bsi_source *s, uint64_t offset);
 /** Were the bytes converted from another encoding? */
 bool bsi_source_transcoded(const bsi_source *s);
@@ -63,6 +67,38 @@ bool bsi_source_transcoded(const bsi_source *s);
 const bsi_pack *bsi_source_pack(const bsi_source *s);
 /** One frame of it, out holds frame.content bytes. E_REFUSED names the frame. Any thread. */
 bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, bomsync_error *err);
+
+/* Parts of cold files, many reads in flight. Parts arrive in about the order in which they were given.
+ *
+ *   open ──> take ──> bytes where they lie ──> give ──> take ... ──> false ──> close        any thread, each its own takes
+ */
+typedef struct bsi_ahead bsi_ahead;
+typedef struct bsi_ahead_part {
+    bsi_source *source; /* random, no pack */
+    uint64_t offset;    /* decoded */
+    size_t bytes;       /* 1 to BSI_PART_BYTES + BSI_PART_PAST_BYTES, all of them in the file */
+} bsi_ahead_part;
+typedef struct bsi_arrival {
+    size_t part;
+    const uint8_t *data; /* borrowed until given back, 64 readable bytes behind it; may be changed */
+    size_t bytes;        /* may be fewer than asked for, down to 0: read the rest with pread, which says why */
+    bool direct;         /* not from the page cache, nor in it now */
+    int slot;
+} bsi_arrival;
+
+/** Is this a plain file that should be read so? --io uring: yes; pread: no; auto: if it is large and much of it is not in
+ *  the page cache. */
+bool bsi_source_cold(const bsi_source *s);
+/** direct: past the page cache where that can be. NULL if io_uring cannot be used here (says so on stderr, once in a
+ *  process), or without parts. part is borrowed until close. */
+bsi_ahead *bsi_ahead_open(const bsi_ahead_part *part, size_t count, bool direct);
+/** false: there are no more. */
+bool bsi_ahead_take(bsi_ahead *a, bsi_arrival *out);
+void bsi_ahead_give(bsi_ahead *a, const bsi_arrival *used);
+/** What is not asked for yet goes through the page cache. */
+void bsi_ahead_use_cache(bsi_ahead *a);
+void bsi_ahead_close(bsi_ahead *a);
+
 /** "uring", "pread", "pack" or "stream:zstd" and the like, for stats. */
 const char *bsi_source_io(const bsi_source *s);
 

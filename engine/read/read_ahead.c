@@ -1,224 +1,192 @@
-/* read/read_ahead.c - keep a device busy while one thread reads a cold file from front to back.
+/* read/read_ahead.c - keep a device busy while several threads work on what it gave.
  *
- *     file   ...| chunk k | k+1 | k+2 | ... | k+15 |...
- *                 ^ reader           in flight ──┘
- *     lane   slot = chunk mod DEPTH; chunk k's slot is asked to hold k+16 as soon as the reader is past k
+ *     parts    0  1  2  3  4  5  6  7  8  9 ...      of one file after the other, in order
+ *              done  │ taken│ arrived │ in flight ────┤ not asked for yet
+ *                     worker        SLOTS in all
  *
- * A lane is a ring, DEPTH buffers, and a window of chunks. Several workers read one file in several places, each gets
- * a lane by where it reads: the lane whose window holds the offset, else, for a large read, one that nobody uses.
- * Short reads in random places go to pread. Lanes belong to the process, not to a file, so that memory stays the same
- * for a hundred files: at most LANES_MAX x 8 MB, one more than there are workers.
+ * Who wants work asks for the next part that has arrived, uses it where it lies, and gives its slot back, which asks for
+ * the next part at once. So the device sees one sequential reader with a deep queue, whatever the number of workers, and
+ * nothing is copied or read twice. There is no thread of our own: whoever comes reaps and submits, under the lock.
  *
- * Reads are buffered, not O_DIRECT: 2.2 GB/s against 2.4 on the machine of the trials (pread: 0.95), and the blocks
- * that changed are read again from the page cache right after. 512 kB x 16 was as good as any; 256 kB x 32 was not.
+ * Parts come past the page cache (O_DIRECT) if the caller wants that and the file system can: a page that is made, filled
+ * and copied out costs as much as the rest of an unchanged run. The caller keeps what it needs again (run/scan.c), and
+ * asks for the page cache once that gets much. 4 MB at a time, 12 or 13 of them in flight: as fast as 1 MB x 32, and
+ * fewer seams for the caller.
  *
- * A chunk that comes back short or with an error is read again with pread: its errno is the one that is reported.
+ * Whatever goes wrong with a part, it is handed out without bytes: its user reads it with pread, whose errno is the one
+ * that is reported.
+ *
+ * Tried and dropped: one window for each worker (each asked for the front of its neighbour's part as well: a third was
+ * read twice); buffered reads only (0.8 of the device's rate); registered buffers (no faster on huge pages, and they
+ * count against the limit on locked memory).
  */
 #include "read/read_ahead.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include <string.h>
+#include <sys/mman.h>
 
-#define CHUNK (512u << 10)
-#define DEPTH 16u
-#define LANES_MAX 8
-#define START_BYTES (256u << 10) /* a read this large, or at byte 0, begins a sequence */
-#define SAMPLES 16u              /* looks at the page cache */
+#include "core/limits.h"
 
-typedef struct lane {
-    struct io_uring ring;
-    uint8_t *buf;         /* DEPTH x CHUNK */
-    bsi_ahead *user;      /* whose window this is */
-    bool busy;            /* a thread is in it */
-    uint64_t used_at;     /* for least recently used */
-    uint64_t first, next; /* chunks [first, next) are asked for */
-    struct {
-        bool pending;
-        int32_t result;
-    } slot[DEPTH];
-} lane;
+#define ALIGN 4096u  /* of place, length and memory of a direct read */
+#define SLOTS 14u
+#define MARGIN 64u   /* readable bytes behind what arrived */
+#define UNANSWERED INT32_MIN
+#define SLOT_BYTES ((BSI_PART_BYTES + BSI_PART_PAST_BYTES + 2 * ALIGN + MARGIN + ALIGN - 1) / ALIGN * (size_t)ALIGN)
+
+static_assert(SLOTS * SLOT_BYTES <= 64u << 20, "all buffers together");
+
+typedef struct slot {
+    size_t part;
+    uint32_t skew;  /* bytes in front of the part's first */
+    int32_t result; /* of the read */
+    bool direct;
+} slot;
 
 struct bsi_ahead {
-    int fd;
-    uint64_t size;
+    pthread_mutex_t lock; /* guards what follows; a slot that was taken belongs to who took it */
+    pthread_cond_t given;
+    struct io_uring ring;
+    const bsi_ahead_part *part;
+    size_t count, next; /* parts from next on are not asked for */
+    uint8_t *memory;
+    slot slot[SLOTS];
+    uint8_t idle[SLOTS], arrived[SLOTS]; /* slot numbers; arrived in order */
+    unsigned idle_count, arrived_count;
+    unsigned queued, sent; /* reads that the kernel has not taken yet, and has not answered yet */
+    bool broken;           /* the ring takes nothing more */
+    atomic_bool buffered;  /* no direct reads from here on */
+    bool direct;           /* wanted */
 };
 
-static struct {
-    pthread_mutex_t lock; /* guards all of this, and of each lane user, busy, used_at; the rest of a lane belongs to
-                           * the thread that made it busy */
-    lane *lane[LANES_MAX];
-    size_t count, most;
-    size_t users; /* files open */
-    uint64_t clock;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+/* ---- the ring; its lock is held ---- */
 
-bool bsi_ahead_cold(int fd, uint64_t size) {
-    unsigned missing = 0;
-    for (uint64_t i = 0; i < SAMPLES; i++) {
-        char c;
-        struct iovec v = {&c, 1};
-        uint64_t at = size / SAMPLES * i + size / SAMPLES / 2;
-        if (preadv2(fd, &v, 1, (off_t)at, RWF_NOWAIT) < 0 && errno == EAGAIN) missing++;
+static uint8_t *memory_of(const bsi_ahead *a, unsigned s) { return a->memory + s * SLOT_BYTES; }
+
+static void ask_for(bsi_ahead *a, struct io_uring_sqe *q, unsigned s, size_t part) {
+    const bsi_ahead_part *p = &a->part[part];
+    bsi_ahead_file f = bsi_source_ahead_file(p->source, a->direct && !atomic_load(&a->buffered));
+    bsi_source_ahead_used(p->source);
+    uint64_t at = f.start + p->offset, from = at;
+    size_t bytes = p->bytes;
+    if (f.direct >= 0) {
+        from = at / ALIGN * ALIGN;
+        bytes = (size_t)((at + p->bytes + ALIGN - 1) / ALIGN * ALIGN - from);
     }
-    return missing > SAMPLES / 8;
-}
-
-/* ---- lanes ---- */
-
-static int lane_queue(lane *l, int fd, uint64_t chunk, size_t bytes) {
-    struct io_uring_sqe *q = io_uring_get_sqe(&l->ring);
-    if (!q) return -EBUSY;
-    unsigned s = (unsigned)(chunk % DEPTH);
-    io_uring_prep_read(q, fd, l->buf + (size_t)s * CHUNK, (unsigned)bytes, chunk * CHUNK);
+    a->slot[s] = (slot){.part = part, .skew = (uint32_t)(at - from), .result = UNANSWERED, .direct = f.direct >= 0};
+    io_uring_prep_read(q, f.direct >= 0 ? f.direct : f.fd, memory_of(a, s), (unsigned)bytes, from);
     io_uring_sqe_set_data64(q, s);
-    l->slot[s].pending = true;
-    return 0;
 }
 
-static void lane_wait(lane *l, unsigned s) {
-    while (l->slot[s].pending) {
-        struct io_uring_cqe *e;
-        int rc = io_uring_wait_cqe(&l->ring, &e);
-        if (rc == -EINTR || rc == -EAGAIN) continue;
-        if (rc < 0) abort(); /* the kernel may still write to our buffers: nothing sane is left to do */
-        l->slot[e->user_data].pending = false;
-        l->slot[e->user_data].result = e->res;
-        io_uring_cqe_seen(&l->ring, e);
+static void arrive(bsi_ahead *a, unsigned s, int32_t result) {
+    a->slot[s].result = result;
+    a->arrived[a->arrived_count++] = (uint8_t)s;
+    bool refused = result == -EINVAL || result == -EOPNOTSUPP;
+    if (a->slot[s].direct && refused) atomic_store(&a->buffered, true); /* a file system that opens but does not read so */
+}
+
+static void reap(bsi_ahead *a) {
+    struct io_uring_cqe *e;
+    while (a->sent && io_uring_peek_cqe(&a->ring, &e) == 0) {
+        arrive(a, (unsigned)e->user_data, e->res);
+        a->sent--;
+        io_uring_cqe_seen(&a->ring, e);
     }
 }
 
-static void lane_drain(lane *l) {
-    for (unsigned s = 0; s < DEPTH; s++) lane_wait(l, s);
-    l->first = l->next = 0;
-}
-
-static void lane_close(lane *l) {
-    lane_drain(l);
-    io_uring_queue_exit(&l->ring);
-    free(l->buf);
-    free(l);
-}
-
-static lane *lane_open(int *why) {
-    lane *l = bsi_calloc(1, sizeof *l);
-    *why = io_uring_queue_init(DEPTH, &l->ring, 0);
-    if (*why < 0) {
-        free(l);
-        return NULL;
+static void took(bsi_ahead *a, int rc) {
+    if (rc > 0) {
+        a->queued -= (unsigned)rc;
+        a->sent += (unsigned)rc;
+    } else if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY) {
+        a->broken = true;
     }
-    l->buf = bsi_alloc((size_t)DEPTH * CHUNK);
-    return l;
 }
 
-static size_t chunk_bytes(const bsi_ahead *a, uint64_t chunk) {
-    uint64_t at = chunk * CHUNK;
-    return at >= a->size ? 0 : (size_t)BSI_MIN(a->size - at, (uint64_t)CHUNK);
+/* Every idle slot gets a part. */
+static void submit(bsi_ahead *a) {
+    struct io_uring_sqe *q;
+    while (!a->broken && a->idle_count && a->next < a->count && (q = io_uring_get_sqe(&a->ring))) {
+        ask_for(a, q, a->idle[--a->idle_count], a->next++);
+        a->queued++;
+    }
+    if (a->queued && !a->broken) took(a, io_uring_submit(&a->ring));
 }
 
-/* Submit all of it, or mark as failed what was not taken: those chunks come from pread. */
-static void lane_submit(lane *l, uint64_t from) {
-    unsigned want = (unsigned)(l->next - from);
-    unsigned sent = 0;
-    while (sent < want) {
-        int rc = io_uring_submit(&l->ring);
-        if (rc == -EINTR) continue;
-        if (rc <= 0) break;
-        sent += (unsigned)rc;
-    }
-    if (sent == want) return;
-    /* What stays in the queue would be sent with a later submit into a buffer that is in use: begin a new ring. */
-    for (uint64_t c = from + sent; c < l->next; c++) {
-        l->slot[c % DEPTH].pending = false;
-        l->slot[c % DEPTH].result = -EIO;
-    }
-    for (unsigned s = 0; s < DEPTH; s++) lane_wait(l, s);
-    io_uring_queue_exit(&l->ring);
-    if (io_uring_queue_init(DEPTH, &l->ring, 0) < 0) abort();
+static void wait_one(bsi_ahead *a) {
+    took(a, a->broken ? 0 : io_uring_submit_and_wait(&a->ring, 1));
+    struct io_uring_cqe *e;
+    if (a->broken && a->sent && io_uring_wait_cqe(&a->ring, &e) < 0) return;
+    reap(a);
 }
 
-/* The window moves up to chunk; what is behind it is asked for the chunks ahead. */
-static void lane_advance(lane *l, const bsi_ahead *a, uint64_t chunk) {
-    if (chunk < l->first || chunk > l->next) {
-        lane_drain(l);
-        l->next = chunk;
+/* ---- the workers' side ---- */
+
+/* Parts that no read will bring: those in a queue that the kernel does not take, and all after them. */
+static bool stranded(bsi_ahead *a, size_t *part) {
+    if (!a->broken || a->sent) return false;
+    for (unsigned s = 0; a->queued && s < SLOTS; s++) {
+        if (a->slot[s].result != UNANSWERED) continue;
+        a->slot[s].result = 0;
+        a->queued--;
+        *part = a->slot[s].part;
+        return true;
     }
-    l->first = chunk;
-    uint64_t from = l->next;
-    while (l->next < chunk + DEPTH && chunk_bytes(a, l->next)) {
-        lane_wait(l, (unsigned)(l->next % DEPTH));
-        if (lane_queue(l, a->fd, l->next, chunk_bytes(a, l->next))) break;
-        l->next++;
-    }
-    if (l->next > from) lane_submit(l, from);
+    if (a->next == a->count) return false;
+    *part = a->next++;
+    return true;
 }
 
-/* Copy from one chunk; 0 if it could not be read. */
-static size_t lane_take(lane *l, const bsi_ahead *a, void *buf, size_t n, uint64_t offset) {
-    uint64_t chunk = offset / CHUNK;
-    lane_advance(l, a, chunk);
-    if (chunk >= l->next) return 0;
-    unsigned s = (unsigned)(chunk % DEPTH);
-    lane_wait(l, s);
-    size_t at = (size_t)(offset % CHUNK);
-    if (l->slot[s].result <= 0 || (size_t)l->slot[s].result <= at) return 0;
-    n = BSI_MIN(n, (size_t)l->slot[s].result - at);
-    memcpy(buf, l->buf + (size_t)s * CHUNK + at, n);
-    return n;
+static void hand_out(const bsi_ahead *a, unsigned s, bsi_arrival *out) {
+    const slot *t = &a->slot[s];
+    size_t got = t->result > (int64_t)t->skew ? (size_t)t->result - t->skew : 0;
+    *out = (bsi_arrival){.part = t->part, .slot = (int)s, .data = memory_of(a, s) + t->skew,
+                         .bytes = BSI_MIN(got, a->part[t->part].bytes), .direct = t->direct};
 }
 
-/* ---- who reads in which lane ---- */
-
-static bool holds(const lane *l, const bsi_ahead *a, uint64_t chunk) {
-    return l->user == a && chunk >= l->first && chunk <= l->next && l->next > 0;
+bool bsi_ahead_take(bsi_ahead *a, bsi_arrival *out) {
+    bool any = true;
+    pthread_mutex_lock(&a->lock);
+    for (;;) {
+        reap(a);
+        submit(a);
+        if (a->arrived_count) {
+            unsigned s = a->arrived[0];
+            memmove(a->arrived, a->arrived + 1, --a->arrived_count);
+            hand_out(a, s, out);
+            break;
+        }
+        *out = (bsi_arrival){.slot = -1};
+        if (stranded(a, &out->part)) break;
+        if (a->sent || a->queued) {
+            wait_one(a);
+        } else if (a->next == a->count) {
+            any = false;
+            break;
+        } else {
+            pthread_cond_wait(&a->given, &a->lock); /* others have all slots */
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+    return any;
 }
 
-static lane *choose(bsi_ahead *a, size_t n, uint64_t offset) {
-    uint64_t chunk = offset / CHUNK;
-    lane *best = NULL, *oldest = NULL;
-    for (size_t i = 0; i < pool.count; i++) {
-        lane *l = pool.lane[i];
-        if (l->busy) continue;
-        if (holds(l, a, chunk) && (!best || l->first > best->first)) best = l;
-        if (!oldest || l->used_at < oldest->used_at) oldest = l;
-    }
-    if (best || (n < START_BYTES && offset)) return best;
-    if (pool.count < pool.most) {
-        int why;
-        lane *l = lane_open(&why);
-        if (l) return pool.lane[pool.count++] = l;
-    }
-    return oldest;
+void bsi_ahead_give(bsi_ahead *a, const bsi_arrival *used) {
+    if (used->slot < 0) return;
+    pthread_mutex_lock(&a->lock);
+    a->idle[a->idle_count++] = (uint8_t)used->slot;
+    submit(a);
+    pthread_cond_signal(&a->given);
+    pthread_mutex_unlock(&a->lock);
 }
 
-size_t bsi_ahead_read(bsi_ahead *a, void *buf, size_t n, uint64_t offset) {
-    pthread_mutex_lock(&pool.lock);
-    lane *l = choose(a, n, offset);
-    bool other = l && l->user != a;
-    if (l) {
-        l->busy = true;
-        l->user = a;
-        l->used_at = ++pool.clock;
-    }
-    pthread_mutex_unlock(&pool.lock);
-    if (!l) return 0;
-    if (other) lane_drain(l);
-    size_t got = 0;
-    while (got < n) {
-        size_t step = lane_take(l, a, (uint8_t *)buf + got, n - got, offset + got);
-        if (!step) break;
-        got += step;
-    }
-    pthread_mutex_lock(&pool.lock);
-    l->busy = false;
-    pthread_mutex_unlock(&pool.lock);
-    return got;
-}
+void bsi_ahead_use_cache(bsi_ahead *a) { atomic_store(&a->buffered, true); }
 
 /* ---- opening ---- */
 
@@ -229,56 +197,69 @@ static void warn_once(int why) {
 }
 
 /* A ring that can be made is not yet a ring that may read: seccomp and old kernels show only then. */
-static int probe(lane *l, const bsi_ahead *a) {
-    lane_queue(l, a->fd, 0, 1);
+static int probe(bsi_ahead *a) {
+    struct io_uring_sqe *q = io_uring_get_sqe(&a->ring);
+    struct io_uring_cqe *e;
+    bsi_ahead_file f = bsi_source_ahead_file(a->part[0].source, false);
     int rc;
-    while ((rc = io_uring_submit(&l->ring)) == -EINTR) {
-    }
-    if (rc != 1) {
-        l->slot[0].pending = false;
-        return rc < 0 ? rc : -EIO;
-    }
-    lane_wait(l, 0);
-    return l->slot[0].result < 0 ? l->slot[0].result : 0;
+    if (!q) return -EBUSY;
+    io_uring_prep_read(q, f.fd, a->memory, 1, 0);
+    do rc = io_uring_submit_and_wait(&a->ring, 1);
+    while (rc == -EINTR);
+    if (rc < 0) return rc;
+    do rc = io_uring_wait_cqe(&a->ring, &e);
+    while (rc == -EINTR || rc == -EAGAIN);
+    if (rc < 0) return rc;
+    rc = e->res < 0 ? e->res : 0;
+    io_uring_cqe_seen(&a->ring, e);
+    return rc;
 }
 
-bsi_ahead *bsi_ahead_open(int fd, uint64_t size, int workers) {
-    static _Atomic int refused;
-    if (atomic_load(&refused)) return NULL;
-    bsi_ahead *a = bsi_calloc(1, sizeof *a);
-    *a = (bsi_ahead){.fd = fd, .size = size};
-    int why = 0;
-    pthread_mutex_lock(&pool.lock);
-    pool.most = BSI_MIN(BSI_MAX(pool.most, (size_t)BSI_MAX(workers, 1) + 1), (size_t)LANES_MAX);
-    if (!pool.count) {
-        lane *l = lane_open(&why);
-        if (l && (why = probe(l, a)) < 0)
-            lane_close(l);
-        else if (l)
-            pool.lane[pool.count++] = l;
-    }
-    bool usable = pool.count > 0;
-    if (usable) pool.users++;
-    pthread_mutex_unlock(&pool.lock);
-    if (usable) return a;
-    atomic_store(&refused, 1);
-    warn_once(-why);
+static void release(bsi_ahead *a) {
+    if (a->memory) munmap(a->memory, SLOTS * SLOT_BYTES);
+    pthread_cond_destroy(&a->given);
+    pthread_mutex_destroy(&a->lock);
     free(a);
+}
+
+static bsi_ahead *refuse(bsi_ahead *a, int why) {
+    release(a);
+    warn_once(-why);
     return NULL;
+}
+
+bsi_ahead *bsi_ahead_open(const bsi_ahead_part *part, size_t count, bool direct) {
+    if (!count) return NULL;
+    bsi_ahead *a = bsi_calloc(1, sizeof *a);
+    pthread_mutex_init(&a->lock, NULL);
+    pthread_cond_init(&a->given, NULL);
+    a->part = part;
+    a->count = count;
+    a->direct = direct;
+    int rc = io_uring_queue_init(SLOTS, &a->ring, 0);
+    if (rc < 0) return refuse(a, rc);
+    a->memory = mmap(NULL, SLOTS * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (a->memory == MAP_FAILED) a->memory = NULL;
+    else madvise(a->memory, SLOTS * SLOT_BYTES, MADV_HUGEPAGE); /* an error means less speed */
+    rc = a->memory ? probe(a) : -ENOMEM;
+    if (rc < 0) {
+        io_uring_queue_exit(&a->ring);
+        return refuse(a, rc);
+    }
+    for (unsigned s = 0; s < SLOTS; s++) a->idle[s] = (uint8_t)(SLOTS - 1 - s);
+    a->idle_count = SLOTS;
+    submit(a);
+    return a;
 }
 
 void bsi_ahead_close(bsi_ahead *a) {
     if (!a) return;
-    pthread_mutex_lock(&pool.lock);
-    for (size_t i = 0; i < pool.count; i++) {
-        if (pool.lane[i]->user != a) continue;
-        lane_drain(pool.lane[i]);
-        pool.lane[i]->user = NULL;
+    struct io_uring_cqe *e;
+    while (a->sent) { /* the kernel may still write to our buffers */
+        if (io_uring_wait_cqe(&a->ring, &e) < 0) continue;
+        io_uring_cqe_seen(&a->ring, e);
+        a->sent--;
     }
-    if (--pool.users == 0) {
-        for (size_t i = 0; i < pool.count; i++) lane_close(pool.lane[i]);
-        pool.count = 0;
-    }
-    pthread_mutex_unlock(&pool.lock);
-    free(a);
+    io_uring_queue_exit(&a->ring);
+    release(a);
 }

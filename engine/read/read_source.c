@@ -9,12 +9,13 @@
  *     decoded              0                                size
  *
  * A random source answers with one pread(2), nothing before and nothing after it but a comparison: warm files come at
- * the speed of memory. Cold ones go through read_ahead.c.
+ * the speed of memory. Cold ones are read in parts by read_ahead.c, if the caller asks for that.
  */
 #include "flow/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,6 +28,12 @@
 #include "read/read_text.h"
 #include "read/read_trailer.h"
 
+typedef struct line_count {
+    int64_t lines;
+    uint64_t at; /* decoded bytes that are counted */
+    bool cr;     /* the byte before was one */
+} line_count;
+
 struct bsi_source {
     char *path;
     bsi_source_options options; /* strings owned */
@@ -38,8 +45,13 @@ struct bsi_source {
     bsi_stream *stream; /* NULL: random */
 
     uint64_t start, size; /* random: decoded byte 0 in the file, decoded bytes */
-    bsi_ahead *ahead;     /* NULL: pread */
+    bool ahead;           /* some of it was asked for in parts */
+    int direct_fd;        /* -1: not open, -2: cannot be */
     bsi_packed *packed;   /* NULL: a plain file */
+
+    pthread_mutex_t lines_lock; /* guards what follows: lines are asked for in ascending order, mostly */
+    line_count lines;
+    bsi_source *again; /* a stream read a second time for them */
 };
 
 static char *copy(const char *s) {
@@ -49,7 +61,9 @@ static char *copy(const char *s) {
 static bsi_source *make(const char *path, const bsi_source_options *o) {
     bsi_source *s = bsi_calloc(1, sizeof *s);
     s->path = bsi_strdup(path);
-    s->fd = -1;
+    s->fd = s->direct_fd = -1;
+    s->lines.lines = 1;
+    pthread_mutex_init(&s->lines_lock, NULL);
     s->options = (bsi_source_options){.encoding = copy(o->encoding),
                                       .trailer_regex = copy(o->trailer_regex),
                                       .io = bsi_strdup(o->io ? o->io : "auto"),
@@ -60,10 +74,12 @@ static bsi_source *make(const char *path, const bsi_source_options *o) {
 void bsi_source_close(bsi_source *s) {
     if (!s) return;
     bsi_stream_close(s->stream);
-    bsi_ahead_close(s->ahead);
     bsi_packed_close(s->packed);
     bsi_trailer_release(&s->trailer);
+    bsi_source_close(s->again);
+    pthread_mutex_destroy(&s->lines_lock);
     if (s->fd >= 0 && !s->input) close(s->fd);
+    if (s->direct_fd >= 0) close(s->direct_fd);
     free((void *)(uintptr_t)s->options.encoding);
     free((void *)(uintptr_t)s->options.trailer_regex);
     free((void *)(uintptr_t)s->options.io);
@@ -100,21 +116,38 @@ ssize_t bsi_source_pread(bsi_source *s, void *buf, size_t n, uint64_t offset, bo
     if (offset >= s->size) return 0;
     n = BSI_MIN(n, s->size - offset);
     if (s->packed) return bsi_packed_pread(s->packed, buf, n, offset, err);
-    uint64_t at = s->start + offset;
-    size_t got = s->ahead ? bsi_ahead_read(s->ahead, buf, n, at) : 0;
-    if (got < n && read_exactly(s, (uint8_t *)buf + got, n - got, at + got, err) < 0) return -1;
-    return (ssize_t)n;
+    return read_exactly(s, buf, n, s->start + offset, err);
 }
 
-static bomsync_status choose_io(bsi_source *s, bomsync_error *err) {
+static bomsync_status check_io(const bsi_source *s, bomsync_error *err) {
     const char *io = s->options.io;
+    if (strcmp(io, "uring") == 0 || strcmp(io, "pread") == 0 || strcmp(io, "auto") == 0) return BOMSYNC_OK;
+    return bsi_fail(err, BOMSYNC_E_USAGE, "unknown way to read \"%.60s\": auto, uring or pread", io);
+}
+
+/* Asked late: who reads a control file's digest has read the file, and it is cold no more. */
+bool bsi_source_cold(const bsi_source *s) {
+    if (s->stream || s->packed || !s->size || strcmp(s->options.io, "pread") == 0) return false;
     uint64_t bytes = (uint64_t)s->before.st_size;
-    bool always = strcmp(io, "uring") == 0, never = strcmp(io, "pread") == 0;
-    if (!always && !never && strcmp(io, "auto") != 0)
-        return bsi_fail(err, BOMSYNC_E_USAGE, "unknown way to read \"%.60s\": auto, uring or pread", io);
-    bool cold = !never && bytes >= BSI_AHEAD_FILE_BYTES_MIN && bsi_ahead_cold(s->fd, bytes);
-    if (bytes && (always || cold)) s->ahead = bsi_ahead_open(s->fd, bytes, s->options.workers);
-    return BOMSYNC_OK;
+    return strcmp(s->options.io, "uring") == 0 || (bytes >= BSI_AHEAD_FILE_BYTES_MIN && bsi_file_cold(s->fd, bytes));
+}
+
+/* The same file once more, past the page cache. */
+static int open_direct(const bsi_source *s) {
+    struct stat b;
+    int fd = s->input ? -1 : open(s->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_DIRECT | O_NONBLOCK);
+    if (fd < 0) return -2;
+    if (fstat(fd, &b) == 0 && b.st_ino == s->before.st_ino && b.st_dev == s->before.st_dev) return fd;
+    close(fd);
+    return -2;
+}
+
+bsi_ahead_file bsi_source_ahead_file(bsi_source *s, bool direct) {
+    if (direct && s->direct_fd == -1) s->direct_fd = open_direct(s);
+    return (bsi_ahead_file){.fd = s->fd, .direct = direct && s->direct_fd >= 0 ? s->direct_fd : -1, .start = s->start};
+}
+void bsi_source_ahead_used(bsi_source *s) {
+    s->ahead = true;
 }
 
 static bomsync_status cut_trailer(bsi_source *s, bomsync_error *err) {
@@ -136,7 +169,7 @@ static bomsync_status open_random(bsi_source *s, const uint8_t *head, size_t hea
     s->start = bsi_text_mark(head, head_bytes);
     s->size = (uint64_t)s->before.st_size - s->start;
     if (s->trailer.wanted && (st = cut_trailer(s, err))) return st;
-    return choose_io(s, err);
+    return check_io(s, err);
 }
 
 /* ---- opening ---- */
@@ -282,21 +315,17 @@ bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, 
 
 /* ---- line numbers ---- */
 
-typedef struct line_count {
-    int64_t lines;
-    bool cr; /* the byte before was one */
-} line_count;
-
 /* LF, CRLF and a lone CR end a line. */
 static void count_lines(line_count *c, const uint8_t *p, size_t n) {
     for (size_t i = 0; i < n; i++) {
         c->lines += p[i] == '\r' || (p[i] == '\n' && !c->cr);
         c->cr = p[i] == '\r';
     }
+    c->at += n;
 }
 
 /* One read of the way to `offset`, from the file itself or from a second opening of the stream. */
-static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
+static ssize_t read_on(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (s->stream) return bsi_source_read(s, buf, n, &err);
     if (s->packed) return bsi_packed_pread(s->packed, buf, n, at, &err);
@@ -305,27 +334,41 @@ static ssize_t read_again(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
 
 static int64_t count_to(bsi_source *s, uint64_t offset) {
     uint8_t *buf = bsi_alloc(BSI_READ_BYTES);
-    line_count c = {.lines = 1};
-    uint64_t at = 0;
-    while (at < offset) {
-        ssize_t n = read_again(s, buf, (size_t)BSI_MIN(offset - at, (uint64_t)BSI_READ_BYTES), at);
+    line_count *c = &s->lines;
+    if (c->at > offset) *c = (line_count){.lines = 1};
+    while (c->at < offset) {
+        ssize_t n = read_on(s, buf, (size_t)BSI_MIN(offset - c->at, (uint64_t)BSI_READ_BYTES), c->at);
         if (n <= 0) break;
-        count_lines(&c, buf, (size_t)n);
-        at += (uint64_t)n;
+        count_lines(c, buf, (size_t)n);
     }
     free(buf);
-    return at == offset ? c.lines : -1;
+    return c->at == offset ? c->lines : -1;
+}
+
+bool bsi_source_reopens(const bsi_source *s) {
+    return S_ISREG(s->before.st_mode) && !s->input;
+}
+
+bomsync_status bsi_source_reopen(bsi_source **out, const bsi_source *s, bomsync_error *err) {
+    bsi_source_options o = s->options;
+    o.trailer_regex = NULL; /* what is wanted again stands before it; or a line is asked for because of it */
+    return bsi_source_open(out, s->path, &o, err);
+}
+
+static int64_t line_of_stream(bsi_source *s, uint64_t offset) {
+    if (!bsi_source_reopens(s)) return offset ? -1 : 1;
+    if (s->again && s->again->lines.at > offset) {
+        bsi_source_close(s->again);
+        s->again = NULL;
+    }
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    if (!s->again && bsi_source_reopen(&s->again, s, &err)) return -1;
+    return s->again->stream ? count_to(s->again, offset) : -1;
 }
 
 int64_t bsi_source_line(bsi_source *s, uint64_t offset) {
-    if (!s->stream) return offset <= s->size ? count_to(s, offset) : -1;
-    if (!S_ISREG(s->before.st_mode) || s->input) return offset ? -1 : 1;
-    bsi_source *again;
-    bsi_source_options o = s->options;
-    o.trailer_regex = NULL; /* the line may be asked for because of the trailer */
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    if (bsi_source_open(&again, s->path, &o, &err)) return -1;
-    int64_t line = again->stream ? count_to(again, offset) : -1;
-    bsi_source_close(again);
+    pthread_mutex_lock(&s->lines_lock);
+    int64_t line = s->stream ? line_of_stream(s, offset) : offset <= s->size ? count_to(s, offset) : -1;
+    pthread_mutex_unlock(&s->lines_lock);
     return line;
 }

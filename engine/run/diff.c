@@ -101,11 +101,11 @@ static bomsync_status load(parse_run *r, size_t i, size_t end, size_t *count, bs
     bsi_scan_block *b = &scan->block[i];
     bsi_source *src = scan->file[b->file].source;
     *count = 1;
-    if (scan->file[b->file].spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, i, buf, err);
+    if (bsi_scan_alone(scan, i)) return bsi_scan_bytes(scan, i, buf, err);
     uint64_t bytes = b->bytes;
     for (; i + *count < end && wants(r, i + *count); (*count)++) {
         const bsi_scan_block *n = &scan->block[i + *count];
-        if (n->offset != b->offset + bytes || bytes + n->bytes > BSI_READ_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        if (n->offset != b->offset + bytes || bytes + n->bytes > BSI_READ_BYTES || bsi_scan_alone(scan, i + *count)) break;
         bytes += n->bytes;
     }
     buf->len = 0;

@@ -35,7 +35,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, GIVE_BACK_BYTES = 16 << 20 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, SOME_BLOCKS = 500, GIVE_BACK_BYTES = 16 << 20 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -79,6 +79,7 @@ static void index_build(fp_index *x, const bsi_image *image) {
         uint64_t size = 64;
         while (size < image->count * 2) size *= 2;
         x->mask = size - 1;
+        bsi_memory_large();
         x->slot = bsi_calloc(size, sizeof *x->slot);
         for (size_t p = 0; p < image->piece_count; p++)
             for (uint32_t i = 0; i < image->piece[p].count; i++) {
@@ -101,6 +102,10 @@ typedef struct cursor {
     bsi_cut_options cut;
     fp_index *index;
     bsi_buf *buf;       /* bytes from the byte at `offset - at` on */
+    bsi_buf *own;       /* buf is a view of what read ahead brought: what is read behind it comes here; else NULL */
+    uint64_t to;        /* no block that starts here or later is wanted: little is read past it */
+    bsi_ahead *ahead;   /* whose */
+    bool direct;        /* the bytes of buf are not in the page cache */
     size_t at;          /* next block starts at buf->data[at] */
     uint64_t offset;    /* of that byte in the file */
     bool end;           /* buf reaches the end of the file */
@@ -112,6 +117,14 @@ typedef struct cursor {
     size_t checked;     /* piece + 1 whose checksum was found right, 0: none */
 } cursor;
 
+struct bsi_scan_ahead {
+    bool *cold; /* [files] are read in parts */
+    bool any;
+    bsi_ahead_part *part; /* of the cold files, in order */
+    size_t parts;
+    bsi_ahead *queue; /* NULL: there are none, or they are read with pread */
+};
+
 /* What one step of the chain found: matched entries first..first+count, or one open block. */
 typedef struct found_step {
     bsi_scan_run run;
@@ -119,21 +132,40 @@ typedef struct found_step {
 } found_step;
 
 static void cursor_open(cursor *c, bsi_scan *scan, uint32_t file, const bsi_scan_options *o, fp_index *index, bsi_buf *buf, uint64_t offset,
-                        uint64_t next) {
-    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .next = next, .trust = true};
+                        uint64_t to, uint64_t next) {
+    *c = (cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .to = to, .next = next, .trust = true};
     buf->len = 0;
     c->cut = (bsi_cut_options){.dialect = c->f->layout->dialect, .block_records = o->block_records, .isa = (int)o->isa};
     c->walk.image = o->image;
 }
 
+/* How much to read behind `rest` bytes. */
+static size_t fill_bytes(const cursor *c, size_t rest) {
+    size_t most = rest < BSI_READ_BYTES / 2 ? BSI_READ_BYTES - rest : rest; /* a long record: double */
+    uint64_t at = c->offset + rest, left = c->to > at ? c->to - at : 0;
+    return left >= most ? most : (size_t)BSI_MIN((uint64_t)most, left + BSI_MAX((size_t)BSI_PAST_BYTES, rest));
+}
+
+/* What is not consumed of a view goes to a buffer that may grow. */
+static void leave_view(cursor *c) {
+    if (!c->own) return;
+    c->own->len = 0;
+    bsi_buf_add(c->own, c->buf->data + c->at, c->buf->len - c->at);
+    c->buf = c->own;
+    c->own = NULL;
+    c->at = 0;
+    c->direct = false; /* but for the first block there */
+}
+
 /* Keep what is not consumed, read more behind it. */
 static bomsync_status cursor_fill(cursor *c, bomsync_error *err) {
+    leave_view(c);
     bsi_buf *buf = c->buf;
     size_t rest = buf->len - c->at;
-    if (rest) memmove(buf->data, buf->data + c->at, rest);
+    if (rest && c->at) memmove(buf->data, buf->data + c->at, rest);
     buf->len = rest;
     c->at = 0;
-    size_t want = rest < BSI_READ_BYTES / 2 ? BSI_READ_BYTES - rest : rest; /* a long record: double */
+    size_t want = fill_bytes(c, rest);
     bsi_buf_reserve(buf, want + MARGIN);
     bsi_source *s = c->f->source;
     if (bsi_source_random(s)) {
@@ -233,9 +265,77 @@ static bool look_up(cursor *c, const bsi_scan_block *b) {
     return false;
 }
 
+/* ---- lines of a stream that comes once: all its bytes are in the spill file, but for the ends of very long records ---- */
+
+typedef struct hole { /* bytes that are not there */
+    uint64_t at, bytes;
+    int64_t lines; /* that end in them */
+} hole;
+
+struct bsi_scan_lines {
+    hole *hole;
+    size_t count;
+    uint64_t at;   /* decoded bytes that are counted */
+    int64_t lines; /* the number of the line that stands there */
+    bool cr;       /* the byte before was one */
+};
+
+static int64_t line_ends(bool *cr, const uint8_t *p, size_t n) {
+    int64_t lines = 0;
+    for (size_t i = 0; i < n; i++) {
+        lines += p[i] == '\r' || (p[i] == '\n' && !*cr);
+        *cr = p[i] == '\r';
+    }
+    return lines;
+}
+
+static bsi_scan_lines *lines_of(bsi_scan_file *f) {
+    if (!f->lines) {
+        f->lines = bsi_alloc(sizeof *f->lines);
+        *f->lines = (bsi_scan_lines){.at = f->body, .lines = f->body_line};
+    }
+    return f->lines;
+}
+
+static bool comes_once(const bsi_scan_file *f) { return !bsi_source_random(f->source) && !bsi_source_reopens(f->source); }
+
+int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset) {
+    if (!comes_once(f) || f->spill_fd < 0 || offset < f->body) return bsi_source_line(f->source, offset);
+    bsi_scan_lines *l = lines_of(f);
+    if (offset < l->at) l->at = f->body, l->lines = f->body_line, l->cr = false;
+    uint64_t gone = 0;
+    size_t h = 0;
+    for (; h < l->count && l->hole[h].at < l->at; h++) gone += l->hole[h].bytes;
+    uint8_t *buf = bsi_alloc(BSI_READ_BYTES);
+    while (l->at < offset) {
+        uint64_t to = h < l->count ? BSI_MIN(offset, l->hole[h].at) : offset;
+        if (l->at == to) { /* at a hole, and past it */
+            l->at += l->hole[h].bytes;
+            l->lines += l->hole[h].lines;
+            gone += l->hole[h++].bytes;
+            l->cr = false;
+            continue;
+        }
+        ssize_t n = pread(f->spill_fd, buf, (size_t)BSI_MIN(to - l->at, (uint64_t)BSI_READ_BYTES), (off_t)(l->at - f->body - gone));
+        if (n <= 0) break;
+        l->lines += line_ends(&l->cr, buf, (size_t)n);
+        l->at += (uint64_t)n;
+    }
+    free(buf);
+    return l->at == offset ? l->lines : -1;
+}
+
+/* The end of a record that is passed over. */
+static void add_hole(bsi_scan_file *f, uint64_t at, uint64_t bytes, int64_t lines) {
+    bsi_scan_lines *l = lines_of(f);
+    if (!bytes) return;
+    l->hole = bsi_realloc(l->hole, (l->count + 1) * sizeof *l->hole);
+    l->hole[l->count++] = (hole){at, bytes, lines};
+}
+
 static bomsync_status refuse_quote(cursor *c, bomsync_error *err) {
     bsi_fail(err, BOMSYNC_E_REFUSED, "a quote is never closed");
-    bsi_at(err, bsi_source_path(c->f->source), (int64_t)c->offset, bsi_source_line(c->f->source, c->offset), NULL, NULL, 0);
+    bsi_at(err, bsi_source_path(c->f->source), (int64_t)c->offset, bsi_scan_line(c->f, c->offset), NULL, NULL, 0);
     bsi_hint(err, "nothing was changed; is the file cut off, or does it use quotes as data (see --quotes, --quote)?");
     return BOMSYNC_E_REFUSED;
 }
@@ -251,12 +351,24 @@ bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *
     return BOMSYNC_OK;
 }
 
-/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. */
+/* Open blocks that came past the page cache. It is an economy: where there is no room they are read from the file again. */
+static void spill_direct(cursor *c, uint64_t *place, const uint8_t *p, size_t n) {
+    if (!c->direct) return;
+    if (atomic_load(&c->f->spill_bytes) > BSI_DIRECT_SPILL_BYTES) bsi_ahead_use_cache(c->ahead);
+    if (bsi_scan_spill(place, c->f, p, n, c->o->tmp, NULL)) *place = BSI_NO_SPILL;
+}
+
+/* What may be read again and costs more than a pread: a stream cannot go back, a pack would decompress a frame. What matched
+ * is wanted again only where a record looks like a copy of one in it: a file is then decoded once more (read_stream_again);
+ * of stdin all is kept, as it is: packing it would cost the pipe more than the page cache does. */
 static bomsync_status spill(cursor *c, uint64_t *place, const uint8_t *p, size_t n, bool matched, bomsync_error *err) {
     bsi_scan_file *f = c->f;
+    bool random = bsi_source_random(f->source);
     *place = BSI_NO_SPILL;
-    if (f->spill_fd < 0 || (matched && (bsi_source_random(f->source) || !c->o->keep_stream_bytes))) return BOMSYNC_OK;
-    return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
+    if (f->spill_fd < 0 || (matched && (random || !c->o->keep_stream_bytes || (c->o->streams_twice && bsi_source_reopens(f->source))))) return BOMSYNC_OK;
+    if (!random || bsi_source_pack(f->source)) return bsi_scan_spill(place, f, p, n, c->o->tmp, err);
+    spill_direct(c, place, p, n);
+    return BOMSYNC_OK;
 }
 
 /* A record too long to hold: pass over it, fingerprint what was held. */
@@ -269,10 +381,14 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
     uint64_t start = c->offset;
     bomsync_status st = spill(c, &b->spill, buf->data + c->at, BSI_RECORD_BYTES_MAX, false, err);
     if (st) return st;
+    bool once = comes_once(c->f), cr = buf->data[c->at + BSI_RECORD_BYTES_MAX - 1] == '\r';
+    int64_t lines = 0;
     for (;;) {
         int64_t got = bsi_cut_skip(state, &c->cut.dialect, buf->data + c->at, buf->len - c->at, c->end);
         if (got == -2) return refuse_quote(c, err);
         size_t used = got >= 0 ? (size_t)got : buf->len - c->at;
+        size_t kept = length < BSI_RECORD_BYTES_MAX ? (size_t)BSI_MIN((uint64_t)used, BSI_RECORD_BYTES_MAX - length) : 0;
+        if (once) lines += line_ends(&cr, buf->data + c->at + kept, used - kept);
         length += used;
         c->at += used;
         c->offset += used;
@@ -286,6 +402,7 @@ static bomsync_status oversize(cursor *c, bsi_scan_block *b, bomsync_error *err)
         bsi_hint(err, "nothing was changed; is this a CSV file with this delimiter and these line ends?");
         return BOMSYNC_E_REFUSED;
     }
+    if (once) add_hole(c->f, start + BSI_RECORD_BYTES_MAX, length - BSI_RECORD_BYTES_MAX, lines);
     b->bytes = (uint32_t)length;
     b->records = 1;
     b->flags = BSI_CUT_OVERSIZE | (c->end && c->at == buf->len ? BSI_CUT_AT_END : 0u);
@@ -411,6 +528,7 @@ static void add_run(found *f, const bsi_scan_run *r) {
 
 static void add_blocks(found *f, const bsi_scan_block *b, size_t n) {
     if (f->blocks + n > f->block_cap) {
+        if (f->blocks > SOME_BLOCKS) bsi_memory_large();
         f->block_cap = BSI_MAX(f->block_cap * 2, f->blocks + n + 16);
         f->block = bsi_realloc(f->block, f->block_cap * sizeof *f->block);
     }
@@ -440,9 +558,10 @@ typedef struct unit {
     uint64_t next;     /* image entry expected at from */
     bool sure;         /* from is a record start for certain */
     bool done;         /* its blocks are there: a pack's, from the index */
+    bool ahead;        /* a part of a cold file: its bytes are asked for */
     found found;
     bomsync_status status;
-    bomsync_error err;
+    bomsync_error *err; /* NULL: none */
 } unit;
 
 typedef struct unit_run {
@@ -451,6 +570,9 @@ typedef struct unit_run {
     unit *unit;
     size_t count;
     fp_index index;
+    const bsi_scan_ahead *ahead;
+    size_t *part_unit; /* [parts] */
+    size_t parts;      /* that have a unit */
     atomic_ullong done_bytes;
     uint64_t total_bytes;
     pthread_mutex_t lock; /* guards the buffers */
@@ -509,7 +631,7 @@ static void tell_progress(unit_run *r, size_t index, uint64_t *told, uint64_t of
 static bomsync_status find_start(cursor *c, bomsync_error *err) {
     bsi_scan_run probe;
     bool starved = false;
-    bomsync_status st = cursor_fill(c, err);
+    bomsync_status st = c->buf->len > c->at ? BOMSYNC_OK : cursor_fill(c, err);
     uint64_t next = c->next, offset = c->offset;
     size_t at = c->at;
     if (!st && c->o->tier_block && c->o->image) {
@@ -518,30 +640,59 @@ static bomsync_status find_start(cursor *c, bomsync_error *err) {
         c->offset = offset;
         c->at = at;
         if (st || probe.count) return st;
+        if (next != UINT64_MAX) c->next = next - BSI_MIN(next, (uint64_t)LOOK_AHEAD / 2); /* what changed before moved it either way */
     }
     return st ? st : to_line_start(c, err);
 }
 
-static void run_unit(void *ctx, size_t index) {
-    unit_run *r = ctx;
+/* The cursor stands in what came for the unit, from its start on. */
+static void use_arrival(cursor *c, unit_run *r, bsi_buf *view, const bsi_arrival *came) {
+    const bsi_ahead_part *p = &r->ahead->part[came->part];
+    size_t skip = (size_t)(c->offset - p->offset);
+    if (came->bytes <= skip) return;
+    *view = (bsi_buf){.data = (uint8_t *)(uintptr_t)came->data, .len = came->bytes, .cap = came->bytes};
+    c->own = c->buf;
+    c->buf = view;
+    c->at = skip;
+    c->end = p->offset + came->bytes >= bsi_source_size(c->f->source);
+    c->ahead = r->ahead->queue;
+    c->direct = came->direct;
+}
+
+static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
     unit *u = &r->unit[index];
     cursor c;
-    if (u->done) return;
-    bsi_buf buf = take_buffer(r);
-    u->err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->next);
-    if (!u->sure) u->status = find_start(&c, &u->err);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_buf buf = take_buffer(r), view;
+    cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->to, u->next);
+    if (came) use_arrival(&c, r, &view, came);
+    if (!u->sure) u->status = find_start(&c, &err);
     c.quiet = u->sure ? 0 : BSI_QUIET_BLOCKS; /* two chains meet after two or three */
     bool more = true;
     uint64_t told = c.offset;
     while (!u->status && c.offset < u->to) {
         found_step s;
-        u->status = cursor_step(&c, u->to, &s, &more, &u->err);
+        u->status = cursor_step(&c, u->to, &s, &more, &err);
         if (u->status || !more) break;
         add_step(&u->found, &s);
         tell_progress(r, index, &told, c.offset);
     }
+    if (u->status) memcpy(u->err = bsi_alloc(sizeof err), &err, sizeof err);
     give_buffer(r, buf);
+}
+
+/* As many calls with the index of such a unit as there are parts: each takes one, whichever has arrived. */
+static void run_unit(void *ctx, size_t index) {
+    unit_run *r = ctx;
+    if (r->unit[index].done) return;
+    if (!r->unit[index].ahead) {
+        walk_unit(r, index, NULL);
+        return;
+    }
+    bsi_arrival came;
+    if (!bsi_ahead_take(r->ahead->queue, &came)) return;
+    walk_unit(r, r->part_unit[came.part], &came);
+    bsi_ahead_give(r->ahead->queue, &came);
 }
 
 /* ---- where to split ---- */
@@ -574,7 +725,7 @@ static void sum_pieces(void *ctx, size_t index) {
 
 static void plan_offsets(image_offsets *x, const bsi_image *im, int workers) {
     *x = (image_offsets){.image = im};
-    if (!im || !im->count || workers <= 1) return;
+    if (!im || !im->count) return;
     size_t cap = 16;
     x->file_first = bsi_alloc(cap * sizeof *x->file_first);
     x->piece_bytes = bsi_alloc((im->piece_count + 1) * sizeof *x->piece_bytes);
@@ -653,6 +804,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
+        if (r->ahead->cold[f]) step = BSI_PART_BYTES;
         unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
         bsi_scan_block *block = NULL;
         uint32_t *match = NULL;
@@ -669,6 +821,8 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
             uint64_t at;
             u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
+            u.ahead = r->ahead->cold[f] && r->ahead->queue && from < size;
+            if (u.ahead) r->part_unit[r->parts++] = r->count;
             add_unit(r, &cap, u);
             from = start = u.to;
             if (!random || u.to >= size) break;
@@ -753,7 +907,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     place at = {0};
     bomsync_status st = BOMSYNC_OK;
     if (u->status && u->sure) {
-        *err = u->err;
+        *err = *u->err;
         return u->status;
     }
     while (random && !st) {
@@ -762,7 +916,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
         if (met) break;
         if ((*pos >= u->to && !last) || *pos >= bsi_source_size(file->source)) break; /* the next unit takes over */
         const bsi_scan_run *before = all->runs ? &all->run[all->runs - 1] : NULL;
-        if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, before && before->matched ? before->first + before->count : u->next);
+        if (!open) cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, *pos, *pos, before && before->matched ? before->first + before->count : u->next);
         open = true;
         found_step s;
         st = cursor_step(&c, c.offset + 1, &s, &more, err);
@@ -775,7 +929,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     drop_before(r->o, u, &at);
     adopt(all, u, at, pos);
     if (!u->status || !met) return BOMSYNC_OK;
-    *err = u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
+    *err = *u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
     return u->status;
 }
 
@@ -787,7 +941,7 @@ static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
     if (r->count == 1) { /* nothing to join */
         *all = r->unit[0].found;
         r->unit[0].found = (found){0};
-        if (r->unit[0].status) *err = r->unit[0].err;
+        if (r->unit[0].status) *err = *r->unit[0].err;
         return r->unit[0].status;
     }
     all->block_cap = total + 16;
@@ -890,41 +1044,94 @@ static void settle_matches(bsi_scan *s, const bsi_image *image) {
     free(used);
 }
 
+/* ---- cold files: which, in which parts ---- */
+
+static void add_parts(bsi_scan_ahead *a, const bsi_scan_file *f) {
+    uint64_t size = bsi_source_size(f->source);
+    for (uint64_t at = f->body; at < size; at += BSI_PART_BYTES) {
+        if ((a->parts & (a->parts - 1)) == 0) a->part = bsi_realloc(a->part, BSI_MAX(a->parts * 2, (size_t)1) * sizeof *a->part);
+        size_t bytes = (size_t)BSI_MIN(size - at, (uint64_t)BSI_PART_BYTES + BSI_PART_PAST_BYTES);
+        a->part[a->parts++] = (bsi_ahead_part){.source = f->source, .offset = at, .bytes = bytes};
+    }
+}
+
+void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct) {
+    bsi_scan_ahead *a = scan->ahead = bsi_calloc(1, sizeof *a);
+    a->cold = bsi_calloc(scan->file_count + 1, sizeof *a->cold);
+    for (size_t i = 0; i < scan->file_count; i++) {
+        bsi_scan_file *f = &scan->file[i];
+        if (!f->layout || !bsi_source_cold(f->source)) continue;
+        a->cold[i] = a->any = true;
+        add_parts(a, f);
+        if (direct && (f->spill_fd = open(tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)) < 0) direct = false;
+    }
+    if (a->parts) {
+        bsi_memory_large(); /* its buffers */
+        a->queue = bsi_ahead_open(a->part, a->parts, direct);
+    }
+}
+
+static void ahead_close(bsi_scan_ahead *a) {
+    if (!a) return;
+    bsi_ahead_close(a->queue);
+    free(a->part);
+    free(a->cold);
+    free(a);
+}
+
+static void unit_run_release(unit_run *r) {
+    for (size_t i = 0; i < r->count; i++) {
+        found_free(&r->unit[i].found);
+        free(r->unit[i].err);
+    }
+    for (size_t i = 0; i < r->spares; i++) bsi_buf_free(&r->spare[i]);
+    free(r->unit);
+    free(r->part_unit);
+    free(r->index.slot);
+    pthread_mutex_destroy(&r->index.lock);
+    pthread_mutex_destroy(&r->lock);
+}
+
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
     unit_run r = {.scan = scan, .o = o};
+    scan->tmp = o->tmp;
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
         if (!file->layout || (bsi_source_random(file->source) && !bsi_source_pack(file->source))) continue;
         file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
+    for (size_t f = 0; f < scan->file_count; f++)
+        if (bsi_source_pack(scan->file[f].source)) bsi_memory_large(); /* its blocks are listed one by one */
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parse_use_isa((int)o->isa);
-    bsi_hash_use_isa((int)o->isa);
+    bsi_hash_use((bsi_hash_isa)o->isa);
     bsi_emit_use_isa((int)o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
+    if (!local.image || !o->tier_block) bsi_memory_large();
     r.o = &local;
+    if (!scan->ahead) bsi_scan_start(scan, o->tmp, local.image && o->tier_block);
+    r.ahead = scan->ahead;
+    r.part_unit = bsi_alloc((r.ahead->parts + 1) * sizeof *r.part_unit);
     image_offsets x;
-    plan_offsets(&x, local.image, o->workers);
+    plan_offsets(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
     found all = {0};
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
     if (!st) st = stitch(&r, &all, err);
-    for (size_t i = 0; i < r.count; i++) found_free(&r.unit[i].found);
-    for (size_t i = 0; i < r.spares; i++) bsi_buf_free(&r.spare[i]);
-    free(r.unit);
-    free(r.index.slot);
+    unit_run_release(&r);
+    ahead_close(scan->ahead);
+    scan->ahead = NULL;
     free(x.file_first);
     free(x.piece_bytes);
     free(x.has_end);
-    pthread_mutex_destroy(&r.index.lock);
-    pthread_mutex_destroy(&r.lock);
     scan->run = all.run;
     scan->run_count = all.runs;
     scan->block = all.block;
     scan->block_count = all.blocks;
+    if (scan->block_count) bsi_memory_large();
     if (!st) settle_matches(scan, local.image);
     count_up(scan);
     for (size_t f = 0; f < scan->file_count && !st; f++) st = bsi_source_settled(scan->file[f].source, err);
@@ -988,6 +1195,8 @@ static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *cou
         }
         f->body = bytes;
         if (!bsi_source_random(f->source)) {
+            bool cr = false;
+            f->body_line = 1 + line_ends(&cr, f->head.data, bytes);
             memmove(f->head.data, f->head.data + bytes, f->head.len - bytes);
             f->head.len -= bytes;
         } else {
@@ -1029,17 +1238,98 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
     return BOMSYNC_OK;
 }
 
+static bomsync_status refuse_changed(const bsi_scan_file *f, uint64_t offset, bomsync_error *err) {
+    bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
+    bsi_at(err, bsi_source_path(f->source), (int64_t)offset, -1, NULL, NULL, 0);
+    return BOMSYNC_E_REFUSED;
+}
+
+/* ---- blocks of a stream that matched first, and are wanted after all ---- */
+
+struct bsi_scan_again {
+    struct place_of {
+        uint64_t offset, spill;
+    } *place; /* ascending by offset */
+    size_t count;
+};
+
+static pthread_mutex_t again_lock = PTHREAD_MUTEX_INITIALIZER; /* guards bsi_scan_file.again; inside it only those of the stream that is read */
+
+static const struct place_of *find_place(const bsi_scan_again *a, uint64_t offset) {
+    size_t lo = 0, hi = a ? a->count : 0;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (a->place[mid].offset < offset) lo = mid + 1;
+        else hi = mid;
+    }
+    return a && lo < a->count && a->place[lo].offset == offset ? &a->place[lo] : NULL;
+}
+
+/* Bytes [*at, at + n) of a stream that is read for the second time; the buffer ends with them. */
+static bomsync_status read_to(bsi_source *s, uint64_t *at, uint64_t end, bsi_buf *buf, size_t n, const bsi_scan_file *f, bomsync_error *err) {
+    while (*at < end) {
+        buf->len = BSI_MIN(buf->len, n); /* only the last n are wanted */
+        size_t want = (size_t)BSI_MIN(end - *at, (uint64_t)BSI_READ_BYTES);
+        bsi_buf_reserve(buf, want);
+        ssize_t got = bsi_source_read(s, buf->data + buf->len, want, err);
+        if (got < 0) return err->status;
+        if (!got) return refuse_changed(f, *at, err);
+        buf->len += (size_t)got;
+        *at += (uint64_t)got;
+        if (buf->len > n) {
+            memmove(buf->data, buf->data + buf->len - n, n);
+            buf->len = n;
+        }
+    }
+    return BOMSYNC_OK;
+}
+
+/* All open blocks of the file whose bytes are nowhere, in one pass from its front, to the spill file. */
+static bomsync_status read_stream_again(bsi_scan *scan, uint32_t file, bomsync_error *err) {
+    bsi_scan_file *f = &scan->file[file];
+    bsi_scan_again *a = bsi_calloc(1, sizeof *a);
+    bsi_source *s = NULL;
+    bsi_buf buf = {0};
+    uint64_t at = 0;
+    bomsync_status st = bsi_source_reopen(&s, f->source, err);
+    for (size_t i = 0; i < scan->block_count && !st; i++) {
+        const bsi_scan_block *b = &scan->block[i];
+        if (b->file != file || b->spill != BSI_NO_SPILL) continue;
+        const struct place_of *known = find_place(f->again, b->offset);
+        struct place_of p = {b->offset, known ? known->spill : 0};
+        buf.len = 0;
+        if (!known) st = read_to(s, &at, b->offset, &buf, 0, f, err);
+        if (!known && !st) st = read_to(s, &at, b->offset + b->bytes, &buf, b->bytes, f, err);
+        if (!known && !st && !bsi_hash128_eq(bsi_xxh128(buf.data, b->bytes), b->plain)) st = refuse_changed(f, b->offset, err);
+        if (!known && !st) st = bsi_scan_spill(&p.spill, f, buf.data, b->bytes, scan->tmp, err);
+        if ((a->count & (a->count - 1)) == 0) a->place = bsi_realloc(a->place, BSI_MAX(a->count * 2, (size_t)1) * sizeof *a->place);
+        a->place[a->count++] = p;
+    }
+    bsi_buf_free(&buf);
+    bsi_source_close(s);
+    if (f->again) free(f->again->place);
+    free(f->again);
+    f->again = a;
+    return st;
+}
+
+static bomsync_status place_again(uint64_t *spill, bsi_scan *scan, const bsi_scan_block *b, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    pthread_mutex_lock(&again_lock);
+    const struct place_of *p = find_place(scan->file[b->file].again, b->offset);
+    if (!p && !(st = read_stream_again(scan, b->file, err))) p = find_place(scan->file[b->file].again, b->offset);
+    if (p) *spill = p->spill;
+    pthread_mutex_unlock(&again_lock);
+    return st;
+}
+
 static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spilled, size_t n, bsi_buf *buf, bomsync_error *err) {
     buf->len = 0;
     bsi_buf_reserve(buf, n + MARGIN);
     if (spilled == BSI_NO_SPILL) {
         ssize_t got = bsi_source_pread(f->source, buf->data, n, offset, err);
         if (got < 0) return err->status;
-        if ((size_t)got != n) {
-            bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
-            bsi_at(err, bsi_source_path(f->source), (int64_t)offset, -1, NULL, NULL, 0);
-            return BOMSYNC_E_REFUSED;
-        }
+        if ((size_t)got != n) return refuse_changed(f, offset, err);
     } else {
         for (size_t done = 0; done < n;) {
             ssize_t got = pread(f->spill_fd, buf->data + done, n - done, (off_t)(spilled + done));
@@ -1052,10 +1342,21 @@ static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spi
     return BOMSYNC_OK;
 }
 
+bool bsi_scan_alone(const bsi_scan *scan, size_t i) {
+    const bsi_scan_block *b = &scan->block[i];
+    return b->spill != BSI_NO_SPILL || (b->flags & BSI_CUT_OVERSIZE) || !bsi_source_random(scan->file[b->file].source) ||
+           bsi_source_pack(scan->file[b->file].source);
+}
+
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err) {
     const bsi_scan_block *b = &scan->block[i];
     size_t n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX); /* of an oversize record the front is enough */
-    return read_again(&scan->file[b->file], b->offset, b->spill, n, buf, err);
+    uint64_t spilled = b->spill;
+    if (spilled == BSI_NO_SPILL && !bsi_source_random(scan->file[b->file].source)) {
+        bomsync_status st = place_again(&spilled, scan, b, err);
+        if (st) return st;
+    }
+    return read_again(&scan->file[b->file], b->offset, spilled, n, buf, err);
 }
 
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
@@ -1092,10 +1393,15 @@ void bsi_scan_forget(bsi_scan *scan) {
 
 void bsi_scan_close(bsi_scan *scan) {
     bsi_scan_forget(scan);
+    ahead_close(scan->ahead);
     for (size_t i = 0; i < scan->file_count; i++) {
         bsi_source_close(scan->file[i].source);
         bsi_layout_close(scan->file[i].layout);
         bsi_buf_free(&scan->file[i].head);
+        if (scan->file[i].lines) free(scan->file[i].lines->hole);
+        free(scan->file[i].lines);
+        if (scan->file[i].again) free(scan->file[i].again->place);
+        free(scan->file[i].again);
         if (scan->file[i].spill_fd >= 0) close(scan->file[i].spill_fd);
     }
     free(scan->file);

@@ -17,7 +17,7 @@
 /** A block that no exact entry of the image stands for. */
 typedef struct bsi_scan_block {
     uint64_t offset;     /* in the decoded file, of its first byte */
-    uint64_t spill;      /* streams and packs: offset of its bytes in the spill file; BSI_NO_SPILL: not there */
+    uint64_t spill;      /* offset of its bytes in the spill file (streams, packs, cold files); BSI_NO_SPILL: not there */
     uint64_t tag;        /* what `opened` made of it; BSI_NO_TAG: it was not asked */
     bsi_hash128 fp, plain;
     uint32_t file, bytes, records, blanks, flags;
@@ -36,15 +36,22 @@ typedef struct bsi_scan_run {
     bool matched;
 } bsi_scan_run;
 
+typedef struct bsi_scan_lines bsi_scan_lines;
+typedef struct bsi_scan_again bsi_scan_again;
+typedef struct bsi_scan_ahead bsi_scan_ahead;
+
 typedef struct bsi_scan_file {
     bsi_source *source;
     bsi_layout *layout;  /* NULL: the file has no header, nothing at all in it */
     uint64_t body;       /* offset of the first record */
     int64_t records;
-    int spill_fd;        /* streams and packs: bytes of unmatched blocks; -1 */
+    int spill_fd;        /* streams, packs, cold files: bytes of unmatched blocks; -1 */
     _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
+    int64_t body_line;   /* streams: lines in front of the first record, and one */
+    bsi_scan_lines *lines; /* a stream that comes once: see bsi_scan_line; NULL: nothing to tell yet */
+    bsi_scan_again *again; /* blocks of a stream that were read a second time; NULL: none */
 } bsi_scan_file;
 
 typedef struct bsi_scan {
@@ -57,6 +64,8 @@ typedef struct bsi_scan {
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
+    bsi_scan_ahead *ahead; /* cold files whose reading was started; NULL: not yet, or no more */
+    const char *tmp;     /* folder of spill files, as in the options */
     bool ascending;      /* matched runs ascend in the image: nothing moved */
 } bsi_scan;
 
@@ -82,7 +91,8 @@ typedef struct bsi_scan_options {
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
-    bool keep_stream_bytes;   /* diff: every block of a stream may be read again */
+    bool keep_stream_bytes;   /* every block of a stream may be read again */
+    bool streams_twice;       /* few matched blocks are looked at again: of a stream that can be opened again they are not kept */
 } bsi_scan_options;
 
 /** Open all files and read their headers into layouts (slots grow). scan zero-initialised. */
@@ -90,12 +100,20 @@ bomsync_status bsi_scan_open(bsi_scan *scan, char *const *paths, size_t path_cou
                              const bomsync_read_options *read, const char *const *key, uint32_t key_count,
                              const char *partition, const char *const *ignore, uint32_t ignore_count, int workers,
                              bomsync_error *err);
+/** Starts to read files that are cold: the device works while the caller gets the image, say. tmp is that of the options;
+ *  direct: most blocks are expected to match, what differs goes to the spill file. Else bsi_scan_blocks does it. */
+void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct);
 /** Cut and fingerprint everything, match with the image. Each image entry is matched at most once, first in order. */
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
 /** Open the matched blocks for which hit() says so; open indexes change. Returns how many. */
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
+ *  with them at once. */
+bool bsi_scan_alone(const bsi_scan *scan, size_t i);
+/** Line number (from 1) of a decoded offset in a file of the scan; -1 if it cannot be told. For messages. One thread. */
+int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset);
 /** Bytes to the spill file of their file, at *place. Any thread. */
 bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** `bytes` of a matched run, from `before` bytes behind its start, into buf. */

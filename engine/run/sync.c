@@ -59,7 +59,6 @@ static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
     s->slots_before = s->feed->slots.count;
     if (s->feed->slots.count) st = check_words(s, err);
     if (!st && s->feed->generation) st = bsi_store_generation_get(&s->last, s->store, s->feed->generation, err);
-    if (!st && s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
     if (!st) st = bsi_store_kept(&s->old_kept, &s->old_kept_count, s->store, s->feed_name, err);
     if (!st) st = bsi_store_holds(&s->old_hold, &s->old_hold_count, s->store, s->feed_name, err);
     return st;
@@ -238,6 +237,9 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bsi_source_paths_free(paths, path_count);
     if (st) return st;
     int64_t t = bsi_now_ns();
+    bsi_scan_start(&s->scan, s->tmp, s->feed->image_list && s->tier_block && !s->scope);
+    if (s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
+    if (st) return st;
     bsi_isa isa;
     st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
     if (st) return st;
@@ -245,7 +247,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .image_digest = s->feed->image_digest,
                            .store = s->store, .tmp = s->tmp,
-                           .keep_stream_bytes = true};
+                           .keep_stream_bytes = true, .streams_twice = true};
     st = bsi_reconcile_open(s, err);
     if (s->reconcile) bsi_reconcile_scan(s, &so);
     else if (!st) st = bsi_sync_early_open(s, &so, err);
@@ -336,11 +338,20 @@ static void release(bsi_sync *s) {
     if (s->store) bsi_store_close(s->store);
 }
 
+/* The image is most of the root and is gone through at once: page by page a cold one would take as long as the snapshot. */
+static void expect_root(const char *store) {
+    char *path = bsi_format("%s/root/data.mdb", store);
+    bsi_file_expect(path, BSI_EXPECT_ROOT_BYTES);
+    free(path);
+}
+
 bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *result, bomsync_sink talk, bomsync_error *err) {
     *result = (bomsync_result){0};
     bsi_sync s = {.o = o};
     bsi_generation *g = bsi_calloc(1, sizeof *g);
     bomsync_status st = options(&s, err);
+    bsi_memory_small();
+    if (!st) expect_root(o->store);
     if (!st) st = bsi_store_open(&s.store, o->store, o->dry_run ? BSI_STORE_READ : BSI_STORE_WRITE, o->wait_seconds, err);
     if (!st) {
         const char *dir = getenv("TMPDIR");
@@ -351,6 +362,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
+    bsi_memory_large();
     return st;
 }
 

@@ -511,7 +511,7 @@ static void keep_exceptions(bsi_sync *s) {
         bsi_kept_row *b = &s->bad[i];
         bsi_scan_file *f = &s->scan.file[s->scan.block[b->place >> 16].file];
         bsi_kept k = {.kh = b->kh, .key_read = b->key_read, .rule = bsi_strdup(bsi_rule_name(b->rule)), .byte = (int64_t)b->byte,
-                      .line = bsi_source_line(f->source, b->byte), .file = bsi_strdup(bsi_source_path(f->source)),
+                      .line = bsi_scan_line(f, b->byte), .file = bsi_strdup(bsi_source_path(f->source)),
                       .partition = bsi_strdup(b->partition ? b->partition : ""), .value = b->value ? bsi_strdup(b->value) : NULL,
                       .since = s->effective_time, .slot_count = s->feed->slots.count};
         if (b->column != UINT32_MAX && b->column < f->layout->column_count) k.column = bsi_strdup(f->layout->column_name[b->column]);
@@ -547,7 +547,7 @@ static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
             uint32_t len = BSI_MIN(r.rows.raw[row + 1] - raw, 100u);
             while (len && (r.bytes.data[raw + len - 1] == '\n' || r.bytes.data[raw + len - 1] == '\r')) len--;
             bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_strdup(bsi_rule_name(BSI_RULE_DUPLICATE)),
-                          .byte = (int64_t)(b->offset + raw), .line = bsi_source_line(src, b->offset + raw),
+                          .byte = (int64_t)(b->offset + raw), .line = bsi_scan_line(&s->scan.file[b->file], b->offset + raw),
                           .file = bsi_strdup(bsi_source_path(src)), .partition = bsi_strndup((const char *)p.p, p.len),
                           .value = bsi_strndup((const char *)r.bytes.data + raw, len), .since = s->effective_time,
                           .slot_count = s->feed->slots.count, .image = bsi_alloc(bytes + 1), .image_bytes = bytes,

@@ -147,11 +147,11 @@ static bomsync_status load_span(bsi_sync *s, size_t open, size_t end, size_t *co
     bsi_scan_block *b = &scan->block[open];
     bsi_scan_file *f = &scan->file[b->file];
     *count = 1;
-    if (f->spill_fd >= 0 || (b->flags & BSI_CUT_OVERSIZE)) return bsi_scan_bytes(scan, open, buf, err);
+    if (bsi_scan_alone(scan, open)) return bsi_scan_bytes(scan, open, buf, err);
     uint64_t bytes = b->bytes;
     while (open + *count < end) {
         bsi_scan_block *n = &scan->block[open + *count];
-        if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || (n->flags & BSI_CUT_OVERSIZE)) break;
+        if (n->file != b->file || n->offset != b->offset + bytes || bytes + n->bytes > SPAN_BYTES || bsi_scan_alone(scan, open + *count)) break;
         if (is_early(n)) break;
         bytes += n->bytes;
         (*count)++;
@@ -585,7 +585,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
         bsi_source *src = s->scan.file[s->scan.block[k->place >> 16].file].source;
         bsi_fail(err, BOMSYNC_E_REFUSED, "%llu of %llu records have too few or too many columns", (unsigned long long)ragged,
                  (unsigned long long)all);
-        bsi_at(err, bsi_source_path(src), (int64_t)k->byte, bsi_source_line(src, k->byte), NULL, k->value, strlen(k->value));
+        bsi_at(err, bsi_source_path(src), (int64_t)k->byte, bsi_scan_line(&s->scan.file[s->scan.block[k->place >> 16].file], k->byte), NULL, k->value, strlen(k->value));
         bsi_hint(err, "nothing was changed; check --delimiter and --quotes, or ask for the file again");
         return BOMSYNC_E_REFUSED;
     }

@@ -70,7 +70,7 @@ def joined(lines):
 
 
 def tiny_borders(folder, bom, pattern, isas):
-    """Every byte of the pattern at every border: 1, 2 and 7 workers, instruction sets in turn, a stream, a second snapshot."""
+    """Every byte of the pattern at every border: 1, 2 and 7 workers, instruction sets and ways to read in turn, a stream, a second snapshot."""
     empty = write(folder, "empty.csv", (HEAD + "\n").encode())
     length = len(pattern.replace("%s", "K000000"))
     count = max(12, 1400 // length)
@@ -80,8 +80,9 @@ def tiny_borders(folder, bom, pattern, isas):
         path = write(folder, "new.csv", new.encode())
         for n, workers in enumerate((1, 2, 7)):
             isa = isas[(front + n) % len(isas)]
-            got = bom("diff", empty, path, "--key", "k", "--quotes", "lenient", "--workers", workers, "--isa", isa, "-q", expect=1)
-            same("%d bytes in front, %d workers, %s" % (front, workers, isa), got.out, want)
+            how = ["--workers", workers, "--isa", isa, "--io", ("auto", "uring")[(front + n) % 2]]
+            got = bom("diff", empty, path, "--key", "k", "--quotes", "lenient", *how, "-q", expect=1)
+            same("%d bytes in front, %s" % (front, how), got.out, want)
         bom.forget()
         got = bom("diff", empty, "-", "--key", "k", "--quotes", "lenient", "--workers", 7, "-q", stdin=path, expect=1)
         same("%d bytes in front, stdin" % front, got.out, want)
@@ -92,10 +93,10 @@ def tiny_borders(folder, bom, pattern, isas):
         middle = "K%06d" % (count // 2)
         old = write(folder, "old.csv", text(pattern, front * 3 % length, count).replace(middle, "G" + middle[1:]).encode())
         want = changed(open(old, newline="").read(), new)
-        for workers in (1, 7):
-            got = bom("diff", old, path, "--key", "k", "--quotes", "lenient", "--workers", workers, "-q", expect=1)
+        for workers, way in ((1, "auto"), (7, "auto"), (1, "uring"), (7, "uring")):
+            got = bom("diff", old, path, "--key", "k", "--quotes", "lenient", "--workers", workers, "--io", way, "-q", expect=1)
             kept = [l for l in got.out.decode().splitlines(True) if not l.startswith('{"op":"d"')]
-            same("%d bytes in front, a second snapshot, %d workers" % (front, workers), "".join(kept).encode(), joined(want))
+            same("%d bytes in front, a second snapshot, %d workers, %s" % (front, workers, way), "".join(kept).encode(), joined(want))
 
 
 def tiny_store(folder, bom, pattern, isas):
@@ -128,9 +129,9 @@ def real_borders(folder, bom, pattern, isas):
     path = write(folder, "new.csv", content.encode())
     rows = records_of(content)
     want = joined(created(content))
-    for workers, isa in [(1, "scalar"), (2, isas[-1]), (7, isas[len(isas) // 2])]:
-        got = bom("diff", empty, path, "--key", "k", "--quotes", "lenient", "--workers", workers, "--isa", isa, "-q", expect=1)
-        same("%d workers, %s" % (workers, isa), got.out, want)
+    for workers, isa, way in [(1, "scalar", "auto"), (2, isas[-1], "uring"), (7, isas[len(isas) // 2], "auto")]:
+        got = bom("diff", empty, path, "--key", "k", "--quotes", "lenient", "--workers", workers, "--isa", isa, "--io", way, "-q", expect=1)
+        same("%d workers, %s, %s" % (workers, isa, way), got.out, want)
     store = os.path.join(folder, "store")
     bom("init", "--store", store, expect=0)
     run = bom("sync", "--store", store, "--key", "k", "--quotes", "lenient", "--complete", "--now", NOW, "--json", "--workers", 7, path, expect=0)

@@ -52,6 +52,7 @@ static void sync_one(const char *store, const char *path, int workers, bool comp
                               .snapshot_count = 1, .complete = complete, .expect_records = -1, .sequence = -1,
                               .now = "2026-01-02T03:04:05Z"};
     o.read.workers = workers;
+    o.read.io = workers == 2 ? "uring" : "auto";
     if (bomsync_sync(&o, &result, (bomsync_sink){take, &talk}, &err)) stop_at(path, &err);
     bomsync_result_free(&result);
     bsi_buf_free(&talk);

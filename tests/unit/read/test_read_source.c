@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <isa-l/igzip_lib.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -775,66 +776,142 @@ Test(read_source, a_stream_may_be_left_early) {
 
 /* ---- io_uring ---- */
 
-typedef struct reader {
-    bsi_source *s;
-    const bsi_buf *want;
-    uint64_t from, to;
-    bool ok;
-} reader;
+static bsi_buf large_file(size_t bytes) {
+    bsi_buf want = {0};
+    bsi_buf_reserve(&want, bytes);
+    for (size_t i = 0; i < bytes; i += 4) bsi_buf_add(&want, &(uint32_t){draw(1u << 28)}, 4);
+    want.data[0] = 'a';
+    return want;
+}
 
-static void *read_part(void *arg) {
-    reader *r = arg;
-    size_t cap = 1 << 20;
-    uint8_t *buf = bsi_alloc(cap);
-    r->ok = true;
-    for (uint64_t at = r->from; at < r->to;) {
-        ssize_t n = bsi_source_pread(r->s, buf, (size_t)BSI_MIN(r->to - at, (uint64_t)cap - 777), at, NULL);
-        if (n <= 0 || memcmp(buf, r->want->data + at, (size_t)n) != 0) {
-            r->ok = false;
-            break;
-        }
-        at += (uint64_t)n;
+/* As far as the file system lets go of it. */
+static void make_cold(const char *path) {
+    int fd = open(path, O_RDONLY);
+    fsync(fd);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+}
+
+typedef struct taker {
+    bsi_ahead *a;
+    const bsi_ahead_part *part;
+    const bsi_buf *want;
+    atomic_size_t *bytes;
+    atomic_uint *seen; /* [parts] */
+    int cache_after;   /* parts; -1 never */
+    bool ok;
+} taker;
+
+static void *take_parts(void *arg) {
+    taker *t = arg;
+    bsi_arrival came;
+    t->ok = true;
+    for (int n = 0; bsi_ahead_take(t->a, &came); n++) {
+        const bsi_ahead_part *p = &t->part[came.part];
+        atomic_fetch_add(&t->seen[came.part], 1);
+        atomic_fetch_add(t->bytes, came.bytes);
+        if (came.bytes > p->bytes || memcmp(came.data, t->want->data + p->offset, came.bytes) != 0) t->ok = false;
+        if (n == t->cache_after) bsi_ahead_use_cache(t->a);
+        bsi_ahead_give(t->a, &came);
     }
-    free(buf);
     return NULL;
 }
 
-Test(read_source, uring_and_pread_give_the_same_bytes) {
-    BUF want = {0};
-    bsi_buf_reserve(&want, 40u << 20);
-    for (size_t i = 0; i < 39u << 20; i += 4) bsi_buf_add(&want, &(uint32_t){draw(1u << 28)}, 4);
-    want.data[0] = 'a';
+enum { PARTS = 61 };
+
+static void take_all(bsi_source *s, const bsi_buf *want, size_t threads, bool direct, int cache_after) {
+    bsi_ahead_part part[PARTS];
+    atomic_uint seen[PARTS];
+    atomic_size_t bytes = 0;
+    size_t all = 0;
+    for (size_t i = 0; i < PARTS; i++) { /* at odd places, of odd lengths, some of them over each other */
+        uint64_t at = i * (want->len / PARTS) + (i % 5);
+        part[i] = (bsi_ahead_part){s, at, (size_t)BSI_MIN(want->len - at, (uint64_t)want->len / PARTS + i * 37)};
+        atomic_init(&seen[i], 0);
+        all += part[i].bytes;
+    }
+    bsi_ahead *a = bsi_ahead_open(part, PARTS, direct);
+    cr_assert(ne(ptr, a, NULL));
+    taker t[20];
+    pthread_t id[20];
+    for (size_t k = 0; k < threads; k++) {
+        t[k] = (taker){a, part, want, &bytes, seen, cache_after, false};
+        pthread_create(&id[k], NULL, take_parts, &t[k]);
+    }
+    for (size_t k = 0; k < threads; k++) {
+        pthread_join(id[k], NULL);
+        cr_assert(t[k].ok, "%zu threads, reader %zu", threads, k);
+    }
+    for (size_t i = 0; i < PARTS; i++) cr_assert(eq(uint, atomic_load(&seen[i]), 1));
+    cr_assert(eq(sz, atomic_load(&bytes), all));
+    bsi_ahead_close(a);
+}
+
+static bsi_source *open_io(const char *path, const char *io) {
+    bsi_source *s;
+    cr_assert(zero(int, (int)bsi_source_open(&s, path, &(bsi_source_options){.io = io, .workers = 2}, NULL)));
+    return s;
+}
+
+Test(read_source, parts_come_once_and_whole_for_any_number_of_takers) {
+    BUF want = large_file(39u << 20);
     const char *path = put("big", want.data, want.len);
-    const char *io[] = {"uring", "pread", "auto", "auto"};
-    for (int i = 0; i < 4; i++) {
-        bsi_source *s[2];
-        if (i == 3) { /* cold, as far as the file system lets go of it */
-            int fd = open(path, O_RDONLY);
-            fsync(fd);
-            posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-            close(fd);
-        }
-        for (int k = 0; k < 2; k++)
-            cr_assert(zero(int, (int)bsi_source_open(&s[k], path, &(bsi_source_options){.io = io[i], .workers = 2}, NULL)));
-        if (i == 1 || i == 2) cr_assert(eq(str, (char *)(uintptr_t)bsi_source_io(s[0]), "pread"));
-        reader r[6];
-        pthread_t t[6];
-        for (size_t k = 0; k < 6; k++) {
-            r[k] = (reader){.s = s[k & 1], .want = &want, .from = want.len / 7 * k, .to = want.len / 7 * (k + 2)};
-            pthread_create(&t[k], NULL, read_part, &r[k]);
-        }
-        for (size_t k = 0; k < 6; k++) {
-            pthread_join(t[k], NULL);
-            cr_assert(r[k].ok, "%s, reader %zu", io[i], k);
-        }
+    for (int i = 0; i < 6; i++) {
+        if (i & 1) make_cold(path);
+        bsi_source *s = open_io(path, "uring");
+        take_all(s, &want, (size_t[]){1, 2, 20}[i / 2], i != 2, i == 3 ? 4 : -1);
+        cr_assert(eq(str, (char *)(uintptr_t)bsi_source_io(s), "uring"));
+        bsi_source_close(s);
+    }
+}
+
+Test(read_source, ahead_that_is_closed_early_lets_go) {
+    BUF want = large_file(16u << 20);
+    bsi_source *s = open_io(put("big", want.data, want.len), "uring");
+    bsi_ahead_part part[8];
+    for (size_t i = 0; i < 8; i++) part[i] = (bsi_ahead_part){s, i << 21, 1u << 21};
+    bsi_arrival came;
+    bsi_ahead *a = bsi_ahead_open(part, 8, true);
+    cr_assert(bsi_ahead_take(a, &came));
+    bsi_ahead_close(a);
+    bsi_source_close(s);
+}
+
+Test(read_source, part_of_a_file_that_was_cut_comes_short) {
+    BUF want = large_file(8u << 20);
+    const char *path = put("big", want.data, want.len);
+    bsi_source *s = open_io(path, "uring");
+    bsi_ahead_part part[2] = {{s, 0, 4u << 20}, {s, 4u << 20, 4u << 20}};
+    cr_assert(zero(int, truncate(path, 3 << 20)));
+    bsi_ahead *a = bsi_ahead_open(part, 2, true);
+    bsi_arrival came;
+    for (int i = 0; i < 2; i++) {
+        cr_assert(bsi_ahead_take(a, &came));
+        cr_assert(eq(sz, came.bytes, came.part ? 0 : (size_t)3 << 20));
+        bsi_ahead_give(a, &came);
+    }
+    cr_assert(not(bsi_ahead_take(a, &came)));
+    bsi_ahead_close(a);
+    bsi_source_close(s);
+}
+
+Test(read_source, only_what_is_cold_or_forced_is_read_ahead) {
+    BUF want = large_file(8u << 20);
+    const char *path = put("big", want.data, want.len), *small = put_text("small", "a\n1\n");
+    const char *io[] = {"uring", "pread", "auto"};
+    for (int i = 0; i < 3; i++) {
+        bsi_source *a = open_io(path, io[i]), *b = open_io(small, io[i]);
         uint8_t few[100];
         for (int k = 0; k < 2000; k++) {
             size_t at = draw((uint32_t)want.len - 100);
-            cr_assert(eq(long, bsi_source_pread(s[0], few, 100, at, NULL), 100));
+            cr_assert(eq(long, bsi_source_pread(a, few, 100, at, NULL), 100));
             cr_assert(zero(int, memcmp(few, want.data + at, 100)));
         }
-        bsi_source_close(s[0]);
-        bsi_source_close(s[1]);
+        cr_assert(eq(int, bsi_source_cold(a), i == 0)); /* it was written just now */
+        cr_assert(eq(int, bsi_source_cold(b), i == 0));
+        cr_assert(eq(str, (char *)(uintptr_t)bsi_source_io(a), "pread"));
+        bsi_source_close(a);
+        bsi_source_close(b);
     }
 }
 
