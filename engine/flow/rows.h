@@ -44,6 +44,7 @@ typedef struct bsi_rows {
     bsi_bad_row *bads;     /* in order of row */
     uint32_t bad_count, bad_cap;
     uint32_t blanks;       /* blank lines passed over */
+    bool sparse;           /* a kept copy in which some images are left out: those of length 0 */
     struct bsi_parse_scratch *scratch; /* parse's own working memory */
 } bsi_rows;
 void bsi_rows_free(bsi_rows *r);

@@ -152,6 +152,14 @@ void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {
     *r = (bsi_row_reader){.source = source, .block = UINT64_MAX};
 }
 
+static bomsync_status parse_again(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
+    const bsi_row_source *s = r->source;
+    bomsync_status st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
+    if (!st) bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
+    r->at = &r->rows;
+    return st;
+}
+
 static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
     const bsi_row_source *s = r->source;
     r->block = UINT64_MAX;
@@ -161,10 +169,7 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
         r->bytes.len = 0;
         st = BOMSYNC_OK;
     } else if (s->scan) {
-        st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
-        if (!st)
-            bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
-        r->at = &r->rows;
+        st = parse_again(r, block, err);
     } else {
         st = bsi_block_load(&r->old, &r->data, s->cache, s->store, s->refs, block, err);
     }
@@ -183,6 +188,14 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
     bool ok;
     if (s->scan) {
         const bsi_rows *w = r->at;
+        if (w->sparse && row < w->count && w->image[row] == w->image[row + 1]) { /* left out, as it seemed to be unchanged */
+            bomsync_status st = parse_again(r, block, err);
+            if (st) {
+                r->block = UINT64_MAX;
+                return st;
+            }
+            w = r->at;
+        }
         if (row >= w->count) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
         uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
         ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);

@@ -277,7 +277,8 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
         if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
 }
 
-static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+    (void)expect;
     bsi_reconcile *r = ctx;
     int number = bsi_lane();
     lane *l = &r->lane[number];

@@ -281,7 +281,7 @@ static uint32_t one_partition(parse_run *r, const bsi_rows *w) {
 static void keep_rows(parse_run *r, const bsi_rows *w, size_t open) {
     if (atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
     size_t bytes;
-    bsi_rows *k = bsi_scan_keep(w, &bytes);
+    bsi_rows *k = bsi_scan_keep(w, 0, &bytes);
     if (!k) return;
     r->s->scan.parsed[open] = k;
     atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
@@ -314,7 +314,7 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_er
     }
     bsi_rows *w = (bsi_rows *)(uintptr_t)tag;
     s->scan.parsed[open] = w;
-    s->block_part[open] = one_partition(r, w);
+    s->block_part[open] = b->part;
     return add_rows(s, lane, w, s->row_base[open], err);
 }
 
@@ -358,7 +358,8 @@ static void parse_task(void *ctx, size_t index) {
 /* ---- parsing with the scan ---- */
 
 /* A first load: what can be read goes into the store at once. Blocks with records that cannot are left for later. */
-static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+    (void)expect;
     bsi_early *e = ctx;
     parse_run *r = &e->run;
     int lane = bsi_lane();
@@ -396,17 +397,38 @@ static void early_uncount(void *ctx, const bsi_scan_block *b) {
     bsi_buf_free(&buf);
 }
 
-/* Else rows are kept while there is room: a changed block need not be read and parsed again. */
-static void early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p) {
+/* Bit i: row i stands in the old block as it is, in most cases at the same place. It will hardly be asked for again. */
+static uint64_t rows_in(const bsi_block_rows *old, const bsi_rows *w) {
+    uint64_t in = 0;
+    for (uint32_t i = 0; i < BSI_MIN(w->count, 64u); i++) {
+        uint32_t k = i < old->count && old->kh[i] == w->kh[i] ? i : 0;
+        while (k < old->count && old->kh[k] != w->kh[i]) k++;
+        if (k < old->count && old->rh[k] == w->rh[i]) in |= 1ull << i;
+    }
+    return in;
+}
+
+static uint64_t unchanged_rows(const bsi_sync *s, const bsi_rows *w, uint64_t expect) {
+    if (expect >= s->image.count) return 0;
+    const bsi_image_entry *e = bsi_image_at(&s->image, expect);
+    bsi_block_rows old;
+    if (!(e->flags & BSI_IMAGE_EXACT) || bsi_store_rows(&old, s->store, e->ref, NULL)) return 0; /* a fault is told by who needs it */
+    return rows_in(&old, w);
+}
+
+/* Else rows are kept while there is room: a changed block need not be read and parsed again. Of rows that the block which was
+ * expected here has, too, the hashes will do: one row in twelve is what changes are made of. */
+static void early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
     bsi_early *e = ctx;
     parse_run *r = &e->run;
     if ((b->flags & BSI_CUT_OVERSIZE) || atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
     bsi_rows *w = &r->rows[bsi_lane()];
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
     size_t bytes;
-    bsi_rows *k = w->count == b->records ? bsi_scan_keep(w, &bytes) : NULL;
+    bsi_rows *k = w->count == b->records ? bsi_scan_keep(w, unchanged_rows(r->s, w, expect), &bytes) : NULL;
     if (!k) return;
     b->tag = (uint64_t)(uintptr_t)k;
+    b->part = one_partition(r, w);
     atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
 }
 
