@@ -317,6 +317,15 @@ void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *c
     free(t);
 }
 
+void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *)) {
+    const char *p = base;
+    for (size_t i = 1; i < count; i++)
+        if (order(p + (i - 1) * size, p + i * size) > 0) {
+            qsort(base, count, size, order);
+            return;
+        }
+}
+
 uint64_t bsi_private_bytes(void) {
     char text[128];
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);

@@ -115,10 +115,8 @@ int64_t bsi_now_ns(void);                                  /* monotonic */
 void bsi_time_format(char out[21], int64_t unix_seconds);
 bool bsi_time_parse(const char *s, int64_t *unix_seconds); /* RFC 3339 with Z or offset, or a date alone */
 
-/** qsort that takes no elements at NULL as well: the standard one may not be given that. */
-static inline void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *)) {
-    if (count > 1) qsort(base, count, size, order);
-}
+/** qsort, which may not be given NULL; what is in order already, as most lists here are, costs one look. */
+void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *));
 
 /** Run fn(ctx, i) for i in [0, count) on up to workers threads; returns when all are done.
  *  fn must not fail silently: it keeps its status in ctx. workers <= 1 runs inline, in order. */

@@ -45,7 +45,7 @@ bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref) {
 
 /* ---- unpacked state blocks ---- */
 
-enum { CACHE_LOCKS = 16 };
+enum { CACHE_LOCKS = 16, BSI_BLOCK_SPARSE = UINT32_MAX }; /* as cap: a copy never grows */
 
 typedef struct cached {
     uint64_t block; /* + 1; 0: free */
@@ -93,25 +93,33 @@ static void cache_grow(struct cache_part *p) {
     p->mask = big.mask;
 }
 
-/* Only the block itself: what else was packed with it is left behind. */
-static bsi_block_data *copy_block(const bsi_block_data *d, size_t *bytes) {
-    uint32_t from = d->image[0], n = d->image[d->count] - from;
+/* Only what is wanted of the block: what else was packed with it is left behind. */
+static bsi_block_data *copy_block(const bsi_block_data *d, const uint32_t *row, size_t rows, size_t *bytes) {
+    size_t n = row ? 0 : d->image[d->count] - d->image[0];
+    for (size_t i = 0; row && i < rows; i++) n += d->image[row[i] + 1] - d->image[row[i]];
     *bytes = sizeof *d + (2u * d->count + 1) * sizeof(uint32_t) + n;
     bsi_block_data *k = bsi_alloc(*bytes);
-    *k = (bsi_block_data){.count = d->count, .slot_count = d->slot_count};
+    *k = (bsi_block_data){.count = d->count, .slot_count = d->slot_count, .cap = row ? BSI_BLOCK_SPARSE : 0};
     k->image = (uint32_t *)(void *)(k + 1);
     k->body = k->image + d->count + 1;
-    k->raw = (bsi_buf){.data = (uint8_t *)(k->body + d->count), .len = n};
-    for (uint32_t i = 0; i <= d->count; i++) k->image[i] = d->image[i] - from;
+    k->raw = (bsi_buf){.data = (uint8_t *)(k->body + d->count)};
     memcpy(k->body, d->body, d->count * sizeof *k->body);
-    memcpy(k->raw.data, d->raw.data + from, n);
+    for (uint32_t i = 0, at = 0; i < d->count; i++) {
+        k->image[i] = (uint32_t)k->raw.len;
+        if (row && (at == rows || row[at] != i)) continue;
+        at++;
+        uint32_t length = d->image[i + 1] - d->image[i];
+        memcpy(k->raw.data + k->raw.len, d->raw.data + d->image[i], length);
+        k->raw.len += length;
+    }
+    k->image[d->count] = (uint32_t)k->raw.len;
     return k;
 }
 
-void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d) {
+void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d, const uint32_t *row, size_t rows) {
     if (atomic_load_explicit(&c->bytes, memory_order_relaxed) >= c->most) return;
     size_t bytes;
-    bsi_block_data *copy = copy_block(d, &bytes);
+    bsi_block_data *copy = copy_block(d, row, rows, &bytes);
     struct cache_part *p = &c->part[block % CACHE_LOCKS];
     pthread_mutex_lock(&p->lock);
     if (p->count * 2 >= p->mask) cache_grow(p);
@@ -135,13 +143,14 @@ void bsi_block_cache_close(bsi_block_cache *c) {
     free(c);
 }
 
+static bool is_sparse(const bsi_block_data *d) { return d->cap == (uint32_t)BSI_BLOCK_SPARSE; }
+
 bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
                               uint64_t block, bomsync_error *err) {
     *out = cache ? bsi_block_cache_get(cache, block) : NULL;
-    if (*out) return BOMSYNC_OK;
+    if (*out && !is_sparse(*out)) return BOMSYNC_OK;
     bomsync_status st = bsi_store_data(own, store, refs[block], err);
     if (st) return st;
-    if (cache) bsi_block_cache_put(cache, block, own);
     *out = own;
     return BOMSYNC_OK;
 }
@@ -160,6 +169,13 @@ static bomsync_status parse_again(bsi_row_reader *r, uint64_t block, bomsync_err
     return st;
 }
 
+static bomsync_status load_old(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
+    const bsi_row_source *s = r->source;
+    bomsync_status st = bsi_block_load(&r->old, &r->data, s->cache, s->store, s->refs, block, err);
+    if (!st && s->cache && r->old == &r->data) bsi_block_cache_put(s->cache, block, r->old, NULL, 0);
+    return st;
+}
+
 static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
     const bsi_row_source *s = r->source;
     r->block = UINT64_MAX;
@@ -171,7 +187,8 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
     } else if (s->scan) {
         st = parse_again(r, block, err);
     } else {
-        st = bsi_block_load(&r->old, &r->data, s->cache, s->store, s->refs, block, err);
+        r->old = s->cache ? bsi_block_cache_get(s->cache, block) : NULL;
+        st = r->old ? BOMSYNC_OK : load_old(r, block, err);
     }
     if (!st) r->block = block;
     return st;
@@ -202,6 +219,14 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
         r->wide = w->image[row + 1] + 32u <= w->enc.cap;
     } else {
         const bsi_block_data *d = r->old;
+        if (is_sparse(d) && row < d->count && d->image[row] == d->image[row + 1]) {
+            bomsync_status st = load_old(r, block, err);
+            if (st) {
+                r->block = UINT64_MAX;
+                return st;
+            }
+            d = r->old;
+        }
         ok = row < d->count && bsi_image_fields(out, s->slot_count, d->raw.data + d->image[row], d->body[row],
                                                 d->image[row + 1] - d->image[row], d->slot_count);
         r->wide = ok && d->image[row + 1] + 32u <= d->raw.len;

@@ -16,14 +16,15 @@ typedef struct bsi_ref_set {
 void bsi_ref_add(bsi_ref_set *x, bsi_ref ref);
 bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref);
 
-/** State blocks that were unpacked, for who needs them again: writing a change and rendering it look at the same block. Any
- *  thread. Blocks stay until close; above its bytes nothing more is kept. */
+/** State blocks that were unpacked, for who needs them again: writing a change and rendering it look at the same block, or at the same rows
+ *  of it. Any thread. Blocks stay until close; above its bytes nothing more is kept. */
 typedef struct bsi_block_cache bsi_block_cache;
 bsi_block_cache *bsi_block_cache_open(uint64_t bytes);
 const bsi_block_data *bsi_block_cache_get(bsi_block_cache *c, uint64_t block); /* NULL: not there */
-void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d);
+/** row[rows], ascending: only their images are kept, those of the others get length 0. NULL: all. */
+void bsi_block_cache_put(bsi_block_cache *c, uint64_t block, const bsi_block_data *d, const uint32_t *row, size_t rows);
 void bsi_block_cache_close(bsi_block_cache *c); /* NULL is fine */
-/** Block `block` of refs, from the cache (may be NULL) or into own; *out borrows the cache or own. */
+/** Block `block` of refs with all its rows, from the cache (may be NULL) or into own; *out borrows the cache or own. */
 bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
                               uint64_t block, bomsync_error *err);
 

@@ -180,6 +180,7 @@ static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsyn
     for (uint32_t i = 0; i < d->old->count && n < 64; i++)
         if (e->pair[pair + i].changed) row[n++] = i;
     bsi_ref ref;
+    if (d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, row, n); /* to be rendered */
     if (!st) st = bsi_block_writer_patch(&ref, d->writer, e->base[block], n, row, p->enc.data, p->off, p->body, p->kh, p->rh, err);
     p->count = 0;
     p->enc.len = 0;
@@ -196,6 +197,7 @@ static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
     while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
     if (!st && d->old->count <= 256 && patchable(d, block, *insert, *gone, *pair)) return patch_block(d, block, *pair, err);
+    if (!st && d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, NULL, 0);
     if (!st) st = bsi_store_rows(&rows, e->store, e->base[block], err);
     if (!st && rows.count != d->old->count) st = damaged(err);
     for (uint32_t i = 0; !st && i < d->old->count; i++) {
