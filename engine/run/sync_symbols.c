@@ -48,8 +48,11 @@ static uint64_t bytes_of(const bsi_sync *s, uint64_t records) {
 bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err) {
     const char *codec = s->o->codec ? s->o->codec : "auto";
     bool always = strcmp(codec, "symbols") == 0;
-    if (strcmp(codec, "zstd") == 0) s->feed->dictionary = BSI_DICT_FRAMES;
-    if (!always && strcmp(codec, "auto") != 0) return BOMSYNC_OK;
+    if (strcmp(codec, "zstd") == 0) {
+        s->feed->dictionary = BSI_DICT_FRAMES;
+        return BOMSYNC_OK;
+    }
+    if (!always && strcmp(codec, "auto") != 0) return bsi_fail(err, BOMSYNC_E_USAGE, "--codec must be auto, symbols or zstd");
     if (always && s->feed->dictionary == BSI_DICT_FRAMES) s->feed->dictionary = 0;
     if (bytes_of(s, records) < (s->feed->dictionary ? BSI_TRAIN_AGAIN_BYTES : always ? 1 : BSI_TRAIN_BYTES)) return BOMSYNC_OK;
     bsi_dict_sample *x = bsi_dict_sample_open(s->feed->slots.count);
