@@ -211,6 +211,8 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     s->clock = (int64_t)time(NULL);
     if (o->now && !bsi_time_parse(o->now, &s->clock)) return bsi_fail(err, BOMSYNC_E_USAGE, "--now is no time: \"%s\"", o->now);
     s->effective_time = s->clock;
+    if (o->codec && strcmp(o->codec, "auto") && strcmp(o->codec, "symbols") && strcmp(o->codec, "zstd"))
+        return bsi_fail(err, BOMSYNC_E_USAGE, "--codec must be auto, symbols or zstd");
     if (o->expect_records < -1) return bsi_fail(err, BOMSYNC_E_USAGE, "--expect-records must not be negative");
     return BOMSYNC_OK;
 }

@@ -52,7 +52,7 @@ static bool wants_dictionary(bsi_sync *s, uint64_t bytes, bool *always) {
     const char *codec = s->o->codec ? s->o->codec : "auto";
     *always = strcmp(codec, "symbols") == 0;
     if (strcmp(codec, "zstd") == 0) s->feed->dictionary = BSI_DICT_FRAMES;
-    if (!*always && strcmp(codec, "auto") != 0) return false;
+    if (strcmp(codec, "zstd") == 0) return false;
     if (*always && s->feed->dictionary == BSI_DICT_FRAMES) s->feed->dictionary = 0;
     return bytes >= (s->feed->dictionary ? BSI_TRAIN_AGAIN_BYTES : *always ? 1 : BSI_TRAIN_BYTES);
 }

@@ -96,8 +96,8 @@ static size_t set(ZSTD_CCtx *c, ZSTD_cParameter p, int v) { return ZSTD_CCtx_set
 #define C_FORMAT ZSTD_c_experimentalParam2
 
 bool bsi_frames_set_up(ZSTD_CCtx *c) {
-    return c && !ZSTD_isError(set(c, ZSTD_c_compressionLevel, ZSTD_LEVEL)) && !ZSTD_isError(set(c, ZSTD_c_minMatch, ZSTD_MIN_MATCH)) && !ZSTD_isError(set(c, C_FORMAT, MAGICLESS)) &&
-           !ZSTD_isError(set(c, ZSTD_c_contentSizeFlag, 0)) && !ZSTD_isError(set(c, ZSTD_c_checksumFlag, 0));
+    return c && !ZSTD_isError(set(c, ZSTD_c_compressionLevel, ZSTD_LEVEL)) && !ZSTD_isError(set(c, ZSTD_c_minMatch, ZSTD_MIN_MATCH)) &&
+           !ZSTD_isError(set(c, C_FORMAT, MAGICLESS)) && !ZSTD_isError(set(c, ZSTD_c_contentSizeFlag, 0)) && !ZSTD_isError(set(c, ZSTD_c_checksumFlag, 0));
 }
 
 static void start_segment(bsi_block_writer *w, fill *f) {

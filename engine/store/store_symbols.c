@@ -277,7 +277,9 @@ static int by_gain(const void *a, const void *b) {
 
 /* The table slot that a symbol needs, if it is free. */
 static bool take_slot(trainer *t, const candidate *c) {
-    uint8_t *slot = c->bytes == 2 ? &t->slot_two[c->value] : c->bytes == 3 ? &t->slot_three[hash_three(c->value)] : &t->slot_four[hash_four(c->value)];
+    uint8_t *slot = &t->slot_four[hash_four(c->value)];
+    if (c->bytes == 2) slot = &t->slot_two[c->value];
+    if (c->bytes == 3) slot = &t->slot_three[hash_three(c->value)];
     bool free_ = !*slot;
     *slot = 1;
     return free_;
