@@ -163,7 +163,7 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
     } else if (s->scan) {
         st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
         if (!st)
-            bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
+            bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, r->no_hashes ? NULL : s->secret, r->bytes.data, r->bytes.len, false);
         r->at = &r->rows;
     } else {
         st = bsi_block_load(&r->old, &r->data, s->cache, s->store, s->refs, block, err);
@@ -492,6 +492,7 @@ static void work(void *ctx, size_t index) {
     h.before = h.after + how->slots->count + 1;
     bsi_row_reader_open(&h.now, how->now);
     bsi_row_reader_open(&h.was, how->was);
+    h.now.no_hashes = h.was.no_hashes = true;
     pthread_mutex_lock(&p->lock);
     for (batch *b; !p->status && !p->ended;) {
         bool all_taken = p->source_ended && p->taken == p->claimed && !p->taking;
