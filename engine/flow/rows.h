@@ -76,7 +76,7 @@ void bsi_slots_free(bsi_slots *s);
  *
  * Shape:   p[0..n) is one block of bsi_cut_block; ends_file: a last record without line end is normal here
  * Cost:    one pass, no allocation once the arrays have grown; p may be read up to 64 bytes past n
- * Hashes:  with secret as flow/layout.h says. keys_only: only kh, key, raw, bad are filled (enc holds the keys)
+ * Hashes:  with secret as flow/layout.h says; without (NULL) none are made, kh and rh hold nothing. keys_only: only kh, key, raw, bad are filled (enc holds the keys)
  */
 void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n, bool keys_only);
 /* Instructions that parse uses from now on, as bsi_isa_choose said (block.h); without a call: the best of this machine.

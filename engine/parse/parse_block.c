@@ -454,5 +454,5 @@ void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secre
     else walk(&j, encode_plain, encode_plain, false);
     out->raw[out->count] = (uint32_t)n;
     out->image[out->count] = (uint32_t)out->enc.len;
-    hash_rows(out, secret, keys_only);
+    if (secret) hash_rows(out, secret, keys_only);
 }

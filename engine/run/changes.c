@@ -164,7 +164,8 @@ void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {
 static bomsync_status parse_again(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
     const bsi_row_source *s = r->source;
     bomsync_status st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
-    if (!st) bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, s->secret, r->bytes.data, r->bytes.len, false);
+    const bsi_secret *secret = r->no_hashes ? NULL : s->secret;
+    if (!st) bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, secret, r->bytes.data, r->bytes.len, false);
     r->at = &r->rows;
     return st;
 }
@@ -530,6 +531,7 @@ static void work(void *ctx, size_t index) {
     h.before = h.after + how->slots->count + 1;
     bsi_row_reader_open(&h.now, how->now);
     bsi_row_reader_open(&h.was, how->was);
+    h.now.no_hashes = h.was.no_hashes = true;
     pthread_mutex_lock(&p->lock);
     for (batch *b; !p->status && !p->ended;) {
         bool all_taken = p->source_ended && p->taken == p->claimed && !p->taking;

@@ -47,6 +47,7 @@ typedef struct bsi_row_reader {
     const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
     bsi_block_data data;
     bsi_buf bytes;
+    bool no_hashes;              /* set after open: only fields are wanted, so blocks are parsed without */
     bool wide;                   /* of the last fetch: 32 bytes behind each field may be read */
 } bsi_row_reader;
 void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source);
