@@ -423,6 +423,38 @@ def _(c):
     same("exceptions at the end", c.exceptions(), [])
 
 
+@row("stdin: exceptions name their line, behind a record that is too long to be kept, too")
+def _(c):
+    rows = base_rows()
+    long_record = b"K9999,1000,v," + b"x," * ((17 << 20) // 2) + b"\r\n"   # more columns than fit, on one line
+    data = csv_of(rows[:100]) + long_record + b"".join(b",".join(r) + b"\r\n" for r in rows[100:])
+    data = data.replace(b"text 50\n", b"\"two\r\nlines\"\n").replace(b"text 40\n", b"x\xffy\n").replace(b"text 200\r\n", b"x\xffy\r\n")
+    path = write(c.folder, "s.csv", data)
+    packed = write(c.folder, "s.csv.zst", zst(data))
+    found = []
+    for how, stdin in ((path, None), ("-", path), (packed, None), ("-", packed)):
+        c.sync(None, (4, 5), path=how, stdin=stdin, state="any", limits=False)
+        found.append(sorted((o["byte"], o["line"], o["rule"]) for o in c.exceptions()))
+    for other in found[1:]:
+        same("places of the exceptions", other, found[0])
+    lines = [line for _, line, _ in found[0]]
+    if not {42, 103, 204} <= set(lines):
+        raise Failed("lines of the exceptions: %s" % (found[0],))
+
+
+@row("a copy of a record in a block that is skipped, in a compressed file")
+def _(c):
+    rows = base_rows()
+    data = csv_of(rows) + b",".join(rows[7][:3] + [b"other"]) + b"\n" + b",".join(rows[120]) + b"\n"
+    want = None
+    for name, content in (("s.csv", data), ("s.csv.zst", zst(data)), ("s.csv.gz", gzip.compress(data, mtime=0))):
+        run = c.sync(content, 4, name=name)
+        got = (run.json()["kept_back"], run.json()["duplicates"], [(o["byte"], o["line"], o["value"]) for o in c.exceptions()])
+        want = want or got
+        same("what " + name + " gives", got, want)
+    same("kept back, duplicates", want[:2], (2, 1))
+
+
 @row("CR only and mixed line ends")
 def _(c):
     data = csv_of(base_rows())

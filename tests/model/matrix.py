@@ -339,6 +339,30 @@ def cold_files(folder, suite):
         print("    the file system keeps its pages: nothing was cold")
 
 
+REFUSALS = {   # what the kernel answers, how many warnings
+    "io_uring_setup:error=EPERM": 1, "io_uring_enter:error=EPERM": 1, "io_uring_enter:error=EIO:when=2+": 0, "io_uring_enter:error=EIO:when=4": 0,
+    "io_uring_enter:error=EINTR:when=2..4": 0, "io_uring_enter:error=EAGAIN:when=2..5": 0}
+
+
+def failing_ring(folder, suite):
+    """An io_uring that may not be used, or fails in the middle: the same, with at most one warning."""
+    if not shutil.which("strace"):
+        raise Skipped("needs strace")
+    bom, store = suite.bom, os.path.join(folder, "store")
+    bom("gen", "--out", folder, "--lines", 200000, "--entities", "bom_line", "--seed", 8, "-q", expect=0)
+    path = os.path.join(folder, "000", "bom_line.csv")
+    bom("init", "--store", store, expect=0)
+    bom("sync", "-q", "--store", store, "--key", "plant,parent,usage,alternative,line", "--baseline", "--now", NOW, path, expect=0)
+    sync = ["sync", "--json", "--store", store, "--complete", "--now", NOW, path]
+    want = bom(*sync, "--io", "pread", expect=0).json()
+    for inject, warnings in REFUSALS.items():
+        for workers in ("1", "2"):
+            run = subprocess.run(["strace", "-f", "-qq", "-o", os.path.join(folder, "log"), "-e", "trace=io_uring_setup,io_uring_enter", "-e", "inject=" + inject,
+                                  bom.path, *sync, "--io", "uring", "--workers", workers], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            got = (run.returncode, json.loads(run.stdout.splitlines()[0]), run.stderr.count(b"warning: io_uring cannot be used here"))
+            same("%s, %s workers" % (inject, workers), got, (0, want, warnings))
+
+
 # ------------------------------------------------------------------------------------------------------------------ all
 
 def main():
@@ -370,6 +394,7 @@ def main():
         for records in ("1", "50"):
             suite.run("%s: --block-records %s" % (quotes, records), block_sizes, suite, quotes, records)
     suite.run("cold files", cold_files, suite)
+    suite.run("a failing io_uring", failing_ring, suite)
     suite.run("memory caps", memory_caps, suite, 1000000 if o.all else o.lines)
     return suite.end()
 
