@@ -12,120 +12,140 @@
 #define PASTE(a, b) PASTE_(a, b)
 #define NAME(x) PASTE(x, VARIANT)
 
-typedef struct carry {
-    uint64_t inside; /* all ones: the next chunk starts inside quotes */
-    bool closed;     /* the last byte of the last chunk with quotes closed them */
-} carry;
+/* One stretch on its way. */
+typedef struct job {
+    bsi_lines *l;
+    const bsi_line_shape *s;
+    const uint8_t *p;
+    size_t n, checked; /* checked: UTF-8 up to here */
+    uint64_t inside;   /* all ones: the next chunk starts inside quotes */
+    bool closed;       /* the last byte of the last chunk with quotes closed them */
+} job;
 
 typedef struct masks {
-    uint64_t lf, cr, sep, quote, nul, high;
+    uint64_t lf, sep, quote, high;
 } masks;
 
 /* UTF-8 of one chunk: characters of two bytes, most of them, are settled here, others by the table of parse. */
-static void check_high(bsi_lines *l, uint64_t high, const uint8_t *p, size_t i, size_t n, size_t *checked) {
+static void check_high(job *j, uint64_t high, size_t i) {
+    const uint8_t *p = j->p;
     while (high) {
         size_t at = i + (size_t)__builtin_ctzll(high);
         high &= high - 1;
-        if (at < *checked) continue;
-        size_t left = n - at;
+        if (at < j->checked) continue;
+        size_t left = j->n - at;
         uint8_t c = p[at];
         size_t len = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
         bool two = c >= 0xc2 && c < 0xe0 && left >= 2 && (p[at + 1] & 0xc0) == 0x80;
         if (!two && (left < len || bsi_parse_utf8(p + at, len) != len)) {
-            bsi_lines_odd(l, at);
-            l->bad_utf8 = true;
+            bsi_lines_odd(j->l, at);
+            j->l->bad_utf8 = true;
             len = 1;
         }
-        *checked = at + len;
+        j->checked = at + len;
     }
 }
 
-/* Opening and bare quotes of a chunk: does one stand in a key column? line: delimiters before the line at hand. */
-static void look_for_key_quote(bsi_lines *l, const bsi_line_shape *s, uint64_t opening, uint64_t ends, uint64_t sep, uint32_t total, uint32_t line) {
-    for (; opening && !l->key_quote; opening &= opening - 1) {
+/* Opening and bare quotes of a chunk: does one stand in a key column? total, line: delimiters before the chunk, before its first line. */
+static void look_for_key_quote(job *j, uint64_t opening, uint64_t ends, uint64_t sep, uint32_t total, uint32_t line) {
+    for (; opening && !j->l->key_quote; opening &= opening - 1) {
         uint64_t below = (opening & -opening) - 1, last = ends & below;
-        uint32_t rank = total + (uint32_t)__builtin_popcountll(sep & below);
-        if (last) {
-            uint64_t line_below = (1ull << (63 - __builtin_clzll(last))) - 1;
-            line = total + (uint32_t)__builtin_popcountll(sep & line_below);
-        }
-        l->key_quote = rank - line - s->key_first < s->key_count;
+        uint32_t rank = total + (uint32_t)__builtin_popcountll(sep & below), start = line;
+        if (last) start = total + (uint32_t)__builtin_popcountll(sep & ((1ull << (63 - __builtin_clzll(last))) - 1));
+        j->l->key_quote = rank - start - j->s->key_first < j->s->key_count;
     }
 }
 
-/* Takes what stands inside quotes out of lf and sep, CRs apart, and notes the odd bytes. */
-static void mask_hard(bsi_lines *l, const bsi_line_shape *s, carry *k, masks *m, uint64_t valid, const uint8_t *p, size_t i, size_t n,
-                      uint32_t total, uint32_t line) {
-    uint64_t inside = k->inside, odd = m->nul, quote = m->quote;
+/* A chunk with quotes, CR, NUL, bytes above 0x7f, or inside quotes: takes what stands inside quotes out of lf and sep, and notes
+ * the odd bytes. */
+static __attribute__((noinline)) void hard_chunk(job *j, masks *m, bsi_chunk c, uint64_t valid, size_t i, uint32_t total, uint32_t line) {
+    const bsi_line_shape *s = j->s;
+    const uint8_t *p = j->p;
+    uint64_t inside = j->inside, odd = bsi_chunk_eq(c, 0) & valid, quote = m->quote, cr = bsi_chunk_eq(c, '\r') & valid;
+    if (m->high) check_high(j, m->high, i);
     if (quote) {
-        uint64_t stops = m->lf | m->cr | m->sep, all = quote;
-        bool closed = k->closed && i && p[i - 1] == s->quote;
+        uint64_t stops = m->lf | cr | m->sep, all = quote;
+        bool closed = j->closed && i && p[i - 1] == s->quote;
         uint64_t before = i ? bsi_chunk_before(p[i - 1], s->delimiter, closed) : 1;
-        inside = bsi_chunk_inside(&quote, stops, before, k->inside);
+        inside = bsi_chunk_inside(&quote, stops, before, j->inside);
         uint64_t closing = quote & ~inside, bare = all & ~quote;
-        uint8_t next = i + 64 < n ? p[i + 64] : '\n';
+        uint8_t next = i + 64 < j->n ? p[i + 64] : '\n';
         bool fine = next == s->delimiter || next == '\n' || next == '\r' || next == s->quote;
         bare |= closing & ~((stops | all) >> 1 | (uint64_t)fine << 63) & (valid >> 1 | 1ull << 63) & valid;
         if (!s->lenient) odd |= bare;
-        k->closed = closing >> 63;
-        k->inside = (uint64_t)((int64_t)inside >> 63);
-        l->quotes = true;
-        if (!l->key_quote) look_for_key_quote(l, s, (quote & inside) | bare, m->lf & ~inside, m->sep & ~inside, total, line);
+        j->closed = closing >> 63;
+        j->inside = (uint64_t)((int64_t)inside >> 63);
+        j->l->quotes = true;
+        if (!j->l->key_quote) look_for_key_quote(j, (quote & inside) | bare, m->lf & ~inside, m->sep & ~inside, total, line);
     }
     m->lf &= ~inside;
     m->sep &= ~inside;
-    uint64_t cr = m->cr & ~inside;
+    cr &= ~inside;
     if (cr) {
-        uint64_t next_lf = i + 64 < n && p[i + 64] == '\n' ? 1ull << 63 : 0;
-        if (n - i <= 64) cr &= ~(1ull << (n - i - 1)); /* its LF is not in sight: the line is not whole */
-        l->lone_cr |= (cr & ~(m->lf >> 1 | next_lf)) != 0;
-        l->crlf += (size_t)__builtin_popcountll(cr);
+        uint64_t next_lf = i + 64 < j->n && p[i + 64] == '\n' ? 1ull << 63 : 0;
+        if (j->n - i <= 64) cr &= ~(1ull << (j->n - i - 1)); /* its LF is not in sight: the line is not whole */
+        j->l->lone_cr |= (cr & ~(m->lf >> 1 | next_lf)) != 0;
+        j->l->crlf += (size_t)__builtin_popcountll(cr);
     }
-    for (; odd; odd &= odd - 1) bsi_lines_odd(l, i + (size_t)__builtin_ctzll(odd));
+    for (; odd; odd &= odd - 1) bsi_lines_odd(j->l, i + (size_t)__builtin_ctzll(odd));
+}
+
+/* Not zero: the chunk takes hard_chunk. Control characters but LF and the delimiter are enough to ask. */
+static inline uint64_t unusual(bsi_chunk c, const masks *m) {
+#if defined(__AVX512BW__)
+    uint64_t control = _mm512_cmplt_epu8_mask(c, _mm512_set1_epi8(14));
+    return (control & ~(m->lf | m->sep)) | m->quote | m->high;
+#else
+    return bsi_chunk_eq(c, '\r') | bsi_chunk_eq(c, 0) | m->quote | m->high;
+#endif
+}
+
+static inline masks read_masks(bsi_chunk c, uint8_t delimiter, uint8_t quote, uint64_t quotes) {
+    return (masks){bsi_chunk_eq(c, '\n'), bsi_chunk_eq(c, delimiter), bsi_chunk_eq(c, quote) & quotes, bsi_chunk_high(c)};
 }
 
 void NAME(bsi_lines_read_)(bsi_lines *l, const bsi_line_shape *s, const uint8_t *p, size_t n) {
+    job j = {.l = l, .s = s, .p = p, .n = n};
     const uint64_t quotes = s->quote ? ~0ull : 0;
-    const bool keep = s->key_first != 0;
-    uint32_t *start = l->start, *seps = l->seps;
+    const uint8_t delimiter = s->delimiter, quote = s->quote;
+    uint64_t *const mask = s->key_first ? l->mask : NULL;
+    uint32_t *const before = l->before;
+    uint32_t *start = l->start, *seps = l->seps; /* where the line at hand begins */
     uint32_t total = 0;
-    size_t count = 0, checked = 0;
-    carry k = {0, false};
-    start[0] = seps[0] = 0;
+    *start = *seps = 0;
     for (size_t i = 0; i < n; i += 64) {
         bsi_chunk c = bsi_chunk_load(p + i);
-        masks m = {bsi_chunk_eq(c, '\n'), bsi_chunk_eq(c, '\r'), bsi_chunk_eq(c, s->delimiter), bsi_chunk_eq(c, s->quote) & quotes,
-                   bsi_chunk_eq(c, 0), bsi_chunk_high(c)};
-        uint64_t valid = ~0ull;
+        masks m = read_masks(c, delimiter, quote, quotes);
         if (__builtin_expect(n - i < 64, 0)) {
-            valid = (1ull << (n - i)) - 1;
-            m.lf &= valid, m.cr &= valid, m.sep &= valid, m.quote &= valid, m.nul &= valid, m.high &= valid;
+            uint64_t valid = (1ull << (n - i)) - 1;
+            m = (masks){m.lf & valid, m.sep & valid, m.quote & valid, m.high & valid};
+            hard_chunk(&j, &m, c, valid, i, total, *seps);
+        } else if (__builtin_expect((unusual(c, &m) | j.inside) != 0, 0)) {
+            hard_chunk(&j, &m, c, ~0ull, i, total, *seps);
         }
-        if (m.high) check_high(l, m.high, p, i, n, &checked);
-        if (m.quote | m.cr | m.nul | k.inside) mask_hard(l, s, &k, &m, valid, p, i, n, total, seps[count]);
-        if (keep) {
-            l->mask[i / 64] = m.sep;
-            l->before[i / 64] = total;
+        if (mask) {
+            mask[i / 64] = m.sep;
+            before[i / 64] = total;
         }
         uint64_t e = m.lf;
-        for (int j = 0; j < 2; j++) { /* two without asking: what is too much is written over */
-            uint64_t low = e & -e;
-            start[count + 1 + (size_t)j] = (uint32_t)(i + 1) + (uint32_t)__builtin_ctzll(e | 1ull << 63);
-            seps[count + 1 + (size_t)j] = total + (uint32_t)__builtin_popcountll(m.sep & (low - 1));
-            e ^= low;
+        for (int k = 1; k <= 2; k++) { /* two without asking: what is too much is written over */
+            start[k] = (uint32_t)i + 1 + (uint32_t)__builtin_ctzll(e | 1ull << 63);
+            seps[k] = total + (uint32_t)__builtin_popcountll(m.sep & ((e & -e) - 1));
+            e &= e - 1;
         }
-        for (size_t at = count + 3; __builtin_expect(e != 0, 0); e &= e - 1, at++) {
-            start[at] = (uint32_t)(i + 1) + (uint32_t)__builtin_ctzll(e);
-            seps[at] = total + (uint32_t)__builtin_popcountll(m.sep & ((e & -e) - 1));
+        for (int k = 3; __builtin_expect(e != 0, 0); e &= e - 1, k++) {
+            start[k] = (uint32_t)i + 1 + (uint32_t)__builtin_ctzll(e);
+            seps[k] = total + (uint32_t)__builtin_popcountll(m.sep & ((e & -e) - 1));
         }
-        count += (size_t)__builtin_popcountll(m.lf);
+        start += __builtin_popcountll(m.lf);
+        seps += __builtin_popcountll(m.lf);
         total += (uint32_t)__builtin_popcountll(m.sep);
     }
-    l->count = count;
-    l->open = k.inside;
-    if (keep) {
-        l->mask[(n + 63) / 64] = 0;
-        l->before[(n + 63) / 64] = total;
+    l->count = (size_t)(start - l->start);
+    l->open = j.inside;
+    if (mask) {
+        mask[(n + 63) / 64] = 0;
+        before[(n + 63) / 64] = total;
     }
 }
 
@@ -145,31 +165,38 @@ static inline uint64_t differ(bsi_chunk a, bsi_chunk b) {
 #endif
 }
 
-static inline uint64_t field_ends(const bsi_line_shape *s, bsi_chunk c) {
-    uint64_t ends = bsi_chunk_eq(c, s->delimiter);
-    if (s->key_last) ends |= bsi_chunk_eq(c, '\n') | bsi_chunk_eq(c, '\r');
+static inline uint64_t field_ends(bsi_chunk c, uint8_t delimiter, bool line_ends) {
+    uint64_t ends = bsi_chunk_eq(c, delimiter);
+    if (line_ends) ends |= bsi_chunk_eq(c, '\n') | bsi_chunk_eq(c, '\r');
     return ends;
+}
+
+static inline __attribute__((always_inline)) size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from,
+                                                           size_t count, bool line_ends) {
+    const uint8_t delimiter = s->delimiter;
+    const uint32_t keys = s->key_count;
+    bsi_chunk a = bsi_chunk_load(p + key[from]);
+    uint64_t ends_a = field_ends(a, delimiter, line_ends);
+    for (size_t i = from + 1; i < count; i++) {
+        bsi_chunk b = bsi_chunk_load(p + key[i]);
+        uint64_t ne = differ(a, b), ends_b = field_ends(b, delimiter, line_ends);
+        uint64_t first = ne & -ne, below = first - 1;
+        /* the lowest end of either from there on: the field with the end further right is the longer one */
+        uint64_t x = ends_a & ~below, y = ends_b & ~below;
+        x &= -x;
+        y &= -y;
+        uint32_t fields = (uint32_t)__builtin_popcountll(ends_b & below);
+        size_t d = (size_t)__builtin_ctzll(ne | 1ull << 63);
+        bool less = p[key[i - 1] + d] < p[key[i] + d];
+        bool above = (x < y) | ((x == y) & less);
+        if (__builtin_expect(!(above & (ne != 0) & (x != 0) & (y != 0) & (fields < keys)), 0)) return i;
+        a = b;
+        ends_a = ends_b;
+    }
+    return count;
 }
 
 size_t NAME(bsi_lines_ascend_)(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count) {
     if (from >= count) return count;
-    const uint8_t *pa = p + key[from];
-    bsi_chunk a = bsi_chunk_load(pa);
-    uint64_t ends_a = field_ends(s, a);
-    for (size_t i = from + 1; i < count; i++) {
-        const uint8_t *pb = p + key[i];
-        bsi_chunk b = bsi_chunk_load(pb);
-        uint64_t ne = differ(a, b), ends_b = field_ends(s, b);
-        unsigned d = (unsigned)__builtin_ctzll(ne | 1ull << 63);
-        uint64_t from_d = ~0ull << d, x = ends_a & from_d, y = ends_b & from_d;
-        /* the lowest end of either: the field with the other's end further right is the longer one */
-        uint64_t low_x = x & -x, low_y = y & -y;
-        bool seen = ne && x && y && (uint32_t)__builtin_popcountll(ends_b & ~from_d) < s->key_count;
-        bool above = low_x < low_y || (low_x == low_y && pa[d] < pb[d]);
-        if (__builtin_expect(!(seen & above), 0)) return i;
-        a = b;
-        ends_a = ends_b;
-        pa = pb;
-    }
-    return count;
+    return s->key_last ? ascend(s, p, key, from, count, true) : ascend(s, p, key, from, count, false);
 }

@@ -73,8 +73,8 @@ typedef struct bsi_tiling {
 bomsync_status bsi_align(bsi_tiling *out, bool *aligned, const bsi_align_options *o, bomsync_error *err);
 /** Take records of NEW, ascending, out of `same` on both sides. Those that are not in it stay as they are. */
 void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count);
-/** The span that would hold this key (as it stands, with a line end); SIZE_MAX: none. Only if sure. */
-size_t bsi_tiling_span(const bsi_tiling *t, const bsi_line_shape *s, const uint8_t *key);
+/** How many spans may hold this key (as it stands, with a line end), from *first on: none, one, or those that meet in it. Only if sure. */
+size_t bsi_tiling_spans(size_t *first, const bsi_tiling *t, const bsi_line_shape *s, const uint8_t *key);
 void bsi_tiling_release(bsi_tiling *t);
 
 #endif

@@ -87,6 +87,7 @@ static bomsync_status align(align_state *s, bool *aligned, bomsync_error *err) {
     o->dialect = &b->layout->dialect;
     o->isa = (int)d->isa, o->workers = d->workers;
     o->batch_bytes = ahead ? BSI_ALIGN_COLD_BYTES : BSI_ALIGN_READ_BYTES;
+    if (getenv("AB")) o->batch_bytes = (size_t)atol(getenv("AB"));
     o->unit_bytes = BSI_ALIGN_UNIT_BYTES, o->unit_least = BSI_ALIGN_UNIT_BYTES_LEAST;
     o->progress = d->o->read.progress ? progress : NULL;
     o->progress_ctx = s;
@@ -171,10 +172,9 @@ static void add_want(align_state *s, uint64_t kh) {
 }
 
 static void probe(align_state *s, const uint8_t *key, uint64_t kh) {
-    size_t span = bsi_tiling_span(&s->t, &s->o.shape, key);
-    if (span == SIZE_MAX) return;
-    s->look[span] = 1;
-    add_want(s, kh);
+    size_t first, count = bsi_tiling_spans(&first, &s->t, &s->o.shape, key);
+    for (size_t i = 0; i < count; i++) s->look[first + i] = 1;
+    if (count) add_want(s, kh);
 }
 
 /* The hash of a key as it stands in NEW. */
