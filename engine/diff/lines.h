@@ -28,6 +28,7 @@ typedef struct bsi_lines {
     bool bad_utf8, quotes;
     bool open;           /* the stretch ends inside quotes */
     size_t crlf;         /* line ends that are CRLF */
+    size_t line_bytes;   /* mean length, to read the next stretch the better way */
     /* working memory */
     size_t cap;
     uint32_t *key_own;

@@ -87,7 +87,6 @@ static bomsync_status align(align_state *s, bool *aligned, bomsync_error *err) {
     o->dialect = &b->layout->dialect;
     o->isa = (int)d->isa, o->workers = d->workers;
     o->batch_bytes = ahead ? BSI_ALIGN_COLD_BYTES : BSI_ALIGN_READ_BYTES;
-    if (getenv("AB")) o->batch_bytes = (size_t)atol(getenv("AB"));
     o->unit_bytes = BSI_ALIGN_UNIT_BYTES, o->unit_least = BSI_ALIGN_UNIT_BYTES_LEAST;
     o->progress = d->o->read.progress ? progress : NULL;
     o->progress_ctx = s;
