@@ -455,6 +455,44 @@ static void plan(align_run *r) {
     }
 }
 
+/* ---- in which order? ---- */
+
+/* Fields of the key that ascend by bytes rather than as numbers: a few lines of each unit are asked, and units of each other. */
+static uint64_t choose_order(align_run *r) {
+    const bsi_align_options *o = r->o;
+    lane *w = &r->lane[0];
+    int votes[64] = {0};
+    bsi_buf last = {0};
+    for (size_t i = 0; i < r->count; i++) {
+        bomsync_error err = BOMSYNC_ERROR_INIT;
+        size_t n = (size_t)BSI_MIN((uint64_t)HEAD, r->unit[i].now_to - r->unit[i].now_from);
+        if (fill(&w->now, o->now, r->unit[i].now_from, n, &err)) break;
+        bsi_lines_read(&w->lines, &o->shape, o->isa, w->now.data, n);
+        const bsi_lines *l = &w->lines;
+        if (l->key_quote) break;
+        const uint8_t *before = last.len ? last.data : NULL;
+        for (size_t k = 0; k < l->count; k++) {
+            if (l->kind && l->kind[k] != LINE_GOOD) continue;
+            const uint8_t *key = w->now.data + l->key[k];
+            int vote = 0;
+            uint32_t field = before ? bsi_keys_vote(&o->shape, before, key, &vote) : 0;
+            votes[field] += vote;
+            before = key;
+        }
+        if (!before || before == last.data) continue;
+        size_t bytes = bsi_keys_length(&o->shape, before);
+        bsi_buf next = {0};
+        bsi_buf_add(&next, before, bytes);
+        bsi_buf_byte(&next, '\n');
+        bsi_buf_free(&last);
+        last = next;
+    }
+    bsi_buf_free(&last);
+    uint64_t by_text = 0;
+    for (uint32_t f = 0; f < o->shape.key_count; f++) by_text |= (uint64_t)(votes[f] > 0) << f;
+    return by_text;
+}
+
 /* A unit that ends inside a record becomes one with the next. false: all end well, or the last one does not. */
 static bool merge_open(align_run *r) {
     size_t n = 0;
@@ -502,7 +540,7 @@ static void gather(bsi_tiling *all, bsi_tiling *t) {
     bsi_tiling_release(t);
 }
 
-bomsync_status bsi_align(bsi_tiling *out, bool *aligned, const bsi_align_options *o, bomsync_error *err) {
+bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, bomsync_error *err) {
     align_run r = {.o = o, .old_size = bsi_source_size(o->old), .now_size = bsi_source_size(o->now)};
     size_t lanes = (size_t)BSI_MAX(o->workers, 1);
     *out = (bsi_tiling){.sure = o->order};
@@ -510,6 +548,7 @@ bomsync_status bsi_align(bsi_tiling *out, bool *aligned, const bsi_align_options
     if (o->old_body >= r.old_size || o->now_body >= r.now_size) return BOMSYNC_OK;
     r.lane = bsi_calloc(lanes, sizeof *r.lane);
     plan(&r);
+    if (o->order) o->shape.by_text = choose_order(&r);
     do bsi_parallel(o->workers, r.count, run_unit, &r);
     while (merge_open(&r));
     bomsync_status st = BOMSYNC_OK;

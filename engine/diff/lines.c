@@ -110,9 +110,22 @@ static size_t field_length(const bsi_line_shape *s, const uint8_t *p) {
 int bsi_keys_compare(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b) {
     for (uint32_t f = 0; f < s->key_count; f++) {
         size_t m = field_length(s, a), n = field_length(s, b);
-        if (m != n) return m < n ? -1 : 1;
-        int c = memcmp(a, b, m);
+        int c = memcmp(a, b, BSI_MIN(m, n));
+        if (m != n && (!c || !(s->by_text >> f & 1))) return m < n ? -1 : 1;
         if (c) return c;
+        a += m + 1;
+        b += n + 1;
+    }
+    return 0;
+}
+
+uint32_t bsi_keys_vote(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b, int *vote) {
+    *vote = 0;
+    for (uint32_t f = 0; f < s->key_count; f++) {
+        size_t m = field_length(s, a), n = field_length(s, b);
+        int c = memcmp(a, b, BSI_MIN(m, n));
+        if (m != n && c) *vote = (m > n) - (m < n) + (c < 0 ? 1 : -1);
+        if (m != n || c) return f;
         a += m + 1;
         b += n + 1;
     }

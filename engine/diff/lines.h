@@ -44,8 +44,11 @@ void bsi_lines_free(bsi_lines *l);
 /** The first i > from whose key is not seen at a glance to be above that of i - 1; count: all ascend. key[] are offsets in p, of good
  *  lines; p may be read up to 64 bytes past the last one's start. Order: see bsi_keys_compare. */
 size_t bsi_lines_ascend(const bsi_line_shape *s, int isa, const uint8_t *p, const uint32_t *key, size_t from, size_t count);
-/** Keys as they stand: field by field, the shorter one first, then by bytes: 90 < 100. Any total order would do; exports are sorted so. */
+/** Keys as they stand, field by field: by bytes where by_text says so, else the shorter one first: 90 < 100. Any total order would do. */
 int bsi_keys_compare(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b);
+/** a stands before b in a file: the field in which they differ, and which of the two orders that speaks for: above 0 bytes, below 0
+ *  numbers, 0 both or neither. */
+uint32_t bsi_keys_vote(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b, int *vote);
 /** Length of the key that begins at p, its last delimiter or line end not counted. */
 size_t bsi_keys_length(const bsi_line_shape *s, const uint8_t *p);
 /** All its fields are empty. */

@@ -2,7 +2,7 @@
  * Included once by each variant, which names VARIANT.
  *
  * Most chunks hold neither quotes nor CR nor bytes above 0x7f: they take the short way. A key is compared by its first 64
- * bytes: the first byte in which it differs from the one before tells which field differs; where that field ends in either,
+ * bytes: the first byte in which it differs from the one before tells which field differs, and where that field ends in either
  * which is longer. What 64 bytes do not settle goes to bsi_keys_compare.
  */
 #include "core/chunk.h"
@@ -230,7 +230,8 @@ static inline uint64_t field_ends(bsi_chunk c, uint8_t delimiter, bool line_ends
     return ends;
 }
 
-INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count, bool line_ends) {
+INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count, bool line_ends,
+                     uint64_t texts) {
     const uint8_t delimiter = s->delimiter;
     const uint32_t keys = s->key_count;
     bsi_chunk a = bsi_chunk_load(p + key[from]);
@@ -239,13 +240,18 @@ INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *
         bsi_chunk b = bsi_chunk_load(p + key[i]);
         uint64_t ne = differ(a, b), ends_b = field_ends(b, delimiter, line_ends);
         uint64_t first = ne & -ne, below = first - 1;
-        /* the lowest end of either from there on: the field with the end further right is the longer one. None: 0 */
+        uint64_t less = lower(a, b, first, p + key[i - 1], p + key[i]);
+        /* numbers: the lowest end of either from there on (none: 0); the field with the end further right is the longer one, and of
+         * two ends in one place the byte decides */
         uint64_t x = ends_a & ~below, y = ends_b & ~below;
         x &= -x;
         y &= -y;
+        bool by_number = (x != 0) & (x - less < y);
+        /* texts: an end is lower than any byte */
+        bool by_text = ((ends_a & first) != 0) | ((less != 0) & !(ends_b & first));
         uint32_t fields = (uint32_t)__builtin_popcountll(ends_b & below);
-        bool above = x - lower(a, b, first, p + key[i - 1], p + key[i]) < y; /* of two ends in one place the byte decides */
-        if (__builtin_expect(!(above & (x != 0) & (fields < keys)), 0)) return i;
+        bool above = texts >> (fields & 63) & 1 ? by_text : by_number;
+        if (__builtin_expect(!(above & (ne != 0) & (fields < keys)), 0)) return i;
         a = b;
         ends_a = ends_b;
     }
@@ -254,5 +260,6 @@ INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *
 
 size_t NAME(bsi_lines_ascend_)(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count) {
     if (from >= count) return count;
-    return s->key_last ? ascend(s, p, key, from, count, true) : ascend(s, p, key, from, count, false);
+    if (!s->by_text) return s->key_last ? ascend(s, p, key, from, count, true, 0) : ascend(s, p, key, from, count, false, 0);
+    return ascend(s, p, key, from, count, s->key_last, s->by_text);
 }

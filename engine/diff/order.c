@@ -7,8 +7,8 @@
  * all keys of all chains are different. Singles and twins are opened: they are compared record by record, whatever their
  * bytes. A single must still not be in a chain: the spans of its own stretch are searched at once, others later (probe).
  *
- * The order is field by field, the shorter field first, then bytes: numbers without leading zeros and codes of one width
- * ascend so. Where an export has another order, runs are short, and `sure` is given up after a few.
+ * The order is field by field, each by its bytes or as numbers are (the shorter one first), whichever a sample of the file
+ * speaks for. Where an export has another order, runs are short, and `sure` is given up after a few.
  */
 #include "diff/order.h"
 

@@ -20,6 +20,7 @@ typedef struct bsi_line_shape {
     bool key_last;            /* the key reaches to the end of the line */
     uint32_t columns;         /* > 1: an empty line must not be a record */
     uint32_t key_first, key_count;
+    uint64_t by_text;         /* bit f: field f of the key ascends by bytes, else the shorter one first; bsi_align sets it. At most 64 fields */
 } bsi_line_shape;
 
 typedef struct bsi_align_options {
@@ -70,7 +71,7 @@ typedef struct bsi_tiling {
 
 /** *aligned false: these files are better compared another way (or must be, to be exact); out is empty then.
  *  Errors: those of reading. */
-bomsync_status bsi_align(bsi_tiling *out, bool *aligned, const bsi_align_options *o, bomsync_error *err);
+bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, bomsync_error *err);
 /** Take records of NEW, ascending, out of `same` on both sides. Those that are not in it stay as they are. */
 void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count);
 /** How many spans may hold this key (as it stands, with a line end), from *first on: none, one, or those that meet in it. Only if sure. */

@@ -66,7 +66,7 @@ static bool can_align(align_state *s) {
     for (uint32_t i = 0; i < l->key_count; i++) s->column_key[i] = i;
     qsort_r(s->column_key, l->key_count, sizeof *s->column_key, by_column, l->column_of);
     uint32_t first = (uint32_t)l->column_of[s->column_key[0]], last = (uint32_t)l->column_of[s->column_key[l->key_count - 1]];
-    s->o.order = last - first + 1 == l->key_count && !l->null_count; /* a null text and an empty field are one key */
+    s->o.order = last - first + 1 == l->key_count && l->key_count <= 64 && !l->null_count; /* a null text and an empty field are one key */
     s->o.shape = (bsi_line_shape){.delimiter = (uint8_t)l->dialect.delimiter, .quote = (uint8_t)l->dialect.quote, .lenient = l->dialect.lenient,
                                   .key_last = last + 1 == l->column_count, .columns = l->column_count, .key_first = first, .key_count = l->key_count};
     return true;
