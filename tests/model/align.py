@@ -182,11 +182,15 @@ def one(folder, bom, programs, seed, isas):
     args = ["diff", old, new, "--key", ",".join(shape.key)] + switches(rng, isas)
     if shape.others and rng.random() < 0.1:
         args += ["--ignore", "c0"]
+    if rng.random() < 0.1:
+        args += ["--format", rng.choice(["csv", "summary"])]
     slow = bom(*args, "--tiers", "none", "--workers", 1)
     for path in programs:
         bom.path = path
         for workers in rng.sample([1, 2, 7], 2):
-            fast = bom(*args, "--workers", workers, "--isa", rng.choice(isas), *(["--memory", "16M"] if rng.random() < 0.1 else []))
+            more = (["--memory", "16M"] if rng.random() < 0.1 else []) + (["--io", "uring"] if rng.random() < 0.1 else [])
+            more += ["--tiers", rng.choice(["block", "block,key", "sequence,key"])] if rng.random() < 0.1 else []
+            fast = bom(*args, "--workers", workers, "--isa", rng.choice(isas), *more)
             same("exit, lines, counts of %s" % os.path.basename(path), (fast.code, fast.out, fast.err), (slow.code, slow.out, slow.err))
     bom.path = programs[0]
 
