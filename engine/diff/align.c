@@ -20,7 +20,7 @@
 #include "core/limits.h"
 #include "diff/order.h"
 
-enum { MARGIN = 64, HEAD = 4096, NEEDLE = 256, NEAR = 64 << 10, FAR = 512 << 10, LOOK_MAX = 4096, PIECE_LINES = 16, SLACK = 4 << 20 };
+enum { MARGIN = 64, HEAD = 4096, NEEDLE = 256, NEAR = 64 << 10, FAR = 512 << 10, LOOK_MAX = 4096, PIECE_LINES = 16, ODD_MAX = 16, UNSURE_MAX = 3, SLACK = 4 << 20 };
 
 /* What one thread works with. */
 typedef struct lane {
@@ -35,6 +35,7 @@ typedef struct lane {
 typedef struct unit {
     uint64_t old_from, old_to, now_from, now_to;
     bool done, open;       /* open: it ends inside a record */
+    bool odd;              /* these bytes cannot be walked; if it begins with a record at all */
     bsi_tiling t;
     bomsync_status status;
     bomsync_error err;
@@ -47,8 +48,9 @@ typedef struct align_run {
     unit *unit;
     size_t count;
     atomic_ullong apart, done_bytes;
+    atomic_uint odd;
     atomic_bool stop; /* compare these another way */
-    atomic_bool unsure;
+    atomic_uint unsure; /* units whose keys are in no order */
 } align_run;
 
 /* A unit on its way. */
@@ -282,6 +284,12 @@ static bomsync_status compare(walk *k, size_t *used, bomsync_error *err) {
     return st;
 }
 
+/* The first unit begins with a record for certain; and many odd ones are no accident. */
+static void be_odd(walk *k) {
+    k->u->odd = true;
+    if (k->u == k->r->unit || atomic_fetch_add(&k->r->odd, 1) >= ODD_MAX) atomic_store(&k->r->stop, true);
+}
+
 static bomsync_status read_now(walk *k, bomsync_error *err) {
     lane *w = k->w;
     size_t n = (size_t)BSI_MIN((uint64_t)k->o->batch_bytes, k->u->now_to - k->now_at);
@@ -293,7 +301,7 @@ static bomsync_status read_now(walk *k, bomsync_error *err) {
     if (add) w->now.data[n] = '\n';
     bsi_lines_read(&w->lines, &k->o->shape, k->o->isa, w->now.data, n + add);
     const bsi_lines *l = &w->lines;
-    if (l->lone_cr || (!l->count && !k->now_end)) atomic_store(&k->r->stop, true);
+    if (l->lone_cr || (!l->count && !k->now_end)) be_odd(k);
     k->u->open = k->now_end && (l->open || l->start[l->count] != n + add);
     return BOMSYNC_OK;
 }
@@ -302,15 +310,16 @@ static void take_keys(walk *k, size_t used) {
     const bsi_lines *l = &k->w->lines;
     for (size_t i = 0; l->kind && i < used; i++)
         if (l->kind[i] == LINE_BAD) bsi_order_open(k->t, l, i, k->now_at);
-    if (atomic_load_explicit(&k->r->unsure, memory_order_relaxed)) k->t->sure = false;
+    bool was = k->t->sure;
+    if (atomic_load_explicit(&k->r->unsure, memory_order_relaxed) >= UNSURE_MAX) k->t->sure = false;
     bsi_order_take(k->t, &k->w->order, &k->o->shape, k->o->isa, l, k->w->now.data, k->now_at, used);
-    if (!k->t->sure) atomic_store_explicit(&k->r->unsure, true, memory_order_relaxed);
+    if (was && !k->t->sure) atomic_fetch_add_explicit(&k->r->unsure, 1, memory_order_relaxed);
 }
 
 /* What is left of OLD in this unit has no partner. */
 static bomsync_status rest_of_old(walk *k, bomsync_error *err) {
     bsi_cut_options co = {.dialect = *k->o->dialect, .block_records = BSI_BLOCK_RECORDS, .isa = k->o->isa};
-    while (k->old_at < k->u->old_to && !atomic_load(&k->r->stop)) {
+    while (k->old_at < k->u->old_to && !k->u->odd && !atomic_load(&k->r->stop)) {
         bomsync_status st = read_old(k, err);
         if (st) return st;
         const bsi_buf *b = &k->w->old;
@@ -318,12 +327,13 @@ static bomsync_status rest_of_old(walk *k, bomsync_error *err) {
         bsi_cut c;
         size_t done = 0;
         while (done < b->len && bsi_cut_block(&c, &co, b->data + done, b->len - done, last) == 1) {
-            if (c.flags & (BSI_CUT_OPEN_QUOTE | BSI_CUT_OVERSIZE)) atomic_store(&k->r->stop, true);
-            if ((c.flags & BSI_CUT_NO_LINE_END) && k->u->old_to != k->r->old_size) k->u->open = true;
+            bool file_end = k->u->old_to == k->r->old_size;
+            if ((c.flags & BSI_CUT_OVERSIZE) || (file_end && (c.flags & BSI_CUT_OPEN_QUOTE))) be_odd(k);
+            if (!file_end && (c.flags & BSI_CUT_NO_LINE_END)) k->u->open = true;
             add_old(k, k->at + done, (uint32_t)c.bytes, c.records);
             done += c.bytes;
         }
-        if (!done) atomic_store(&k->r->stop, true);
+        if (!done) be_odd(k);
         k->old_at += done;
     }
     return BOMSYNC_OK;
@@ -333,6 +343,7 @@ static bomsync_status walk_unit(walk *k, bomsync_error *err) {
     align_run *r = k->r;
     while (k->now_at < k->u->now_to && !atomic_load(&r->stop)) {
         bomsync_status st = read_now(k, err);
+        if (k->u->odd) return st;
         size_t used = k->w->lines.count;
         if (!st && !k->lost) st = compare(k, &used, err);
         if (st) return st;
@@ -420,6 +431,18 @@ static uint64_t find_line(align_run *r, bsi_buf *buf, const uint8_t *needle, siz
     return at ? from + (uint64_t)(at - buf->data) + 1 : 0;
 }
 
+/* The line end in front of the first line that has all its fields: those inside quotes seldom do. */
+static const uint8_t *likely_record(const bsi_line_shape *s, const uint8_t *p, size_t n) {
+    const uint8_t *first = memchr(p, '\n', n), *end = p + n;
+    for (const uint8_t *lf = first, *next; lf; lf = next) {
+        next = memchr(lf + 1, '\n', (size_t)(end - lf - 1));
+        uint32_t seps = 0;
+        for (const uint8_t *c = lf + 1; next && c < next; c++) seps += *c == s->delimiter;
+        if (next && seps == s->columns - 1) return lf;
+    }
+    return first;
+}
+
 /* Anchor of split `index` (from 1): where a line of OLD begins, and the same line in NEW. */
 static void find_anchor(void *ctx, size_t index) {
     align_run *r = ctx;
@@ -427,7 +450,7 @@ static void find_anchor(void *ctx, size_t index) {
     lane *w = &r->lane[bsi_lane()];
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (!index || fill(&w->old, r->o->old, u->old_from, (size_t)BSI_MIN((uint64_t)HEAD, r->old_size - u->old_from), &err)) return;
-    const uint8_t *p = w->old.data, *end = p + w->old.len, *lf = memchr(p, '\n', w->old.len);
+    const uint8_t *p = w->old.data, *end = p + w->old.len, *lf = likely_record(&r->o->shape, p, w->old.len);
     if (!lf || end - lf < 16) return;
     size_t n = (size_t)BSI_MIN(end - lf, (ptrdiff_t)NEEDLE);
     u->old_from += (uint64_t)(lf + 1 - p);
@@ -493,24 +516,24 @@ static uint64_t choose_order(align_run *r) {
     return by_text;
 }
 
-/* A unit that ends inside a record becomes one with the next. false: all end well, or the last one does not. */
+/* A unit that ends inside a record becomes one with the next, and is walked again. false: nothing is left to do. */
 static bool merge_open(align_run *r) {
     size_t n = 0;
-    bool again = false;
+    bool sure = true; /* all units so far end well: this one begins with a record */
     for (size_t i = 0; i < r->count; i++, n++) {
         unit u = r->unit[i];
+        if (sure && (u.odd || (u.open && i + 1 == r->count))) atomic_store(&r->stop, true);
         if (u.open && i + 1 < r->count) {
             unit next = r->unit[++i];
             bsi_tiling_release(&u.t);
             bsi_tiling_release(&next.t);
             u = (unit){.old_from = u.old_from, .now_from = u.now_from, .old_to = next.old_to, .now_to = next.now_to};
-            again = true;
         }
+        if (!u.done || u.odd) sure = false;
         r->unit[n] = u;
     }
     r->count = n;
-    if (!again && r->unit[n - 1].open) atomic_store(&r->stop, true);
-    return again && !atomic_load(&r->stop);
+    return !sure && !atomic_load(&r->stop);
 }
 
 /* ---- all of it ---- */

@@ -160,10 +160,20 @@ static void add_spans(job *j) {
     }
 }
 
+/* Does a quote stand in the key of a good line? */
+static bool quoted_key(const bsi_line_shape *s, const bsi_lines *l, const uint8_t *p, size_t count) {
+    for (size_t i = 0; i < count && l->key_quote; i++)
+        if ((!l->kind || l->kind[i] == LINE_GOOD) && memchr(p + l->key[i], s->quote, bsi_keys_length(s, p + l->key[i]))) return true;
+    return false;
+}
+
 void bsi_order_take(bsi_tiling *t, bsi_order *w, const bsi_line_shape *s, int isa, const bsi_lines *l, const uint8_t *p, uint64_t at, size_t count) {
     bool mixed_ends = s->key_last && l->crlf && l->crlf != l->count; /* an end of line is an end of key there */
-    if (mixed_ends || l->key_quote || (l->bad_utf8 && l->quotes && s->lenient)) t->sure = false;
     if (!t->sure || !count) return;
+    if (mixed_ends || quoted_key(s, l, p, count) || (l->bad_utf8 && l->quotes && s->lenient)) {
+        t->sure = false;
+        return;
+    }
     make_room(w, count);
     job j = {.t = t, .w = w, .s = s, .l = l, .p = p, .at = at, .bytes = l->start[count], .count = count, .key = l->key, .chain = w->chain};
     if (l->kind) {
