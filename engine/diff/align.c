@@ -480,9 +480,9 @@ static void plan(align_run *r) {
 
 /* ---- in which order? ---- */
 
-/* Fields of the key that ascend by bytes rather than as numbers: a few lines of each unit are asked, and units of each other. */
-static uint64_t choose_order(align_run *r) {
-    const bsi_align_options *o = r->o;
+/* Which fields of the key ascend by bytes rather than as numbers: a few lines of each unit are asked, and units of each other. Is
+ * the key in quotes? The first line says so. Wrong answers cost time only. */
+static void choose_order(align_run *r, bsi_align_options *o) {
     lane *w = &r->lane[0];
     int votes[64] = {0};
     bsi_buf last = {0};
@@ -492,11 +492,11 @@ static uint64_t choose_order(align_run *r) {
         if (fill(&w->now, o->now, r->unit[i].now_from, n, &err)) break;
         bsi_lines_read(&w->lines, &o->shape, o->isa, w->now.data, n);
         const bsi_lines *l = &w->lines;
-        if (l->key_quote) break;
         const uint8_t *before = last.len ? last.data : NULL;
         for (size_t k = 0; k < l->count; k++) {
             if (l->kind && l->kind[k] != LINE_GOOD) continue;
             const uint8_t *key = w->now.data + l->key[k];
+            if (!before) o->shape.key_quoted = l->key_quote && bsi_keys_quoted(&o->shape, key);
             int vote = 0;
             uint32_t field = before ? bsi_keys_vote(&o->shape, before, key, &vote) : 0;
             votes[field] += vote;
@@ -511,9 +511,7 @@ static uint64_t choose_order(align_run *r) {
         last = next;
     }
     bsi_buf_free(&last);
-    uint64_t by_text = 0;
-    for (uint32_t f = 0; f < o->shape.key_count; f++) by_text |= (uint64_t)(votes[f] > 0) << f;
-    return by_text;
+    for (uint32_t f = 0; f < o->shape.key_count; f++) o->shape.by_text |= (uint64_t)(votes[f] > 0) << f;
 }
 
 /* A unit that ends inside a record becomes one with the next, and is walked again. false: nothing is left to do. */
@@ -571,7 +569,7 @@ bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, b
     if (o->old_body >= r.old_size || o->now_body >= r.now_size) return BOMSYNC_OK;
     r.lane = bsi_calloc(lanes, sizeof *r.lane);
     plan(&r);
-    if (o->order) o->shape.by_text = choose_order(&r);
+    if (o->order) choose_order(&r, o);
     do bsi_parallel(o->workers, r.count, run_unit, &r);
     while (merge_open(&r));
     bomsync_status st = BOMSYNC_OK;

@@ -138,4 +138,15 @@ size_t bsi_keys_length(const bsi_line_shape *s, const uint8_t *p) {
     return n;
 }
 
-bool bsi_keys_empty(const bsi_line_shape *s, const uint8_t *p) { return bsi_keys_length(s, p) == s->key_count - 1; }
+bool bsi_keys_quoted(const bsi_line_shape *s, const uint8_t *p) {
+    for (uint32_t f = 0; f < s->key_count; f++) {
+        size_t n = field_length(s, p);
+        if (n < 2 || p[0] != s->quote || memchr(p + 1, s->quote, n - 1) != p + n - 1) return false;
+        p += n + 1;
+    }
+    return true;
+}
+
+bool bsi_keys_empty(const bsi_line_shape *s, const uint8_t *p) {
+    return bsi_keys_length(s, p) == s->key_count - 1 + (s->key_quoted ? 2 * s->key_count : 0);
+}

@@ -41,7 +41,7 @@ typedef struct bsi_lines {
 void bsi_lines_read(bsi_lines *l, const bsi_line_shape *s, int isa, const uint8_t *p, size_t n);
 void bsi_lines_free(bsi_lines *l);
 
-/** The first i > from whose key is not seen at a glance to be above that of i - 1; count: all ascend. key[] are offsets in p, of good
+/** The first i > from whose key is not seen at a glance to be above that of i - 1 (and, with key_quoted, to be so); count: all ascend. key[] are offsets in p, of good
  *  lines; p may be read up to 64 bytes past the last one's start. Order: see bsi_keys_compare. */
 size_t bsi_lines_ascend(const bsi_line_shape *s, int isa, const uint8_t *p, const uint32_t *key, size_t from, size_t count);
 /** Keys as they stand, field by field: by bytes where by_text says so, else the shorter one first: 90 < 100. Any total order would do. */
@@ -51,6 +51,8 @@ int bsi_keys_compare(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b
 uint32_t bsi_keys_vote(const bsi_line_shape *s, const uint8_t *a, const uint8_t *b, int *vote);
 /** Length of the key that begins at p, its last delimiter or line end not counted. */
 size_t bsi_keys_length(const bsi_line_shape *s, const uint8_t *p);
+/** Each of its fields stands in quotes, and nothing between them needs care. */
+bool bsi_keys_quoted(const bsi_line_shape *s, const uint8_t *p);
 /** All its fields are empty. */
 bool bsi_keys_empty(const bsi_line_shape *s, const uint8_t *p);
 

@@ -230,7 +230,18 @@ static inline uint64_t field_ends(bsi_chunk c, uint8_t delimiter, bool line_ends
     return ends;
 }
 
-INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count, bool line_ends,
+/* Quotes of the key are the first and last byte of its fields, and there is no line end in it. */
+static inline bool quotes_fit(const bsi_line_shape *s, bsi_chunk c, uint64_t ends) {
+    uint64_t rest = ends;
+    for (uint32_t f = 1; f < s->key_count; f++) rest &= rest - 1;
+    uint64_t last = rest & -rest, region = last - 1, fields = ends & (region | last);
+    uint64_t quote = ((fields << 1 | 1) & region) | fields >> 1;
+    uint64_t other = bsi_chunk_eq(c, '\n') | bsi_chunk_eq(c, '\r');
+    return (last != 0) & ((bsi_chunk_eq(c, s->quote) & region) == quote) & !(other & region) &
+           ((uint32_t)__builtin_popcountll(quote) == 2 * s->key_count);
+}
+
+INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count, bool line_ends, bool quoted,
                      uint64_t texts) {
     const uint8_t delimiter = s->delimiter;
     const uint32_t keys = s->key_count;
@@ -251,6 +262,7 @@ INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *
         bool by_text = ((ends_a & first) != 0) | ((less != 0) & !(ends_b & first));
         uint32_t fields = (uint32_t)__builtin_popcountll(ends_b & below);
         bool above = texts >> (fields & 63) & 1 ? by_text : by_number;
+        if (quoted) above &= quotes_fit(s, b, ends_b);
         if (__builtin_expect(!(above & (ne != 0) & (fields < keys)), 0)) return i;
         a = b;
         ends_a = ends_b;
@@ -260,6 +272,7 @@ INLINE size_t ascend(const bsi_line_shape *s, const uint8_t *p, const uint32_t *
 
 size_t NAME(bsi_lines_ascend_)(const bsi_line_shape *s, const uint8_t *p, const uint32_t *key, size_t from, size_t count) {
     if (from >= count) return count;
-    if (!s->by_text) return s->key_last ? ascend(s, p, key, from, count, true, 0) : ascend(s, p, key, from, count, false, 0);
-    return ascend(s, p, key, from, count, s->key_last, s->by_text);
+    if (s->key_quoted) return ascend(s, p, key, from, count, s->key_last, true, s->by_text);
+    if (s->by_text) return ascend(s, p, key, from, count, s->key_last, false, s->by_text);
+    return s->key_last ? ascend(s, p, key, from, count, true, false, 0) : ascend(s, p, key, from, count, false, false, 0);
 }

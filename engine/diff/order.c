@@ -77,6 +77,12 @@ static void add_probe(bsi_tiling *t, size_t key) {
     t->probe[t->probe_count++] = key;
 }
 
+/* With quoted keys: is this one quoted as the others are? Else the same key might stand there in another way. */
+static bool as_quoted(job *j, size_t i) {
+    if (j->s->key_quoted && !bsi_keys_quoted(j->s, key_at(j, i))) j->t->sure = false;
+    return j->t->sure;
+}
+
 static void single(job *j, size_t i) { j->w->single[j->singles++] = (uint32_t)i; }
 
 /* Key i is not above the end of the chain. Returns the next key to go on with: it is above the end, or begins a run. */
@@ -84,6 +90,7 @@ static size_t mend(job *j, size_t i) {
     while (i < j->count) {
         run *r = &j->run[j->runs - 1];
         size_t end = j->chained;
+        if (!as_quoted(j, i)) return j->count;
         int c = compare(j, j->chain[end - 1], i);
         if (c < 0) return i;
         for (size_t back = 1; c > 0 && back < LOOK && back < end - r->from; back++) { /* keys before it stand too early */
@@ -103,7 +110,7 @@ static size_t mend(job *j, size_t i) {
         while (ahead < LOOK && i + ahead < j->count && compare(j, j->chain[end - 1], i + ahead) >= 0) ahead++;
         bool later = ahead < LOOK && i + ahead < j->count;
         if (later) {
-            for (size_t k = 0; k < ahead; k++) single(j, i + k);
+            for (size_t k = 0; k < ahead && as_quoted(j, i + k); k++) single(j, i + k);
             i += ahead;
             continue;
         }
@@ -121,10 +128,12 @@ static size_t mend(job *j, size_t i) {
 static void walk(job *j, int isa) {
     j->run[0] = (run){0, 0};
     j->runs = 1;
+    if (j->count) as_quoted(j, 0);
     for (size_t i = 0; i < j->count && j->t->sure;) {
         size_t to = bsi_lines_ascend(j->s, isa, j->p, j->key, i, j->count);
         for (; i < to; i++) j->chain[j->chained++] = (uint32_t)i;
-        if (i < j->count && compare(j, i - 1, i) >= 0) i = mend(j, i); /* else it was only not seen at a glance */
+        if (i == j->count || !as_quoted(j, i)) break;
+        if (compare(j, i - 1, i) >= 0) i = mend(j, i); /* else it was only not seen at a glance */
     }
     j->run[j->runs - 1].to = j->chained;
 }
@@ -160,9 +169,9 @@ static void add_spans(job *j) {
     }
 }
 
-/* Does a quote stand in the key of a good line? */
+/* Does a quote stand in the key of a good line, where none should? */
 static bool quoted_key(const bsi_line_shape *s, const bsi_lines *l, const uint8_t *p, size_t count) {
-    for (size_t i = 0; i < count && l->key_quote; i++)
+    for (size_t i = 0; i < count && l->key_quote && !s->key_quoted; i++)
         if ((!l->kind || l->kind[i] == LINE_GOOD) && memchr(p + l->key[i], s->quote, bsi_keys_length(s, p + l->key[i]))) return true;
     return false;
 }

@@ -20,6 +20,7 @@ typedef struct bsi_line_shape {
     bool key_last;            /* the key reaches to the end of the line */
     uint32_t columns;         /* > 1: an empty line must not be a record */
     uint32_t key_first, key_count;
+    bool key_quoted;          /* each field of the key stands in quotes, with no quote, delimiter or line end between; bsi_align sets it */
     uint64_t by_text;         /* bit f: field f of the key ascends by bytes, else the shorter one first; bsi_align sets it. At most 64 fields */
 } bsi_line_shape;
 

@@ -182,7 +182,8 @@ static uint64_t hash_of(const align_state *s, const uint8_t *key, bsi_buf *b) {
     for (uint32_t i = 0; i < s->o.shape.key_count; i++) {
         const uint8_t *end = key;
         while (*end != s->o.shape.delimiter && *end != '\n') end++;
-        f[s->column_key[i]] = (bsi_field){.p = key, .len = (uint32_t)(end - key)};
+        const uint32_t quote = s->o.shape.key_quoted;
+        f[s->column_key[i]] = (bsi_field){.p = key + quote, .len = (uint32_t)(end - key) - 2 * quote};
         key = end + 1;
     }
     b->len = 0;
@@ -192,7 +193,7 @@ static uint64_t hash_of(const align_state *s, const uint8_t *key, bsi_buf *b) {
     return XXH3_64bits_withSecret(b->data, key_bytes, s->d->secret.bytes, sizeof s->d->secret.bytes);
 }
 
-/* A key as it would stand in NEW without quotes; false: it cannot, so no key of a span is equal to it. */
+/* A key as it would stand in a span; false: it cannot, so none there is equal to it. */
 static bool text_of(const align_state *s, bsi_buf *b, const bsi_field *f) {
     const uint8_t special[] = {'\n', '\r', s->o.shape.delimiter, s->o.shape.quote};
     b->len = 0;
@@ -200,7 +201,9 @@ static bool text_of(const align_state *s, bsi_buf *b, const bsi_field *f) {
         const bsi_field *v = &f[s->column_key[i]];
         for (size_t c = 0; c < sizeof special; c++)
             if (v->len && special[c] && memchr(v->p, special[c], v->len)) return false;
+        if (s->o.shape.key_quoted) bsi_buf_byte(b, s->o.shape.quote);
         bsi_buf_add(b, v->p, v->len);
+        if (s->o.shape.key_quoted) bsi_buf_byte(b, s->o.shape.quote);
         bsi_buf_byte(b, i + 1 < s->o.shape.key_count ? s->o.shape.delimiter : '\n');
     }
     return true;

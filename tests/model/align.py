@@ -35,7 +35,8 @@ class Shape:
             rng.shuffle(self.key)
         self.sort = rng.choice(["number", "number", "number", "text", "groups", "down", "none", "last column first"])
         self.plain = rng.random() < 0.5                   # no quotes, no odd words
-        self.all_quoted = not self.plain and rng.random() < 0.2
+        self.all_quoted = rng.random() < 0.2
+        self.some_bare = rng.random() < 0.3              # a few of them not
         self.bare = not self.plain and rng.random() < 0.3
         self.end = rng.choice(["\n", "\n", "\n", "\r\n"])
         self.ends = rng.random() < 0.15                   # mixed
@@ -91,7 +92,7 @@ class Shape:
             special = any(c in v for c in ',"\r\n')
             if self.bare and '"' in v and not any(c in v for c in ",\r\n") and not v.startswith('"'):
                 fields.append(v)                          # 1/2" as it is: odd when strict
-            elif special or self.all_quoted:
+            elif special or (self.all_quoted and not (self.some_bare and self.rng.random() < 0.003)):
                 fields.append('"' + v.replace('"', '""') + '"')
             else:
                 fields.append(v)
