@@ -177,3 +177,30 @@ Test(lines, keys_seen_to_ascend_do) {
     }
     cr_assert(gt(u32, said, 20 * all)); /* and most is seen */
 }
+
+Test(lines, keys_in_quotes_are_told_from_others) {
+    bsi_isa isa[3];
+    int count = isas(isa);
+    uint32_t seed = 11, fit = 0;
+    for (int round = 0; round < 300; round++) {
+        uint8_t p[4096] = {0};
+        size_t n = 0;
+        uint32_t key[64];
+        for (uint32_t i = 0; i < 60; i++) {
+            static const char *const second[] = {"\"b\"", "\"\"", "b", "\"b\"\"\"", "\"b,\"", "\"b\nb\"", "\"b\"x"};
+            key[i] = (uint32_t)n;
+            n += (size_t)sprintf((char *)p + n, "\"%u\",%s%s", i, next(&seed) % 10 ? "\"b\"" : second[next(&seed) % 7], round & 1 ? "\n" : ",z\n");
+        }
+        for (int v = 0; v < count; v++) {
+            bsi_line_shape s = shape;
+            s.key_last = round & 1;
+            s.key_quoted = true;
+            for (size_t i = 0; i < 60;) {
+                size_t to = bsi_lines_ascend(&s, isa[v], p, key, i, 60);
+                for (size_t k = i + 1; k < to; k++, fit++) cr_assert(bsi_keys_quoted(&s, p + key[k]));
+                i = to;
+            }
+        }
+    }
+    cr_assert(gt(u32, fit, 10000));
+}
