@@ -394,12 +394,12 @@ void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count) {
         bsi_same s = old[k];
         for (; i < count && v[i].at < s.now_at + s.bytes; i++) {
             if (v[i].at < s.now_at) continue; /* among the pieces, or taken out a moment ago */
-            uint32_t front = (uint32_t)(v[i].at - s.now_at);
+            uint32_t front = (uint32_t)(v[i].at - s.now_at), bytes = BSI_MIN(v[i].bytes, s.bytes - front); /* blank lines behind it may be pieces */
             if (front) add_same(t, (bsi_same){s.old_at, s.now_at, front});
-            add_piece(&t->old, &t->old_count, &t->old_cap, (bsi_piece){s.old_at + front, v[i].bytes, 1});
-            add_piece(&t->now, &t->now_count, &t->now_cap, v[i]);
+            add_piece(&t->old, &t->old_count, &t->old_cap, (bsi_piece){s.old_at + front, bytes, 1});
+            add_piece(&t->now, &t->now_count, &t->now_cap, (bsi_piece){v[i].at, bytes, 1});
             t->same_records--;
-            front += v[i].bytes;
+            front += bytes;
             s = (bsi_same){s.old_at + front, s.now_at + front, s.bytes - front};
         }
         if (s.bytes) add_same(t, s);

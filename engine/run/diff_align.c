@@ -19,7 +19,7 @@
 #include "run/changes.h"
 #include "run/diff_inner.h"
 
-enum { NEARBY = 8, TASK_SAME = 16, PROBES_MAX = 200000 };
+enum { NEARBY = 8, TASK_SAME = 16, PROBES_MAX = 100000 };
 
 typedef struct align_state {
     bsi_diff_run *d;
@@ -31,6 +31,7 @@ typedef struct align_state {
     uint64_t *want;          /* key hashes to find in `same`, ascending */
     size_t want_count, want_cap;
     uint8_t *look;           /* [spans] spans to look at */
+    size_t probed;           /* records looked for in the spans */
     bsi_twins *twins;
     atomic_flag lock;        /* guards what follows */
     bsi_piece *open;
@@ -225,6 +226,7 @@ static void prober_open(prober *p, align_state *s, bsi_diff_side *side) {
 
 static bomsync_status probe_row(prober *p, uint64_t place, uint64_t kh, bomsync_error *err) {
     bomsync_status st = bsi_row_fetch(p->field, &p->reader, place, err);
+    if (++p->s->probed > PROBES_MAX) p->s->t.sure = false; /* hashing costs less */
     if (!st && text_of(p->s, &p->text, p->field)) probe(p->s, p->text.data, kh);
     return st;
 }
@@ -239,7 +241,7 @@ static bomsync_status probe_left(align_state *s, bsi_diff_side *side, bomsync_er
     prober p;
     prober_open(&p, s, side);
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < side->left_row_count && !st; i++) st = probe_row(&p, side->left[i].place, side->left[i].kh, err);
+    for (size_t i = 0; i < side->left_row_count && !st && s->t.sure; i++) st = probe_row(&p, side->left[i].place, side->left[i].kh, err);
     prober_close(&p);
     return st;
 }
@@ -252,7 +254,7 @@ static bomsync_status probe_old(align_state *s, bomsync_error *err) {
     uint64_t *known = NULL;
     size_t known_count = 0;
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0, j = 0; i < old->n && !st; i++) {
+    for (size_t i = 0, j = 0; i < old->n && !st && s->t.sure; i++) {
         uint64_t kh = old->v[i].kh;
         size_t near = j, stop = BSI_MIN(j + NEARBY, now->n);
         while (near < stop && now->v[near].kh != kh) near++;
@@ -287,7 +289,7 @@ static bomsync_status probe_spans(align_state *s, bomsync_error *err) {
     bomsync_status st = probe_old(s, err);
     if (!st) st = probe_left(s, &s->d->old, err);
     if (!st) st = probe_left(s, &s->d->now, err);
-    if (st || !s->want_count) return st;
+    if (st || !s->want_count || !s->t.sure) return st;
     bsi_sort(s->want, s->want_count, sizeof *s->want, bsi_diff_by_u64);
     bsi_parallel(s->d->workers, s->t.span_count, look_at_span, s);
     return s->status;
@@ -310,6 +312,9 @@ static void hash_same(void *ctx, size_t index) {
 static bomsync_status hash_keys(align_state *s, bomsync_error *err) {
     bsi_diff_run *d = s->d;
     size_t tasks = (s->t.same_count + TASK_SAME - 1) / TASK_SAME, probes;
+    free(s->want);
+    s->want = NULL;
+    s->want_count = 0;
     s->twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
     bsi_parallel(d->workers, tasks, hash_same, s);
     uint64_t *probe = bsi_diff_open_keys(d, &probes, false);
@@ -344,7 +349,8 @@ bomsync_status bsi_diff_align(bsi_diff_run *d, bool *done, bomsync_error *err) {
     s.buf = bsi_calloc((size_t)d->workers, sizeof *s.buf);
     if (can_align(&s)) st = align(&s, done, err);
     if (!st && *done) st = make_rows(&s, err);
-    if (!st && *done) st = s.t.sure && d->old.rows.n <= PROBES_MAX ? probe_spans(&s, err) : hash_keys(&s, err);
+    if (!st && *done && s.t.sure) st = probe_spans(&s, err);
+    if (!st && *done && !s.t.sure) st = hash_keys(&s, err);
     if (!st && s.open_count) {
         bsi_tiling_open(&s.t, s.open, s.open_count);
         st = make_rows(&s, err);

@@ -170,3 +170,13 @@ Test(align, lone_cr_is_another_way) {
     cr_assert(not(p.aligned));
     release(&p);
 }
+
+/* A record is told with the blank lines behind it, which may not be in OLD. */
+Test(align, opened_record_ends_where_equal_bytes_end) {
+    pair p;
+    numbers(&p, "1,a\n2,b\n3,c\n4,d\n", "1,a\n2,b\n\n3,c\n4,d\n");
+    bsi_tiling_open(&p.t, &(bsi_piece){.at = 4, .bytes = 5, .records = 1}, 1);
+    check(&p);
+    cr_assert(eq(u64, p.t.same_records, 3));
+    release(&p);
+}
