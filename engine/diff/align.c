@@ -534,6 +534,39 @@ static bool merge_open(align_run *r) {
     return !sure && !atomic_load(&r->stop);
 }
 
+/* ---- a span again ---- */
+
+bomsync_status bsi_span_find(bsi_piece **found, size_t *count, const bsi_align_options *o, const bsi_key_span *span, const uint8_t *const *key,
+                             size_t key_count, bomsync_error *err) {
+    const bsi_line_shape *s = &o->shape;
+    bsi_buf buf = {0};
+    bsi_lines l = {0};
+    size_t *bytes = bsi_alloc(key_count * sizeof *bytes);
+    for (size_t k = 0; k < key_count; k++) bytes[k] = bsi_keys_length(s, key[k]);
+    size_t cap = 0, n = (size_t)BSI_MIN((uint64_t)span->bytes, bsi_source_size(o->now) - span->at);
+    *found = NULL;
+    *count = 0;
+    bomsync_status st = fill(&buf, o->now, span->at, n, err);
+    if (!st && n < span->bytes) buf.data[n++] = '\n'; /* the last line of the file */
+    if (!st) bsi_lines_read(&l, s, o->isa, buf.data, n);
+    for (size_t i = 0; i < l.count; i++) {
+        const uint8_t *p = buf.data + l.key[i];
+        size_t have = l.start[i + 1] - l.key[i];
+        if (l.kind && l.kind[i] != LINE_GOOD) continue;
+        for (size_t k = 0; k < key_count; k++) {
+            if (have <= bytes[k] || memcmp(p, key[k], bytes[k]) != 0) continue;
+            if (bsi_keys_length(s, p) != bytes[k]) continue;
+            if (*count == cap) *found = bsi_realloc(*found, (cap = cap ? cap * 2 : 4) * sizeof **found);
+            (*found)[(*count)++] = (bsi_piece){span->at + l.start[i], l.start[i + 1] - l.start[i], 1};
+            break;
+        }
+    }
+    bsi_lines_free(&l);
+    bsi_buf_free(&buf);
+    free(bytes);
+    return st;
+}
+
 /* ---- all of it ---- */
 
 static void append(void *to, size_t *count, size_t *cap, const void *from, size_t n, size_t size) {

@@ -77,6 +77,9 @@ bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, b
 void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count);
 /** How many spans may hold this key (as it stands, with a line end), from *first on: none, one, or those that meet in it. Only if sure. */
 size_t bsi_tiling_spans(size_t *first, const bsi_tiling *t, const bsi_line_shape *s, const uint8_t *key);
+/** Records of a span with one of these keys (as they stand, each with a line end): *found malloc'ed, in their order. Any thread. */
+bomsync_status bsi_span_find(bsi_piece **found, size_t *count, const bsi_align_options *o, const bsi_key_span *span, const uint8_t *const *key,
+                             size_t key_count, bomsync_error *err);
 void bsi_tiling_release(bsi_tiling *t);
 
 #endif

@@ -10,9 +10,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "core/limits.h"
 #include "flow/align.h"
 #include "flow/twins.h"
@@ -28,10 +25,12 @@ typedef struct align_state {
     uint32_t *column_key;    /* [key_count] key slots in the order of their columns */
     bsi_rows *rows;          /* [workers] */
     bsi_buf *buf;            /* [workers] */
-    uint64_t *want;          /* key hashes to find in `same`, ascending */
-    size_t want_count, want_cap;
-    uint8_t *look;           /* [spans] spans to look at */
-    size_t probed;           /* records looked for in the spans */
+    uint64_t *want;          /* no order: key hashes to find in `same`, ascending */
+    size_t want_count;
+    struct probe *probe;     /* order: keys to find in the spans */
+    size_t probe_count, probe_cap;
+    bsi_buf text;            /* of these keys */
+    size_t probed;
     bsi_twins *twins;
     atomic_flag lock;        /* guards what follows */
     bsi_piece *open;
@@ -39,6 +38,10 @@ typedef struct align_state {
     bomsync_status status;
     bomsync_error *err;
 } align_state;
+
+typedef struct probe {
+    size_t span, text; /* text: offset in align_state.text */
+} probe;
 
 /* ---- may they be aligned? ---- */
 
@@ -139,15 +142,19 @@ static void note_fault(align_state *s, bomsync_status st, const bomsync_error *e
     atomic_flag_clear(&s->lock);
 }
 
+static void add_open(align_state *s, const bsi_piece *p, size_t n) {
+    take_lock(s);
+    for (size_t i = 0; i < n; i++) {
+        if (s->open_count == s->open_cap) s->open = bsi_realloc(s->open, (s->open_cap = s->open_cap ? s->open_cap * 2 : 16) * sizeof *s->open);
+        s->open[s->open_count++] = p[i];
+    }
+    atomic_flag_clear(&s->lock);
+}
+
 /* Records of w, which stands at `at` in NEW: those with a key that is wanted are opened, and those that cannot be read. */
 static void open_wanted(align_state *s, const bsi_rows *w, uint64_t at) {
-    for (uint32_t i = 0; i < w->count; i++) {
-        if (!w->bad[i] && !bsi_diff_has(s->want, s->want_count, w->kh[i])) continue;
-        take_lock(s);
-        if (s->open_count == s->open_cap) s->open = bsi_realloc(s->open, (s->open_cap = s->open_cap ? s->open_cap * 2 : 16) * sizeof *s->open);
-        s->open[s->open_count++] = (bsi_piece){at + w->raw[i], w->raw[i + 1] - w->raw[i], 1};
-        atomic_flag_clear(&s->lock);
-    }
+    for (uint32_t i = 0; i < w->count; i++)
+        if (w->bad[i] || bsi_diff_has(s->want, s->want_count, w->kh[i])) add_open(s, &(bsi_piece){at + w->raw[i], w->raw[i + 1] - w->raw[i], 1}, 1);
 }
 
 /* The keys of a stretch of NEW. */
@@ -166,32 +173,15 @@ static const bsi_rows *read_keys(align_state *s, uint64_t at, size_t bytes) {
 
 /* ---- keys that ascend ---- */
 
-static void add_want(align_state *s, uint64_t kh) {
-    if (s->want_count == s->want_cap) s->want = bsi_realloc(s->want, (s->want_cap = s->want_cap ? s->want_cap * 2 : 64) * sizeof *s->want);
-    s->want[s->want_count++] = kh;
-}
-
-static void probe(align_state *s, const uint8_t *key, uint64_t kh) {
+static void add_probe(align_state *s, const uint8_t *key) {
     size_t first, count = bsi_tiling_spans(&first, &s->t, &s->o.shape, key);
-    for (size_t i = 0; i < count; i++) s->look[first + i] = 1;
-    if (count) add_want(s, kh);
-}
-
-/* The hash of a key as it stands in NEW. */
-static uint64_t hash_of(const align_state *s, const uint8_t *key, bsi_buf *b) {
-    bsi_field *f = bsi_alloc(s->o.shape.key_count * sizeof *f);
-    for (uint32_t i = 0; i < s->o.shape.key_count; i++) {
-        const uint8_t *end = key;
-        while (*end != s->o.shape.delimiter && *end != '\n') end++;
-        const uint32_t quote = s->o.shape.key_quoted;
-        f[s->column_key[i]] = (bsi_field){.p = key + quote, .len = (uint32_t)(end - key) - 2 * quote};
-        key = end + 1;
+    if (!count) return;
+    size_t text = s->text.len;
+    bsi_buf_add(&s->text, key, (size_t)((const uint8_t *)rawmemchr(key, '\n') + 1 - key));
+    for (size_t i = 0; i < count; i++) {
+        if (s->probe_count == s->probe_cap) s->probe = bsi_realloc(s->probe, (s->probe_cap = s->probe_cap ? s->probe_cap * 2 : 64) * sizeof *s->probe);
+        s->probe[s->probe_count++] = (probe){first + i, text};
     }
-    b->len = 0;
-    uint32_t key_bytes;
-    bsi_image_build(b, f, s->o.shape.key_count, s->o.shape.key_count, &key_bytes);
-    free(f);
-    return XXH3_64bits_withSecret(b->data, key_bytes, s->d->secret.bytes, sizeof s->d->secret.bytes);
 }
 
 /* A key as it would stand in a span; false: it cannot, so none there is equal to it. */
@@ -224,10 +214,10 @@ static void prober_open(prober *p, align_state *s, bsi_diff_side *side) {
     bsi_row_reader_open(&p->reader, &p->source);
 }
 
-static bomsync_status probe_row(prober *p, uint64_t place, uint64_t kh, bomsync_error *err) {
+static bomsync_status probe_row(prober *p, uint64_t place, bomsync_error *err) {
     bomsync_status st = bsi_row_fetch(p->field, &p->reader, place, err);
     if (++p->s->probed > PROBES_MAX) p->s->t.sure = false; /* hashing costs less */
-    if (!st && text_of(p->s, &p->text, p->field)) probe(p->s, p->text.data, kh);
+    if (!st && text_of(p->s, &p->text, p->field)) add_probe(p->s, p->text.data);
     return st;
 }
 
@@ -241,7 +231,7 @@ static bomsync_status probe_left(align_state *s, bsi_diff_side *side, bomsync_er
     prober p;
     prober_open(&p, s, side);
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < side->left_row_count && !st && s->t.sure; i++) st = probe_row(&p, side->left[i].place, side->left[i].kh, err);
+    for (size_t i = 0; i < side->left_row_count && !st && s->t.sure; i++) st = probe_row(&p, side->left[i].place, err);
     prober_close(&p);
     return st;
 }
@@ -263,7 +253,7 @@ static bomsync_status probe_old(align_state *s, bomsync_error *err) {
             continue;
         }
         if (!known) known = bsi_diff_open_keys(s->d, &known_count, true);
-        if (!bsi_diff_has(known, known_count, kh)) st = probe_row(&p, old->v[i].place, kh, err);
+        if (!bsi_diff_has(known, known_count, kh)) st = probe_row(&p, old->v[i].place, err);
         else if (j < now->n) j++;
     }
     free(known);
@@ -271,27 +261,37 @@ static bomsync_status probe_old(align_state *s, bomsync_error *err) {
     return st;
 }
 
+static int by_span(const void *a, const void *b) {
+    const probe *x = a, *y = b;
+    return (x->span > y->span) - (x->span < y->span);
+}
+
+/* Probes of one span, from index on, if it is the first of them. */
 static void look_at_span(void *ctx, size_t index) {
     align_state *s = ctx;
-    if (!s->look[index]) return;
-    const bsi_key_span *span = &s->t.span[index];
-    open_wanted(s, read_keys(s, span->at, span->bytes), span->at);
+    const probe *p = &s->probe[index];
+    size_t n = 0;
+    if (index && p[-1].span == p->span) return;
+    while (index + n < s->probe_count && p[n].span == p->span) n++;
+    const uint8_t **key = bsi_alloc(n * sizeof *key);
+    for (size_t i = 0; i < n; i++) key[i] = s->text.data + p[i].text;
+    bsi_piece *found = NULL;
+    size_t count = 0;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    note_fault(s, bsi_span_find(&found, &count, &s->o, &s->t.span[p->span], key, n, &err), &err);
+    add_open(s, found, count);
+    free(found);
+    free(key);
 }
 
 static bomsync_status probe_spans(align_state *s, bomsync_error *err) {
-    s->look = bsi_calloc(s->t.span_count + 1, 1);
-    bsi_buf b = {0};
-    for (size_t i = 0; i < s->t.probe_count; i++) {
-        const uint8_t *key = s->t.keys.data + s->t.probe[i];
-        probe(s, key, hash_of(s, key, &b));
-    }
-    bsi_buf_free(&b);
+    for (size_t i = 0; i < s->t.probe_count; i++) add_probe(s, s->t.keys.data + s->t.probe[i]);
     bomsync_status st = probe_old(s, err);
     if (!st) st = probe_left(s, &s->d->old, err);
     if (!st) st = probe_left(s, &s->d->now, err);
-    if (st || !s->want_count || !s->t.sure) return st;
-    bsi_sort(s->want, s->want_count, sizeof *s->want, bsi_diff_by_u64);
-    bsi_parallel(s->d->workers, s->t.span_count, look_at_span, s);
+    if (st || !s->t.sure) return st;
+    bsi_sort(s->probe, s->probe_count, sizeof *s->probe, by_span);
+    bsi_parallel(s->d->workers, s->probe_count, look_at_span, s);
     return s->status;
 }
 
@@ -311,15 +311,12 @@ static void hash_same(void *ctx, size_t index) {
 
 static bomsync_status hash_keys(align_state *s, bomsync_error *err) {
     bsi_diff_run *d = s->d;
-    size_t tasks = (s->t.same_count + TASK_SAME - 1) / TASK_SAME, probes;
-    free(s->want);
-    s->want = NULL;
-    s->want_count = 0;
+    size_t tasks = (s->t.same_count + TASK_SAME - 1) / TASK_SAME, rest_count;
     s->twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
     bsi_parallel(d->workers, tasks, hash_same, s);
-    uint64_t *probe = bsi_diff_open_keys(d, &probes, false);
-    bomsync_status st = s->status ? s->status : bsi_twins_find(&s->want, &s->want_count, s->twins, probe, probes, d->workers, err);
-    free(probe);
+    uint64_t *rest = bsi_diff_open_keys(d, &rest_count, false);
+    bomsync_status st = s->status ? s->status : bsi_twins_find(&s->want, &s->want_count, s->twins, rest, rest_count, d->workers, err);
+    free(rest);
     bsi_twins_close(s->twins);
     if (!st && s->want_count) bsi_parallel(d->workers, tasks, hash_same, s);
     return st ? st : s->status;
@@ -336,7 +333,8 @@ static void release(align_state *s) {
     free(s->buf);
     free(s->column_key);
     free(s->want);
-    free(s->look);
+    free(s->probe);
+    bsi_buf_free(&s->text);
     free(s->open);
     bsi_tiling_release(&s->t);
 }
