@@ -19,8 +19,16 @@
 
 #include "core/limits.h"
 #include "diff/order.h"
+#include "diff/tiling.h"
 
-enum { MARGIN = 64, HEAD = 4096, NEEDLE = 256, NEAR = 64 << 10, FAR = 512 << 10, LOOK_MAX = 4096, PIECE_LINES = 16, ODD_MAX = 16, UNSURE_MAX = 3, SLACK = 4 << 20 };
+enum {
+    HEAD = 4096, NEEDLE = 256,          /* a split: where its line is looked for in OLD, and how much of it in NEW */
+    NEAR = 64 << 10, FAR = 512 << 10,   /* around the place where it should be, and once more */
+    LOOK_MAX = 4096,                    /* lines behind a difference: those of one read */
+    PIECE_LINES = 16,                   /* a change is rendered from a piece: a small one is soon parsed */
+    ODD_MAX = 16, UNSURE_MAX = 3,       /* units: one or two may have begun inside quotes */
+    SLACK = 4 << 20                     /* bytes of pieces that are no sign of anything */
+};
 
 /* What one thread works with. */
 typedef struct lane {
@@ -67,46 +75,12 @@ typedef struct walk {
     bool lost, now_end;
 } walk;
 
-/* ---- lists ---- */
-
-static void add_piece(bsi_piece **v, size_t *count, size_t *cap, bsi_piece p) {
-    if (!p.bytes) return;
-    if (*count == *cap) *v = bsi_realloc(*v, (*cap = *cap ? *cap * 2 : 16) * sizeof **v);
-    (*v)[(*count)++] = p;
-}
-
 static void add_old(walk *k, uint64_t at, uint32_t bytes, uint32_t records) {
-    add_piece(&k->t->old, &k->t->old_count, &k->t->old_cap, (bsi_piece){at, bytes, records});
+    bsi_tiling_add_piece(&k->t->old, &k->t->old_count, &k->t->old_cap, (bsi_piece){at, bytes, records});
     atomic_fetch_add_explicit(&k->r->apart, bytes, memory_order_relaxed);
 }
 
-static void add_same(bsi_tiling *t, bsi_same s) {
-    if (t->same_count == t->same_cap) t->same = bsi_realloc(t->same, (t->same_cap = t->same_cap ? t->same_cap * 2 : 16) * sizeof *t->same);
-    t->same[t->same_count++] = s;
-}
-
-void bsi_tiling_release(bsi_tiling *t) {
-    free(t->same);
-    free(t->old);
-    free(t->now);
-    free(t->open);
-    free(t->span);
-    free(t->probe);
-    bsi_buf_free(&t->keys);
-    *t = (bsi_tiling){0};
-}
-
 /* ---- bytes ---- */
-
-static bomsync_status fill(bsi_buf *b, bsi_source *s, uint64_t at, size_t n, bomsync_error *err) {
-    b->len = 0;
-    bsi_buf_reserve(b, n + MARGIN);
-    ssize_t got = bsi_source_pread(s, b->data, n, at, err);
-    if (got < 0) return err->status;
-    b->len = (size_t)got;
-    if (b->len == n) return BOMSYNC_OK;
-    return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%.200s\" became shorter while it was read", bsi_source_path(s));
-}
 
 /* How many bytes of both are equal, from the front. */
 static size_t common(const uint8_t *a, const uint8_t *b, size_t n) {
@@ -137,7 +111,7 @@ static void add_now(walk *k, size_t from, size_t to) {
     for (size_t next; from < to; from = next) {
         next = BSI_MIN(from + PIECE_LINES, to);
         bsi_piece p = {k->now_at + l->start[from], end_of(k, next) - l->start[from], records_in(l, from, next)};
-        add_piece(&k->t->now, &k->t->now_count, &k->t->now_cap, p);
+        bsi_tiling_add_piece(&k->t->now, &k->t->now_count, &k->t->now_cap, p);
     }
 }
 
@@ -242,7 +216,7 @@ static size_t last_line_within(const bsi_lines *l, size_t from, size_t byte) {
 static bomsync_status read_old(walk *k, bomsync_error *err) {
     k->at = k->old_at;
     k->op = 0;
-    return fill(&k->w->old, k->o->old, k->at, (size_t)BSI_MIN((uint64_t)k->o->batch_bytes, k->u->old_to - k->at), err);
+    return bsi_tiling_fill(&k->w->old, k->o->old, k->at, (size_t)BSI_MIN((uint64_t)k->o->batch_bytes, k->u->old_to - k->at), err);
 }
 
 /* Lines of NEW at hand into same and pieces; *used: how many of them. */
@@ -257,7 +231,7 @@ static bomsync_status compare(walk *k, size_t *used, bomsync_error *err) {
         size_t to = last_line_within(l, line, from + n);
         if (to > line) {
             uint32_t bytes = (uint32_t)(l->start[to] - from);
-            add_same(k->t, (bsi_same){k->at + k->op, k->now_at + from, bytes});
+            bsi_tiling_add_same(k->t, (bsi_same){k->at + k->op, k->now_at + from, bytes});
             k->t->same_records += records_in(l, line, to);
             k->op += bytes;
             line = to;
@@ -293,7 +267,7 @@ static void be_odd(walk *k) {
 static bomsync_status read_now(walk *k, bomsync_error *err) {
     lane *w = k->w;
     size_t n = (size_t)BSI_MIN((uint64_t)k->o->batch_bytes, k->u->now_to - k->now_at);
-    bomsync_status st = fill(&w->now, k->o->now, k->now_at, n, err);
+    bomsync_status st = bsi_tiling_fill(&w->now, k->o->now, k->now_at, n, err);
     if (st) return st;
     k->now_bytes = n;
     k->now_end = k->now_at + n == k->u->now_to;
@@ -374,43 +348,6 @@ static void run_unit(void *ctx, size_t index) {
     if (r->o->progress && bsi_lane() == 0) r->o->progress(r->o->progress_ctx, done, r->now_size);
 }
 
-/* ---- records that are compared whatever their bytes ---- */
-
-static int by_at(const void *a, const void *b) {
-    const bsi_piece *x = a, *y = b;
-    return x->at < y->at ? -1 : x->at > y->at;
-}
-
-void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count) {
-    if (!count) return;
-    bsi_piece *v = bsi_alloc(count * sizeof *v);
-    memcpy(v, open, count * sizeof *v);
-    bsi_sort(v, count, sizeof *v, by_at);
-    bsi_same *old = t->same;
-    size_t n = t->same_count, i = 0, before = t->old_count;
-    t->same = NULL;
-    t->same_count = t->same_cap = 0;
-    for (size_t k = 0; k < n; k++) {
-        bsi_same s = old[k];
-        for (; i < count && v[i].at < s.now_at + s.bytes; i++) {
-            if (v[i].at < s.now_at) continue; /* among the pieces, or taken out a moment ago */
-            uint32_t front = (uint32_t)(v[i].at - s.now_at), bytes = BSI_MIN(v[i].bytes, s.bytes - front); /* blank lines behind it may be pieces */
-            if (front) add_same(t, (bsi_same){s.old_at, s.now_at, front});
-            add_piece(&t->old, &t->old_count, &t->old_cap, (bsi_piece){s.old_at + front, bytes, 1});
-            add_piece(&t->now, &t->now_count, &t->now_cap, (bsi_piece){v[i].at, bytes, 1});
-            t->same_records--;
-            front += bytes;
-            s = (bsi_same){s.old_at + front, s.now_at + front, s.bytes - front};
-        }
-        if (s.bytes) add_same(t, s);
-    }
-    free(old);
-    free(v);
-    if (t->old_count == before) return;
-    bsi_sort(t->old, t->old_count, sizeof *t->old, by_at);
-    bsi_sort(t->now, t->now_count, sizeof *t->now, by_at);
-}
-
 /* ---- where to split ---- */
 
 static uint64_t unit_size(const align_run *r) {
@@ -426,7 +363,7 @@ static uint64_t find_line(align_run *r, bsi_buf *buf, const uint8_t *needle, siz
     uint64_t near = o->now_body + (uint64_t)(share * (double)(r->now_size - o->now_body));
     uint64_t from = near > o->now_body + reach ? near - reach : o->now_body, to = BSI_MIN(near + reach + n, r->now_size);
     bomsync_error err = BOMSYNC_ERROR_INIT; /* whoever reads there next will meet it again */
-    if (from >= to || fill(buf, o->now, from, (size_t)(to - from), &err)) return 0;
+    if (from >= to || bsi_tiling_fill(buf, o->now, from, (size_t)(to - from), &err)) return 0;
     const uint8_t *at = memmem(buf->data, buf->len, needle, n);
     return at ? from + (uint64_t)(at - buf->data) + 1 : 0;
 }
@@ -449,7 +386,7 @@ static void find_anchor(void *ctx, size_t index) {
     unit *u = &r->unit[index];
     lane *w = &r->lane[bsi_lane()];
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    if (!index || fill(&w->old, r->o->old, u->old_from, (size_t)BSI_MIN((uint64_t)HEAD, r->old_size - u->old_from), &err)) return;
+    if (!index || bsi_tiling_fill(&w->old, r->o->old, u->old_from, (size_t)BSI_MIN((uint64_t)HEAD, r->old_size - u->old_from), &err)) return;
     const uint8_t *p = w->old.data, *end = p + w->old.len, *lf = likely_record(&r->o->shape, p, w->old.len);
     if (!lf || end - lf < 16) return;
     size_t n = (size_t)BSI_MIN(end - lf, (ptrdiff_t)NEEDLE);
@@ -489,7 +426,7 @@ static void choose_order(align_run *r, bsi_align_options *o) {
     for (size_t i = 0; i < r->count; i++) {
         bomsync_error err = BOMSYNC_ERROR_INIT;
         size_t n = (size_t)BSI_MIN((uint64_t)HEAD, r->unit[i].now_to - r->unit[i].now_from);
-        if (fill(&w->now, o->now, r->unit[i].now_from, n, &err)) break;
+        if (bsi_tiling_fill(&w->now, o->now, r->unit[i].now_from, n, &err)) break;
         bsi_lines_read(&w->lines, &o->shape, o->isa, w->now.data, n);
         const bsi_lines *l = &w->lines;
         const uint8_t *before = last.len ? last.data : NULL;
@@ -534,65 +471,7 @@ static bool merge_open(align_run *r) {
     return !sure && !atomic_load(&r->stop);
 }
 
-/* ---- a span again ---- */
-
-bomsync_status bsi_span_find(bsi_piece **found, size_t *count, const bsi_align_options *o, const bsi_key_span *span, const uint8_t *const *key,
-                             size_t key_count, bomsync_error *err) {
-    const bsi_line_shape *s = &o->shape;
-    bsi_buf buf = {0};
-    bsi_lines l = {0};
-    size_t *bytes = bsi_alloc(key_count * sizeof *bytes);
-    for (size_t k = 0; k < key_count; k++) bytes[k] = bsi_keys_length(s, key[k]);
-    size_t cap = 0, n = (size_t)BSI_MIN((uint64_t)span->bytes, bsi_source_size(o->now) - span->at);
-    *found = NULL;
-    *count = 0;
-    bomsync_status st = fill(&buf, o->now, span->at, n, err);
-    if (!st && n < span->bytes) buf.data[n++] = '\n'; /* the last line of the file */
-    if (!st) bsi_lines_read(&l, s, o->isa, buf.data, n);
-    for (size_t i = 0; i < l.count; i++) {
-        const uint8_t *p = buf.data + l.key[i];
-        size_t have = l.start[i + 1] - l.key[i];
-        if (l.kind && l.kind[i] != LINE_GOOD) continue;
-        for (size_t k = 0; k < key_count; k++) {
-            if (have <= bytes[k] || memcmp(p, key[k], bytes[k]) != 0) continue;
-            if (bsi_keys_length(s, p) != bytes[k]) continue;
-            if (*count == cap) *found = bsi_realloc(*found, (cap = cap ? cap * 2 : 4) * sizeof **found);
-            (*found)[(*count)++] = (bsi_piece){span->at + l.start[i], l.start[i + 1] - l.start[i], 1};
-            break;
-        }
-    }
-    bsi_lines_free(&l);
-    bsi_buf_free(&buf);
-    free(bytes);
-    return st;
-}
-
 /* ---- all of it ---- */
-
-static void append(void *to, size_t *count, size_t *cap, const void *from, size_t n, size_t size) {
-    if (!n) return;
-    char **v = to;
-    if (*count + n > *cap) *v = bsi_realloc(*v, (*cap = (*count + n) * 2) * size);
-    memcpy(*v + *count * size, from, n * size);
-    *count += n;
-}
-
-static void gather(bsi_tiling *all, bsi_tiling *t) {
-    append(&all->same, &all->same_count, &all->same_cap, t->same, t->same_count, sizeof *t->same);
-    append(&all->old, &all->old_count, &all->old_cap, t->old, t->old_count, sizeof *t->old);
-    append(&all->now, &all->now_count, &all->now_cap, t->now, t->now_count, sizeof *t->now);
-    for (size_t i = 0; i < t->span_count; i++) {
-        t->span[i].first += all->keys.len;
-        t->span[i].last += all->keys.len;
-    }
-    for (size_t i = 0; i < t->probe_count; i++) t->probe[i] += all->keys.len;
-    append(&all->span, &all->span_count, &all->span_cap, t->span, t->span_count, sizeof *t->span);
-    append(&all->probe, &all->probe_count, &all->probe_cap, t->probe, t->probe_count, sizeof *t->probe);
-    bsi_buf_add(&all->keys, t->keys.data, t->keys.len);
-    all->same_records += t->same_records;
-    all->sure = all->sure && t->sure;
-    bsi_tiling_release(t);
-}
 
 bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, bomsync_error *err) {
     align_run r = {.o = o, .old_size = bsi_source_size(o->old), .now_size = bsi_source_size(o->now)};
@@ -613,7 +492,7 @@ bomsync_status bsi_align(bsi_tiling *out, bool *aligned, bsi_align_options *o, b
             st = u->status;
             *err = u->err;
         }
-        if (*aligned && !st) gather(out, &u->t);
+        if (*aligned && !st) bsi_tiling_gather(out, &u->t);
         bsi_tiling_release(&u->t);
     }
     for (size_t i = 0; i < lanes; i++) {

@@ -237,16 +237,3 @@ void bsi_order_settle(bsi_tiling *t, const bsi_line_shape *s) {
         }
     }
 }
-
-size_t bsi_tiling_spans(size_t *first, const bsi_tiling *t, const bsi_line_shape *s, const uint8_t *key) {
-    size_t lo = 0, hi = t->span_count;
-    while (lo < hi) { /* the last one that begins at or below it */
-        size_t mid = lo + (hi - lo) / 2;
-        if (bsi_keys_compare(s, t->keys.data + t->span[mid].first, key) <= 0) lo = mid + 1;
-        else hi = mid;
-    }
-    size_t from = lo; /* and those before it that end with it */
-    while (from && bsi_keys_compare(s, t->keys.data + t->span[from - 1].last, key) >= 0) from--;
-    *first = from;
-    return lo - from;
-}
