@@ -173,7 +173,7 @@ static void run(const char *kind, const uint8_t *p, size_t n, const char *const 
     tell(kind, "zstd", best[4], t.records, zstd_bytes, (bsi_hash128){0});
     for (size_t i = 0; i < t.blocks; i++) bsi_rows_free(&t.rows[i]);
     free(t.rows);
-    for (size_t i = 0; i < CHUNK / BATCH + 1; i++) bsi_lines_free(&lines[i]);
+    for (size_t i = 0; i < CHUNK / BATCH + 1; i++) bsi_lines_release(&lines[i]);
     bsi_renderer_close(r);
     bsi_frame_close(frame);
     ZSTD_freeCCtx(z);

@@ -21,6 +21,10 @@
 #define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
 #define BSI_DIRECT_SPILL_BYTES (64u << 20) /* open blocks of cold files that are kept; past it the page cache is used */
+#define BSI_ALIGN_READ_BYTES (256u << 10) /* two files side by side: one read of each stays in the L2 cache */
+#define BSI_ALIGN_COLD_BYTES (512u << 10) /* the same of files that come from a device */
+#define BSI_ALIGN_UNIT_BYTES (4u << 20)  /* what a worker takes of both at once */
+#define BSI_ALIGN_UNIT_BYTES_LEAST (256u << 10)
 #endif
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */
 #define BSI_INFLATE_FREE_BYTES (64u << 20) /* past this output, the ratio limit below holds */

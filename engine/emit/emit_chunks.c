@@ -194,7 +194,7 @@ static void drop_slices(bsi_chunks *c, job *j) {
     free(j->slice);
     j->slice = NULL;
     j->slices = 0;
-    bsi_lines_free(&j->own);
+    bsi_lines_release(&j->own);
 }
 
 bool bsi_chunks_waiting(bsi_chunks *c) {

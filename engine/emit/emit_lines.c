@@ -238,7 +238,7 @@ void bsi_renderer_end(bsi_renderer *r) {
     r->to = NULL;
 }
 
-void bsi_lines_free(bsi_lines *l) {
+void bsi_lines_release(bsi_lines *l) {
     bsi_buf_free(&l->text);
     free(l->end);
     free(l->op);

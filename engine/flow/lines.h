@@ -17,7 +17,7 @@ typedef struct bsi_repeat {
     uint32_t literals, match, offset; /* match >= 3 */
 } bsi_repeat;
 
-/** Lines in the order of seq. Zero-initialise, bsi_lines_free; one thread at a time. */
+/** Lines in the order of seq. Zero-initialise, bsi_lines_release; one thread at a time. */
 typedef struct bsi_lines {
     bsi_buf text;               /* LF behind each; 64 bytes behind the last may be read */
     uint64_t *end;              /* [count] where each ends */
@@ -32,7 +32,7 @@ typedef struct bsi_lines {
     bool high;                  /* some byte of the text may be above 0x7f */
     int uses;                   /* of who holds them; under the lock of their owner */
 } bsi_lines;
-void bsi_lines_free(bsi_lines *l);
+void bsi_lines_release(bsi_lines *l);
 
 /**
  * Renders as bsi_change_render does, byte for byte, with the constant text made once.

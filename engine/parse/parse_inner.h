@@ -41,7 +41,4 @@ typedef struct bsi_parse_field {
 /** text must have room for to - from more bytes: what is borrowed from it must not move. */
 void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to);
 
-/** Offset of the first byte that is not UTF-8, n if there is none. */
-size_t bsi_parse_utf8(const uint8_t *p, size_t n);
-
 #endif

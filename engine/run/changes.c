@@ -419,7 +419,7 @@ static void free_batch(pipe_line *p, batch *b) {
     pthread_mutex_lock(&p->lock);
     p->held -= b->lines.text.len;
     pthread_mutex_unlock(&p->lock);
-    if (b->lines.text.cap > KEPT_BYTES) bsi_lines_free(&b->lines);
+    if (b->lines.text.cap > KEPT_BYTES) bsi_lines_release(&b->lines);
     pthread_mutex_lock(&p->lock);
     b->state = FREE;
     pthread_cond_broadcast(&p->wake);
@@ -573,7 +573,7 @@ static bomsync_status run_pipe(pipe_line *p, bsi_item_source items, const bsi_re
 /* After the chunks are closed: they give batches back until then. */
 static void close_pipe(pipe_line *p) {
     for (size_t i = 0; i < p->batches; i++) {
-        bsi_lines_free(&p->batch[i]->lines);
+        bsi_lines_release(&p->batch[i]->lines);
         free(p->batch[i]);
     }
     free(p->batch);

@@ -170,7 +170,7 @@ static void write_some(made *m, int workers, bsi_buf *plain) {
     cr_assert(not(bsi_chunks_waiting(m->c)));
     finish(m);
     cr_assert(eq(int, done, made_lines));
-    for (int i = 0; i < made_lines; i++) bsi_lines_free(&lines[i]);
+    for (int i = 0; i < made_lines; i++) bsi_lines_release(&lines[i]);
     free(lines);
     bsi_renderer_close(r);
 }
@@ -264,7 +264,7 @@ Test(emit_chunks, a_partition_called_underscore_is_not_the_one_without_a_name, .
     cr_assert(eq(str, m.info[2].file, "%5F/00-000002.ndjson.zst"));
     cr_assert(eq(u64, m.info[2].c, 2));
     bsi_chunk_infos_free(m.info, m.count);
-    bsi_lines_free(&l);
+    bsi_lines_release(&l);
     bsi_renderer_close(r);
 }
 

@@ -112,7 +112,7 @@ static void any_lines(void) {
                 check(f, part, count, &packed);
             }
             bsi_buf_free(&packed);
-            for (size_t i = 0; i < count; i++) bsi_lines_free(&l[i]);
+            for (size_t i = 0; i < count; i++) bsi_lines_release(&l[i]);
         }
         bsi_renderer_close(r);
     }
@@ -137,7 +137,7 @@ Test(emit_frame, every_cut_of_a_few_lines) {
                 bsi_slice s = {&l, from, n};
                 check(f, &s, 1, &packed);
             }
-        bsi_lines_free(&l);
+        bsi_lines_release(&l);
     }
     bsi_buf_free(&packed);
     bsi_renderer_close(r);
@@ -167,7 +167,7 @@ Test(emit_frame, neither_an_earlier_frame_nor_the_instructions_decide) {
             cr_assert(zero(int, memcmp(a.data, b.data, a.len)));
             bsi_frame_close(fresh);
         }
-        bsi_lines_free(&l);
+        bsi_lines_release(&l);
     }
     bsi_buf_free(&a);
     bsi_buf_free(&b);

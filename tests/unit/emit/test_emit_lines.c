@@ -103,7 +103,7 @@ static void series(uint32_t keys, uint32_t slot_count, int32_t partition, const 
         for (int side = 0; side < 2; side++)
             for (uint32_t i = 0; i < slot_count; i++) free(memory[side][i]);
     }
-    bsi_lines_free(&l);
+    bsi_lines_release(&l);
     bsi_renderer_close(r);
 }
 
@@ -153,7 +153,7 @@ static void every_byte(void) {
                     bsi_buf_free(&want);
                     free(exact);
                 }
-    bsi_lines_free(&l);
+    bsi_lines_release(&l);
     bsi_renderer_close(r);
 }
 
@@ -181,6 +181,6 @@ Test(emit_lines, lines_of_a_create_repeat_all_but_what_changed) {
     cr_assert(eq(u32, l.repeat[2].literals, 1));
     cr_assert(eq(u32, l.repeat[2].match, line - 1));
     cr_assert(eq(u32, l.repeat[2].offset, line));
-    bsi_lines_free(&l);
+    bsi_lines_release(&l);
     bsi_renderer_close(r);
 }

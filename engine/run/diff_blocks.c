@@ -1,0 +1,234 @@
+/* run/diff_blocks.c - two files of any kind, in any order.
+ *
+ *   OLD -> cut, fingerprint -> an image in memory        NEW -> cut, fingerprint, matched with that image
+ *   blocks that match are equal; their keys are still hashed once, because a key that stands twice must be found
+ *   wherever its copies are.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "core/limits.h"
+#include "flow/twins.h"
+#include "run/diff_inner.h"
+
+enum { PIECE_ENTRIES = 64, SPAN_BYTES = 64 << 10 };
+
+/* ---- keys that stand more than once ---- */
+
+typedef struct stretch { /* of a matched run: what one task looks at */
+    const bsi_scan_run *run;
+    uint64_t first, count; /* entries, from the run's first */
+    uint64_t before, bytes;
+} stretch;
+
+typedef struct key_run {
+    bsi_diff_run *d;
+    bsi_image image;         /* of OLD, in memory */
+    bsi_image_entry *entry;
+    bsi_image_piece *piece;
+    size_t piece_count;
+    stretch *stretch;
+    size_t count, cap;
+    bsi_twins *twins;      /* first pass: where the keys go */
+    const uint64_t *dup;   /* second pass: keys to find, ascending */
+    size_t dup_count;
+    uint8_t *filter;       /* 2^20 bits of them */
+    uint8_t *hit;          /* [entries] blocks to look at after all */
+    atomic_bool any_hit;
+    atomic_flag lock;
+    bsi_rows *rows;        /* [workers] */
+    bsi_buf *buf;          /* [workers] */
+    bomsync_status status;
+    bomsync_error *err;
+} key_run;
+
+static void plan_stretches(key_run *r) {
+    const bsi_scan *scan = &r->d->now.scan;
+    bsi_image_walk w = {.image = &r->image};
+    for (size_t i = 0; i < scan->run_count; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        stretch s = {.run = run};
+        for (uint64_t k = 0; run->matched && k < run->count; k++) {
+            uint32_t bytes = bsi_image_next(&w, run->first + k)->bytes;
+            s.count++;
+            s.bytes += bytes;
+            if (s.bytes < SPAN_BYTES && k + 1 < run->count) continue;
+            if (r->count == r->cap) r->stretch = bsi_realloc(r->stretch, (r->cap = r->cap ? r->cap * 2 : 64) * sizeof *r->stretch);
+            r->stretch[r->count++] = s;
+            s = (stretch){.run = run, .first = k + 1, .before = s.before + s.bytes};
+        }
+    }
+}
+
+static bool wanted(const key_run *r, const bsi_rows *w) {
+    for (uint32_t i = 0; i < w->count; i++) {
+        uint32_t h = (uint32_t)(w->kh[i] >> 44);
+        if ((r->filter[h >> 3] >> (h & 7) & 1) && bsi_diff_has(r->dup, r->dup_count, w->kh[i])) return true;
+    }
+    return false;
+}
+
+/* Block by block: those with a record that cannot be read, or with a key that is looked for. */
+static void mark_blocks(key_run *r, const bsi_layout *layout, uint64_t entry, uint64_t count, bsi_rows *w, const uint8_t *p) {
+    bsi_image_walk walk = {.image = &r->image};
+    for (uint64_t end = entry + count; entry < end; entry++) {
+        uint32_t bytes = bsi_image_next(&walk, entry)->bytes;
+        bsi_parse_block(w, layout, &r->d->secret, p, bytes, true);
+        p += bytes;
+        if (!w->bad_count && !(r->dup && wanted(r, w))) continue;
+        r->hit[entry] = 1;
+        atomic_store(&r->any_hit, true);
+    }
+}
+
+static void note_fault(key_run *r, bomsync_status st, const bomsync_error *err) {
+    while (st && atomic_flag_test_and_set(&r->lock)) {}
+    if (st && !r->status) {
+        r->status = st;
+        *r->err = *err;
+    }
+    if (st) atomic_flag_clear(&r->lock);
+}
+
+/* Second pass: the blocks that hold a key that stands twice. */
+static void keys_task(void *ctx, size_t index) {
+    key_run *r = ctx;
+    const stretch *s = &r->stretch[index];
+    bsi_buf *buf = &r->buf[bsi_lane()];
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = bsi_scan_range(&r->d->now.scan, s->run, s->before, s->bytes, buf, &err);
+    if (!st) mark_blocks(r, r->d->now.scan.file[s->run->file].layout, s->run->first + s->first, s->count, &r->rows[bsi_lane()], buf->data);
+    note_fault(r, st, &err);
+}
+
+/* First pass, while NEW is scanned: the keys of blocks that OLD has, too. Blocks that the scan drops again only add keys that
+ * seem to stand twice: more is looked at then, nothing is missed. */
+static void take_keys(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p) {
+    key_run *r = ctx;
+    bsi_rows *w = &r->rows[bsi_lane()];
+    bsi_image_walk walk = {.image = &r->image};
+    while (count) {
+        uint64_t n = 0, bytes = 0;
+        while (n < count && bytes < SPAN_BYTES) bytes += bsi_image_next(&walk, first + n++)->bytes;
+        bsi_parse_block(w, layout, &r->d->secret, p, bytes, true);
+        uint32_t good = 0;
+        for (uint32_t i = 0, bad = 0; i < w->count; i++)
+            if (!w->bad[i] || w->bads[bad++].key_read) w->kh[good++] = w->kh[i];
+        bomsync_error err = BOMSYNC_ERROR_INIT;
+        note_fault(r, bsi_twins_add(r->twins, bsi_lane(), w->kh, good, &err), &err);
+        if (w->bad_count) mark_blocks(r, layout, first, n, w, p);
+        first += n;
+        count -= n;
+        p += bytes;
+    }
+}
+
+static bool is_hit(void *ctx, uint64_t index, const bsi_image_entry *e) {
+    (void)e;
+    return ((const uint8_t *)ctx)[index];
+}
+
+/* Matched blocks that hold a key that stands elsewhere too, or a record that cannot be read, are compared record by record
+ * after all. *opened: there were some. */
+static bomsync_status open_twins(key_run *r, bool *opened, bomsync_error *err) {
+    bsi_diff_run *d = r->d;
+    *opened = false;
+    size_t probes, dups = 0;
+    uint64_t *probe = bsi_diff_open_keys(d, &probes, false), *dup = NULL;
+    if (!r->status) r->status = bsi_twins_find(&dup, &dups, r->twins, probe, probes, d->workers, err);
+    free(probe);
+    if (!r->status && dups) {
+        plan_stretches(r);
+        r->dup = dup;
+        r->dup_count = dups;
+        r->filter = bsi_calloc(1 << 17, 1);
+        for (size_t i = 0; i < dups; i++) r->filter[dup[i] >> 47] |= (uint8_t)(1u << (dup[i] >> 44 & 7));
+        bsi_parallel(d->workers, r->count, keys_task, r);
+    }
+    free(dup);
+    if (!r->status && atomic_load(&r->any_hit)) {
+        for (uint64_t i = 0; i < r->image.count; i++)
+            if (r->hit[i]) d->old.settled[i] = 0;
+        bsi_scan_reopen(&d->now.scan, &r->image, is_hit, r->hit);
+        *opened = true;
+    }
+    return r->status;
+}
+
+static void key_run_init(key_run *r, bsi_diff_run *d, bomsync_error *err) {
+    *r = (key_run){.d = d, .lock = ATOMIC_FLAG_INIT, .err = err};
+    r->rows = bsi_calloc((size_t)d->workers, sizeof *r->rows);
+    r->buf = bsi_calloc((size_t)d->workers, sizeof *r->buf);
+    r->twins = bsi_twins_open(d->workers, d->memory_bytes / 2, d->tmp);
+}
+
+static void key_run_release(key_run *r) {
+    for (int i = 0; i < r->d->workers; i++) {
+        bsi_rows_free(&r->rows[i]);
+        bsi_buf_free(&r->buf[i]);
+    }
+    bsi_twins_close(r->twins);
+    free(r->rows);
+    free(r->buf);
+    free(r->stretch);
+    free(r->filter);
+    free(r->hit);
+    free(r->entry);
+    free(r->piece);
+}
+
+static bomsync_status scan_both(bsi_diff_run *d, key_run *keys, bomsync_error *err) {
+    const bomsync_read_options *ro = &d->o->read;
+    bsi_scan_options so = {.read = ro, .isa = d->isa, .workers = d->workers, .block_records = ro->block_records ? ro->block_records : BSI_BLOCK_RECORDS,
+                           .tier_block = strstr(d->tiers, "block") != NULL, .tier_sequence = strstr(d->tiers, "sequence") != NULL, .secret = &d->secret,
+                           .tmp = d->tmp, .keep_stream_bytes = true, .no_plain = true};
+    bomsync_status st = bsi_scan_blocks(&d->old.scan, &so, err);
+    if (st) return st;
+    size_t n = d->old.scan.block_count;
+    bsi_image_entry *e = bsi_alloc(sizeof *e * (n + 1));
+    for (size_t i = 0; i < n; i++) {
+        const bsi_scan_block *b = &d->old.scan.block[i];
+        bool usable = b->records && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+        e[i] = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = i, .bytes = b->bytes, .records = b->records, .blanks = b->blanks,
+                                 .flags = (usable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
+                                          (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u)};
+    }
+    keys->entry = e;
+    keys->piece_count = (n + PIECE_ENTRIES - 1) / PIECE_ENTRIES; /* pieces let the scan split the work */
+    keys->piece = bsi_alloc(sizeof *keys->piece * (keys->piece_count + 1));
+    for (size_t i = 0; i < keys->piece_count; i++)
+        keys->piece[i] = (bsi_image_piece){.entry = e + i * PIECE_ENTRIES, .first = i * PIECE_ENTRIES,
+                                        .count = (uint32_t)BSI_MIN((size_t)PIECE_ENTRIES, n - i * PIECE_ENTRIES)};
+    keys->image = (bsi_image){.piece = keys->piece, .piece_count = keys->piece_count, .count = n};
+    so.image = &keys->image;
+    keys->hit = bsi_calloc(n + 1, 1);
+    so.matched = take_keys;
+    so.matched_ctx = keys;
+    st = bsi_scan_blocks(&d->now.scan, &so, err);
+    if (!st) st = keys->status;
+    d->old.settled = bsi_calloc(n + 1, 1);
+    for (size_t i = 0; i < d->now.scan.run_count && !st; i++) {
+        const bsi_scan_run *r = &d->now.scan.run[i];
+        if (r->matched) memset(d->old.settled + r->first, 1, r->count);
+    }
+    return st;
+}
+
+
+bomsync_status bsi_diff_blocks(bsi_diff_run *d, bomsync_error *err) {
+    key_run keys;
+    key_run_init(&keys, d, err);
+    bomsync_status st = scan_both(d, &keys, err);
+    d->records_old = d->old.scan.file[0].records;
+    d->records_new = d->now.scan.file[0].records;
+    if (!st) st = bsi_diff_parse(d, &d->old, err);
+    if (!st) st = bsi_diff_parse(d, &d->now, err);
+    bool opened = false;
+    if (!st) st = open_twins(&keys, &opened, err);
+    key_run_release(&keys);
+    if (!st && opened) st = bsi_diff_parse(d, &d->old, err);
+    if (!st && opened) st = bsi_diff_parse(d, &d->now, err);
+    for (size_t i = 0; i < d->now.scan.run_count; i++)
+        if (d->now.scan.run[i].matched) d->same_records += (int64_t)d->now.scan.run[i].records;
+    return st;
+}
