@@ -124,6 +124,12 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err);     /* after 
 bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error *err); /* the old rows that the open blocks need; open_state */
 bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err); /* old rows without a new one: those that are gone */
 void bsi_reconcile_close(bsi_sync *s);
+/* sync_creates.c */
+typedef struct bsi_creates bsi_creates;
+bomsync_status bsi_creates_open(bsi_creates **out, bsi_sync *s, bomsync_error *err); /* of a first load whose creates were counted */
+bsi_item_source bsi_creates_source(bsi_creates *c);                    /* once; c must stay */
+void bsi_creates_close(bsi_creates *c);
+
 /* sync_symbols.c */
 bomsync_status bsi_sync_learn_ahead(bsi_sync *s, bomsync_error *err);  /* the same of a first load, before its files are scanned: if all are plain */
 bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err); /* before so many are written: the feed may get a dictionary */

@@ -738,8 +738,15 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
-        size_t lines = s->o->baseline ? 0 : s->item_count;
-        if (!st) st = bsi_send_chunks(s->store, g, s->item, lines, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+        bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};
+        bsi_item_source items = bsi_items_of(&array);
+        bsi_creates *creates = NULL;
+        if (!st && s->counted && !s->o->baseline) {
+            st = bsi_creates_open(&creates, s, err);
+            items = bsi_creates_source(creates);
+        }
+        if (!st) st = bsi_send_items(s->store, g, items, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+        bsi_creates_close(creates);
         g->slot_count = s->feed->slots.count;
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);

@@ -127,7 +127,7 @@ typedef struct parse_run {
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
     bsi_twins *twins;          /* a first load: keys alone */
-    made *made;                /* one a lane: a first load that only counts its creates; else NULL */
+    made *made;                /* one a lane: a first load, whose creates are only counted; else NULL */
     bsi_block_writer **writer; /* one a lane */
     bsi_rows *rows;            /* one a lane: of blocks that are parsed with the scan */
 } parse_run;
@@ -344,7 +344,7 @@ static void parse_task(void *ctx, size_t index) {
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
             if (r->keep_bytes) keep_rows(r, &w, i + k);
-            if (s->block_part && !r->made) s->block_part[i + k] = one_partition(r, &w);
+            s->block_part[i + k] = s->o->baseline ? UINT32_MAX : one_partition(r, &w);
             if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition, 1);
             p += b->bytes;
         }
@@ -378,7 +378,7 @@ static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
     }
     b->tag = ref;
     if (r->made) count_made(&r->made[lane], w, r->s->feed->slots.partition, 1);
-    else b->part = one_partition(r, w);
+    if (!r->s->o->baseline) b->part = one_partition(r, w);
 }
 
 /* It was written for nothing, and its keys only seem to stand twice; but what was counted must be true. */
@@ -446,7 +446,7 @@ static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
     r->writer = bsi_calloc((size_t)s->workers + 1, sizeof *r->writer);
     r->rows = bsi_calloc((size_t)s->workers + 1, sizeof *r->rows);
     if (!first_load) return;
-    if (s->o->baseline && !s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
+    if (!s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
     r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 8, s->tmp);
 }
 
@@ -810,7 +810,7 @@ typedef struct class_run {
     size_t tasks;
     bool need_rows;   /* partitions or schema_only must be looked up */
     bool need_schema;
-    bool count_only; /* a baseline's first load: 10 M creates need no list, they are counted already */
+    bool count_only; /* a first load: 10 M creates need no list, they are counted already */
 } class_run;
 
 static bool in_scope(const bsi_sync *s, const uint8_t *p, size_t n) {
