@@ -27,20 +27,25 @@ static size_t sequence(const uint8_t *p, size_t n) {
     return 2 + more;
 }
 
+/* Bytes of ASCII at the front of 16. */
+static size_t ascii(const uint8_t *p) {
+    uint64_t a, b;
+    memcpy(&a, p, 8);
+    memcpy(&b, p + 8, 8);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    a = __builtin_bswap64(a);
+    b = __builtin_bswap64(b);
+#endif
+    a &= 0x8080808080808080ull;
+    b &= 0x8080808080808080ull;
+    return a ? (size_t)__builtin_ctzll(a) / 8 : b ? 8 + (size_t)__builtin_ctzll(b) / 8 : 16;
+}
+
 size_t bsi_parse_utf8(const uint8_t *p, size_t n) {
     size_t i = 0;
     while (i < n) {
         if (p[i] < 0x80) {
-            uint64_t a, b;
-            if (n - i >= 16) {
-                memcpy(&a, p + i, 8);
-                memcpy(&b, p + i + 8, 8);
-                if (!((a | b) & 0x8080808080808080ull)) {
-                    i += 16;
-                    continue;
-                }
-            }
-            i++;
+            i += n - i >= 16 ? ascii(p + i) : 1;
             continue;
         }
         size_t len = sequence(p + i, n - i);

@@ -16,7 +16,8 @@
  *
  * Whether it pays is asked before the scan, with the first and last blocks of the snapshot and, if these are not where
  * they were, with some from everywhere: if less than half of them is known, the image is left aside. If too much differs,
- * nothing is lost but the time: all blocks stay open, and the join settles them.
+ * nothing is lost but the time: all blocks stay open, and the join settles them. Few rows are expected to differ, since cells
+ * for few stay in the cache (half the time a row); where they were too few, the rows are put into more.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -57,6 +58,7 @@ typedef struct bsi_reconcile {
     size_t added_count, taken_count;
     uint64_t *gone;  /* key hashes of taken, ascending */
     bool settled;    /* the difference could be told: only open blocks are in the scan */
+    size_t most;     /* rows that may differ */
     /* a filter of low halves of key hashes, and the halves, ascending */
     uint64_t *filter;
     uint32_t *want;
@@ -226,6 +228,7 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     bsi_reconcile *r = s->reconcile = bsi_calloc(1, sizeof *r);
     r->s = s;
     r->lanes = s->workers + 1;
+    r->most = BSI_RECONCILE_FEW;
     r->lane = bsi_calloc((size_t)r->lanes, sizeof *r->lane);
     pthread_mutex_init(&r->lock, NULL);
     return BOMSYNC_OK;
@@ -262,8 +265,9 @@ void bsi_reconcile_close(bsi_sync *s) {
 
 /* ---- while the snapshot is scanned ---- */
 
-static bsi_difference *difference_of(lane *l) {
-    if (!l->difference) l->difference = bsi_difference_open(BSI_RECONCILE_ROWS);
+static bsi_difference *difference_of(bsi_reconcile *r, int number) {
+    lane *l = &r->lane[number];
+    if (!l->difference) l->difference = bsi_difference_open(r->most);
     return l->difference;
 }
 
@@ -293,7 +297,7 @@ static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
         if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 16) * sizeof *l->odd);
         l->odd[l->odds++] = (uint32_t)w->kh[w->bads[i].row];
     }
-    put_rows(difference_of(l), w, bsi_difference_add);
+    put_rows(difference_of(r, number), w, bsi_difference_add);
 }
 
 static void take_dropped(void *ctx, const bsi_scan_block *b) {
@@ -324,7 +328,7 @@ static bomsync_status take_out_dropped(bsi_reconcile *r, bomsync_error *err) {
         st = bsi_scan_range(scan, &run, 0, b->bytes, &buf, err);
         if (st) break;
         bsi_parse_block(&l->rows, scan->file[b->file].layout, bsi_store_secret(r->s->store), buf.data, buf.len, false);
-        put_rows(difference_of(l), &l->rows, bsi_difference_take);
+        put_rows(difference_of(r, 0), &l->rows, bsi_difference_take);
     }
     bsi_buf_free(&buf);
     return st;
@@ -333,7 +337,7 @@ static bomsync_status take_out_dropped(bsi_reconcile *r, bomsync_error *err) {
 static void take_state(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     bsi_sync *s = r->s;
-    bsi_difference *d = difference_of(&r->lane[bsi_lane()]);
+    bsi_difference *d = difference_of(r, bsi_lane());
     bomsync_error err = BOMSYNC_ERROR_INIT;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
     for (size_t i = index * OLD_BLOCKS; i < end; i++) {
@@ -348,7 +352,7 @@ static void take_state(void *ctx, size_t index) {
 }
 
 static bool settle(bsi_reconcile *r) {
-    bsi_difference *all = difference_of(&r->lane[0]);
+    bsi_difference *all = difference_of(r, 0);
     for (int i = 1; i < r->lanes; i++)
         if (r->lane[i].difference) bsi_difference_merge(all, r->lane[i].difference);
     return bsi_difference_settle(all, &r->added, &r->added_count, &r->taken, &r->taken_count);
@@ -457,15 +461,53 @@ static void keep_open(bsi_reconcile *r, const uint8_t *open) {
     scan->block = bsi_realloc(scan->block, (kept + 1) * sizeof *scan->block);
 }
 
+/* Once more into larger cells: all blocks of the snapshot are read again. */
+static void put_again(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    bsi_sync *s = r->s;
+    lane *l = &r->lane[bsi_lane()];
+    bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = BOMSYNC_OK;
+    size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->scan.block_count);
+    for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
+        if (s->scan.block[i].tag == BSI_NO_TAG) continue; /* stays open in any case */
+        st = bsi_scan_bytes(&s->scan, i, &buf, &err);
+        if (st) break;
+        bsi_parse_block(&l->rows, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, false);
+        put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
+    }
+    bsi_buf_free(&buf);
+    if (st) fail(r, st, &err);
+}
+
+static void forget_cells(bsi_reconcile *r) {
+    for (int i = 0; i < r->lanes; i++) {
+        bsi_difference_close(r->lane[i].difference);
+        r->lane[i].difference = NULL;
+    }
+}
+
+/* What is left when the state is taken out of the snapshot. */
+static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
+    const bsi_sync *s = r->s;
+    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, take_state, r);
+    bomsync_status st = outcome(r, err);
+    if (st || (r->settled = settle(r))) return st;
+    forget_cells(r);
+    if (r->most == BSI_RECONCILE_ROWS) return BOMSYNC_OK;
+    r->most = BSI_RECONCILE_ROWS;
+    bsi_parallel(s->workers, (s->scan.block_count + OLD_BLOCKS - 1) / OLD_BLOCKS, put_again, r);
+    st = outcome(r, err);
+    return st ? st : subtract(r, err);
+}
+
 bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return BOMSYNC_OK;
     bomsync_status st = take_out_dropped(r, err);
     if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
-    if (st) return st;
-    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, take_state, r);
-    st = outcome(r, err);
-    if (!st) r->settled = settle(r);
+    if (!st) st = subtract(r, err);
     if (!st && r->settled) {
         want_changed(r);
         bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
