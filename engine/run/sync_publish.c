@@ -297,9 +297,9 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
 static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *err) {
     bit_set bits = {.word = bsi_calloc((s->base_count >> 6) + 1, sizeof *bits.word), .bits = s->base_count};
     touched_blocks(s, &bits);
-    bsi_edit_pair *pair = NULL;
+    bsi_edit_pair *pair = bsi_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
     bsi_edit_insert *insert = NULL;
-    size_t pairs = 0, pair_cap = 0, inserts = 0, insert_cap = 0;
+    size_t pairs = 0, inserts = 0, insert_cap = 0;
     wanted *want = NULL;
     size_t wants = 0, want_cap = 0;
     /* anchors: what stands before each create. A matched run gives its last block that has records; its ordinal is found below */
@@ -333,7 +333,6 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
                 if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
                 after = BSI_FATE_PLACE(f) + 1;
                 if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
-                if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
                 pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
             }
         }
@@ -366,7 +365,6 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
                 uint64_t f = s->fate[k];
                 if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
                 if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
-                if (pairs == pair_cap) pair = bsi_realloc(pair, (pair_cap = pair_cap ? pair_cap * 2 : 256) * sizeof *pair);
                 pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)i << 16 | (k - s->row_base[i]),
                                                 .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
             }

@@ -469,7 +469,7 @@ bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_err
     bool first_load = !s->last && is_first_load(s);
     start_run(&e->run, s, first_load);
     e->run.err = &e->err;
-    e->run.keep_bytes = s->memory_bytes / 8 * 3;
+    e->run.keep_bytes = s->memory_bytes / 4;
     o->opened = first_load ? early_first : early_keep;
     o->dropped = first_load ? early_uncount : early_forget;
     o->opened_ctx = e;
@@ -759,8 +759,10 @@ static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *e
 }
 
 static void forget_rows(bsi_sync *s) {
+    bool many = s->n_rows && bsi_row_store_count(s->n_rows) > (1u << 19);
     bsi_row_store_close(s->n_rows);
     s->n_rows = NULL;
+    if (many) bsi_memory_give_back(); /* and the old rows': the edits that come take as much */
 }
 
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
