@@ -443,7 +443,7 @@ void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secre
     job j = {.out = out, .l = l, .p = p, .n = n, .s = out->scratch, .slots = keys_only ? l->key_count : l->slot_count};
     bool general = l->null_count || l->absent_count;
     bool ascii = !(((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80);
-    j.check_utf8 = ix->high && !(ascii && bsi_parse_utf8(p, n) == n);
+    j.check_utf8 = ix->high && !(ascii && bsi_parse_utf8_chunks(p, n, ix->high_at, ix->high_count));
     j.careful = j.check_utf8 || ix->open || n > BSI_FIELD_BYTES_MAX;
     for (uint32_t i = 0; i < l->null_count; i++) {
         j.null_lengths |= 1ull << BSI_MIN(l->null_bytes[i], 63u);

@@ -43,6 +43,7 @@ static void make_room(bsi_parse_index *ix, size_t n) {
     ix->end = bsi_alloc(need * sizeof *ix->end);
     ix->odd = bsi_alloc(need * sizeof *ix->odd);
     ix->quote = bsi_alloc(need * sizeof *ix->quote);
+    ix->high_at = bsi_alloc((need / 64 + 1) * sizeof *ix->high_at);
     ix->cap = need;
 }
 
@@ -72,6 +73,7 @@ void bsi_parse_index_free(bsi_parse_index *ix) {
     free(ix->end);
     free(ix->odd);
     free(ix->quote);
+    free(ix->high_at);
     *ix = (bsi_parse_index){0};
 }
 

@@ -67,7 +67,8 @@ void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, siz
     const uint64_t quotes = d->quote ? ~0ull : 0;
     const uint8_t quote_byte = (uint8_t)d->quote, delimiter = (uint8_t)d->delimiter;
     uint32_t *pos = ix->pos, *w = pos, *end = ix->end, *odd = ix->odd, *quotes_at = ix->quote;
-    uint64_t any_quote = 0, any_cr = 0, any_nul = 0, any_high = 0;
+    uint32_t *high_at = ix->high_at;
+    uint64_t any_quote = 0, any_cr = 0, any_nul = 0;
     index_carry k = {0, false, false};
     *w++ = UINT32_MAX;
     for (size_t i = 0; i < n; i += 64) {
@@ -84,7 +85,8 @@ void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, siz
             nul &= valid;
             high &= valid;
         }
-        any_high |= high;
+        *high_at = (uint32_t)i;
+        high_at += high != 0;
         if (quote | cr | nul | k.inside | k.pending) {
             uint64_t lf = ends;
             uint64_t next_lf = i + 64 < n && p[i + 64] == '\n' ? 1ull << 63 : 0;
@@ -116,5 +118,6 @@ void INDEX_NAME(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, siz
     ix->quotes = any_quote;
     ix->cr = any_cr;
     ix->nul = any_nul;
-    ix->high = any_high;
+    ix->high_count = (size_t)(high_at - ix->high_at);
+    ix->high = ix->high_count != 0;
 }

@@ -17,7 +17,8 @@ typedef struct bsi_parse_index {
     uint32_t *pos, *end;
     uint32_t *odd;       /* bytes that need care: bare and doubled quotes, data behind a closing quote, NUL */
     uint32_t *quote;     /* all quotes */
-    size_t pos_count, end_count, odd_count, quote_count, cap;
+    uint32_t *high_at;   /* where chunks of 64 bytes begin that hold a byte >= 0x80 */
+    size_t pos_count, end_count, odd_count, quote_count, high_count, cap;
     bool quotes, cr, nul, high, open; /* any quote that counts, CR, NUL, byte >= 0x80; a quote is open at the end */
 } bsi_parse_index;
 void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint8_t *p, size_t n);
@@ -40,5 +41,8 @@ typedef struct bsi_parse_field {
 } bsi_parse_field;
 /** text must have room for to - from more bytes: what is borrowed from it must not move. */
 void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to);
+
+/** Is all of it UTF-8? Only these chunks of 64 bytes are looked at: the others are ASCII. */
+bool bsi_parse_utf8_chunks(const uint8_t *p, size_t n, const uint32_t *chunk, size_t count);
 
 #endif

@@ -54,3 +54,21 @@ size_t bsi_parse_utf8(const uint8_t *p, size_t n) {
     }
     return n;
 }
+
+bool bsi_parse_utf8_chunks(const uint8_t *p, size_t n, const uint32_t *chunk, size_t count) {
+    size_t i = 0; /* a character may reach into the next chunk */
+    for (size_t k = 0; k < count; k++) {
+        size_t end = BSI_MIN((size_t)chunk[k] + 64, n);
+        i = BSI_MAX(i, (size_t)chunk[k]);
+        while (i < end) {
+            if (p[i] < 0x80) {
+                i += end - i >= 16 ? ascii(p + i) : 1;
+                continue;
+            }
+            size_t len = sequence(p + i, n - i);
+            if (!len) return false;
+            i += len;
+        }
+    }
+    return true;
+}

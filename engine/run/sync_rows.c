@@ -249,12 +249,21 @@ static bsi_field partition_of(const bsi_rows *w, uint32_t row, int32_t slot) {
     return (bsi_field){.p = p, .len = (uint32_t)n};
 }
 
+/* Rows that stand together mostly lie in one partition: looked up once for all of them. */
 static void count_made(made *m, const bsi_rows *w, int32_t slot, int64_t by) {
+    bsi_field last = {0};
+    int64_t rows = 0;
     for (uint32_t i = 0; i < w->count; i++) {
         if (w->bad[i]) continue;
         bsi_field f = partition_of(w, i, slot);
-        *made_of(m, f.p, f.len) += by;
+        if (rows && !bsi_field_eq(&f, &last)) {
+            *made_of(m, last.p, last.len) += rows * by;
+            rows = 0;
+        }
+        last = f;
+        rows++;
     }
+    if (rows) *made_of(m, last.p, last.len) += rows * by;
 }
 
 static void free_made(made *m) {

@@ -19,6 +19,7 @@ static void give_room(bsi_parse_index *ix) {
     ix->end = malloc(ROOM * sizeof *ix->end);
     ix->odd = malloc(ROOM * sizeof *ix->odd);
     ix->quote = malloc(ROOM * sizeof *ix->quote);
+    ix->high_at = malloc(ROOM * sizeof *ix->high_at);
 }
 
 static void same(const bsi_parse_index *a, const bsi_parse_index *b, const char *name) {
@@ -26,7 +27,30 @@ static void same(const bsi_parse_index *a, const bsi_parse_index *b, const char 
     cr_assert(a->end_count == b->end_count && !memcmp(a->end, b->end, a->end_count * 4), "%s: ends of records", name);
     cr_assert(a->odd_count == b->odd_count && !memcmp(a->odd, b->odd, a->odd_count * 4), "%s: odd bytes", name);
     cr_assert(a->quote_count == b->quote_count && !memcmp(a->quote, b->quote, a->quote_count * 4), "%s: quotes", name);
+    cr_assert(a->high_count == b->high_count && !memcmp(a->high_at, b->high_at, a->high_count * 4), "%s: chunks with high bytes", name);
     cr_assert(a->quotes == b->quotes && a->cr == b->cr && a->nul == b->nul && a->high == b->high && a->open == b->open, "%s: flags", name);
+}
+
+Test(parse_index, utf8_of_the_chunks_that_need_it_is_utf8_of_all) {
+    static const char *const piece[] = {"a", "\xc3\xbc", "\xe2\x82\xac", "\xf0\x9f\x94\xa9", "\xc3", "\xa0", "\xed\xa0\x80", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"};
+    bsi_parse_index ix;
+    give_room(&ix);
+    uint8_t bytes[BYTES_MAX + 128];
+    bsi_dialect d = {',', '"', false};
+    for (int round = 0; round < ROUNDS; round++) {
+        size_t n = 0, most = draw(BYTES_MAX);
+        uint32_t kinds = draw(2) ? 4 : 8;
+        while (n < most) {
+            const char *s = piece[draw(kinds)];
+            memcpy(bytes + n, s, strlen(s));
+            n += strlen(s);
+        }
+        if (kinds == 4 && draw(2)) n -= n > 2 ? draw(3) : 0; /* cut inside a character */
+        memset(bytes + n, 0xbf, 64); /* what stands behind must not count */
+        bsi_parse_index_scalar(&ix, &d, bytes, n);
+        cr_assert(eq(int, bsi_parse_utf8_chunks(bytes, n, ix.high_at, ix.high_count), bsi_parse_utf8(bytes, n) == n));
+    }
+    bsi_parse_index_free(&ix);
 }
 
 #if defined(__x86_64__)
