@@ -41,34 +41,30 @@ static size_t ascii(const uint8_t *p) {
     return a ? (size_t)__builtin_ctzll(a) / 8 : b ? 8 + (size_t)__builtin_ctzll(b) / 8 : 16;
 }
 
-size_t bsi_parse_utf8(const uint8_t *p, size_t n) {
-    size_t i = 0;
-    while (i < n) {
-        if (p[i] < 0x80) {
-            i += n - i >= 16 ? ascii(p + i) : 1;
+/* Goes on from *i to `end` or a little behind it; false: what stands at *i is no UTF-8. */
+static bool go_on(const uint8_t *p, size_t *i, size_t end, size_t n) {
+    while (*i < end) {
+        if (p[*i] < 0x80) {
+            *i += end - *i >= 16 ? ascii(p + *i) : 1;
             continue;
         }
-        size_t len = sequence(p + i, n - i);
-        if (!len) return i;
-        i += len;
+        size_t len = sequence(p + *i, n - *i);
+        if (!len) return false;
+        *i += len;
     }
-    return n;
+    return true;
+}
+
+size_t bsi_parse_utf8(const uint8_t *p, size_t n) {
+    size_t i = 0;
+    return go_on(p, &i, n, n) ? n : i;
 }
 
 bool bsi_parse_utf8_chunks(const uint8_t *p, size_t n, const uint32_t *chunk, size_t count) {
     size_t i = 0; /* a character may reach into the next chunk */
     for (size_t k = 0; k < count; k++) {
-        size_t end = BSI_MIN((size_t)chunk[k] + 64, n);
         i = BSI_MAX(i, (size_t)chunk[k]);
-        while (i < end) {
-            if (p[i] < 0x80) {
-                i += end - i >= 16 ? ascii(p + i) : 1;
-                continue;
-            }
-            size_t len = sequence(p + i, n - i);
-            if (!len) return false;
-            i += len;
-        }
+        if (!go_on(p, &i, BSI_MIN((size_t)chunk[k] + 64, n), n)) return false;
     }
     return true;
 }

@@ -341,7 +341,7 @@ enum {
     BATCH = 512,                /* changes: 200 kB of usual lines, which stay in the cache of who renders them */
     BATCHES_OF_A_CHUNK = 22,    /* BSI_CHUNK_CHANGES_MAX / BATCH, cut anywhere: a chunk that grows holds these */
     BATCHES_A_WORKER = 8,       /* beside them */
-    HELD_BYTES = 64 << 20       /* of rendered lines; above, only what others wait for is rendered */
+    HELD_BYTES = 32 << 20       /* of rendered lines; above, only what others wait for is rendered */
 };
 
 typedef enum batch_state { FREE, CLAIMED, RENDERED } batch_state;

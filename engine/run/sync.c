@@ -256,7 +256,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
-    s->cache = bsi_block_cache_open(s->memory_bytes / 8);
+    s->cache = bsi_block_cache_open(s->memory_bytes / 12);
     start_digest(s);
     bsi_sync_stage_ends(s, BSI_SYNC_READ, &t);
     st = bsi_sync_counts(s, err);

@@ -640,7 +640,8 @@ static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact,
         v[i] = new_entry(&b, exact[i]);
     }
     s->scan.block_count = s->scan.run_count = 0;
-    return v;
+    s->scan.block = bsi_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
+    return (const bsi_image_entry *)(const void *)s->scan.block;
 }
 
 static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p, bomsync_error *err) {
@@ -717,6 +718,15 @@ static char *tell_stats(void *ctx) {
     return bsi_sync_stats(t->s, t->g);
 }
 
+/* No record is looked at any more: what was kept of them makes room for the lists that are written now. */
+static void forget_records(bsi_sync *s) {
+    bool many = s->open_count > 1u << 15;
+    bsi_scan_forget(&s->scan);
+    bsi_block_cache_close(s->cache);
+    s->cache = NULL;
+    if (many) bsi_memory_give_back();
+}
+
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     int64_t at = bsi_now_ns();
@@ -745,6 +755,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         }
         if (!st) st = bsi_send_items(s->store, g, items, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
         bsi_creates_close(creates);
+        forget_records(s);
         g->slot_count = s->feed->slots.count;
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);

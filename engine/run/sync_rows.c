@@ -478,7 +478,7 @@ bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_err
     bool first_load = !s->last && is_first_load(s);
     start_run(&e->run, s, first_load);
     e->run.err = &e->err;
-    e->run.keep_bytes = s->memory_bytes / 4;
+    e->run.keep_bytes = s->memory_bytes / 8;
     o->opened = first_load ? early_first : early_keep;
     o->dropped = first_load ? early_uncount : early_forget;
     o->opened_ctx = e;

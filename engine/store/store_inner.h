@@ -22,7 +22,7 @@
 
 #define BSI_STORE_FORMAT 2
 #define BSI_STORE_SHARDS_MAX 64
-#define BSI_STORE_DIRTY_BYTES (32u << 20)  /* dirty pages are private memory: this much over all environments */
+#define BSI_STORE_DIRTY_BYTES (24u << 20)  /* dirty pages are private memory: this much over all environments */
 #define BSI_STORE_QUEUE_BYTES (8u << 20)   /* segments waiting for their shard's thread, over all shards */
 #define BSI_STORE_GROUP_BLOCKS 8           /* blocks in one zstd frame: see store_blocks.c */
 #define BSI_STORE_GROUP_BYTES (16u << 10)  /* a group of wide blocks ends here */

@@ -3,7 +3,7 @@
  *   block writers (any thread) ──job──> queue of shard (segment mod P) ──its thread──> one open transaction ──commit──> ...
  *
  * LMDB ties a write transaction to the thread that began it, so each shard that is written to gets a thread. It commits
- * when it has 32 MB / P of dirty pages, and when publish asks for a flush: then all of them commit side by side. What is
+ * when it has 24 MB / P of dirty pages, and when publish asks for a flush: then all of them commit side by side. What is
  * committed here counts only once the root refers to it. The queue is bounded; who fills it waits.
  *
  * The thread first deletes what a killed run left above the root's counter. It writes with MDB_APPEND while ids
