@@ -1,4 +1,4 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_rows.c finds, sync_symbols.c learns, sync_guard.c judges,
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_parse.c parses, sync_rows.c finds, sync_symbols.c learns, sync_guard.c judges,
  * sync_publish.c writes, sync_stats.c tells. */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
@@ -108,11 +108,24 @@ typedef struct bsi_sync {
 /* sync.c */
 void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the scan's lists */
 
-/* sync_rows.c */
-bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
+#define BSI_SYNC_TASK_BLOCKS 512 /* open blocks that a worker takes at once */
+
+/* sync_parse.c */
 bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_error *err); /* before the scan: open blocks of plain files are parsed with it */
 void bsi_sync_early_close(bsi_sync *s);
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err);        /* the others */
+/* Creates by partition, where nothing else is wanted of them. */
+typedef struct bsi_made {
+    bsi_parts parts;
+    int64_t *count; /* [cap] by part */
+    uint32_t cap;
+} bsi_made;
+int64_t *bsi_made_of(bsi_made *m, const void *partition, size_t bytes);
+void bsi_made_take(bsi_sync *s, bsi_made *m);                          /* into part_made and the totals; m is used up */
+void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64_t n);
+
+/* sync_rows.c */
+bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
@@ -124,6 +137,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err);     /* after 
 bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error *err); /* the old rows that the open blocks need; open_state */
 bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err); /* old rows without a new one: those that are gone */
 void bsi_reconcile_close(bsi_sync *s);
+
 /* sync_creates.c */
 typedef struct bsi_creates bsi_creates;
 bomsync_status bsi_creates_open(bsi_creates **out, bsi_sync *s, bomsync_error *err); /* of a first load whose creates were counted */
