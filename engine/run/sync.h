@@ -1,5 +1,6 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_parse.c parses, sync_rows.c finds, sync_symbols.c learns, sync_guard.c judges,
- * sync_publish.c writes, sync_stats.c tells. */
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_parse.c and sync_reconcile.c read records,
+ * sync_rows.c finds, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
+ */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
 
