@@ -263,18 +263,19 @@ def memory_caps(folder, suite, lines):
     if not os.path.getsize(out):
         raise Failed("no change at all")
     want = None
-    for memory in ("2G", "16M"):
-        store = os.path.join(folder, "store" + memory)
+    for memory, tiers in (("2G", "key"), ("16M", "key"), ("16M", "block,sequence,key")):  # joined, and reconciled
+        store = os.path.join(folder, "store" + memory + tiers)
         bom("init", "--store", store, expect=0)
         for n, path in enumerate(paths):
-            run = bom("sync", "--store", store, "--complete", "--now", NOW, "--json", "--memory", memory, path, *(key if n == 0 else []), expect=(0, 5))
+            run = bom("sync", "--store", store, "--complete", "--now", NOW, "--json", "--memory", memory, "--tiers", tiers, path, *(key if n == 0 else []),
+                      expect=(0, 5))
         got = [o for o in run.json_lines() if o["message_type"] == "generation"]
         outbox = os.path.join(store, "outbox", "2")
         got.append(chunks_of(outbox))
         bom("export", "--store", store, "-o", out, expect=0)
         got.append(digest(out))
         want = want or got
-        same("sync with --memory %s" % memory, got, want)
+        same("sync with --memory %s, --tiers %s" % (memory, tiers), got, want)
     if shutil.which("strace"):
         same("temporary files with --memory 2G", spilled(folder, bom, paths, key, "2G"), False)
         same("temporary files with --memory 16M", spilled(folder, bom, paths, key, "16M"), True)   # else it showed nothing
@@ -286,7 +287,7 @@ def spilled(folder, bom, paths, key, memory):
     bom("init", "--store", store, expect=0)
     bom("sync", "--store", store, "--complete", "--now", NOW, paths[0], *key, expect=0)
     subprocess.run(["strace", "-f", "-qq", "-e", "trace=openat", "-o", log, bom.path, "sync", "--store", store, "--complete", "--now", NOW, "-q",
-                    "--memory", memory, paths[1]], stdout=subprocess.DEVNULL)
+                    "--tiers", "key", "--memory", memory, paths[1]], stdout=subprocess.DEVNULL)
     with open(log, "rb") as f:
         return b"O_TMPFILE" in f.read()
 
