@@ -694,7 +694,8 @@ static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, nex
         exacts++;
         if (!n->refs) bsi_ref_add(&x->covered, n->exact[i]);
     }
-    bool better = exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks); /* else the snapshot is shuffled or volatile */
+    /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
+    bool better = !s->settled && exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks);
     bomsync_status st = BOMSYNC_OK;
     if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
     else if (better) image_in_place(s, n, x, p);

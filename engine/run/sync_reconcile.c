@@ -281,13 +281,11 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
         if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
 }
 
-static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
-    (void)expect;
-    bsi_reconcile *r = ctx;
+static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, size_t bytes) {
     int number = bsi_lane();
     lane *l = &r->lane[number];
     bsi_rows *w = &l->rows;
-    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
+    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, bytes, false);
     if (l->count + w->count > l->cap) l->kh = bsi_realloc(l->kh, (l->cap = (l->cap + w->count) * 3 / 2 + 4096) * sizeof *l->kh);
     for (uint32_t i = 0; i < w->count; i++) l->kh[l->count + i] = (uint32_t)w->kh[i];
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
@@ -298,6 +296,26 @@ static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
         l->odd[l->odds++] = (uint32_t)w->kh[w->bads[i].row];
     }
     put_rows(difference_of(r, number), w, bsi_difference_add);
+}
+
+static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+    (void)expect;
+    take_rows(ctx, layout, b, p, b->bytes);
+}
+
+/* Blocks that the scan showed to nobody: those behind a guess that came true, and records too long to be held. */
+static bomsync_status take_unseen(bsi_reconcile *r, bomsync_error *err) {
+    bsi_scan *scan = &r->s->scan;
+    bsi_buf buf = {0};
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < scan->block_count && !st; i++) {
+        bsi_scan_block *b = &scan->block[i];
+        if (b->tag != BSI_NO_TAG) continue;
+        st = bsi_scan_bytes(scan, i, &buf, err);
+        if (!st) take_rows(r, scan->file[b->file].layout, b, buf.data, buf.len);
+    }
+    bsi_buf_free(&buf);
+    return st;
 }
 
 static void take_dropped(void *ctx, const bsi_scan_block *b) {
@@ -425,8 +443,7 @@ static uint8_t *open_blocks(const bsi_reconcile *r) {
     bool before = false; /* of the block behind: wants its neighbour */
     for (size_t i = scan->block_count; i--;) {
         const bsi_scan_block *b = &scan->block[i];
-        bool look = b->tag == BSI_NO_TAG || (b->tag & TAG_OPEN);
-        uint64_t hit = look ? 0 : first_hit(r, b);
+        uint64_t hit = b->tag & TAG_OPEN ? 0 : first_hit(r, b);
         if (before || hit != UINT64_MAX) open[i >> 3] |= (uint8_t)(1u << (i & 7));
         before = hit == 0 || (before && !b->records);
     }
@@ -471,7 +488,6 @@ static void put_again(void *ctx, size_t index) {
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->scan.block_count);
     for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
-        if (s->scan.block[i].tag == BSI_NO_TAG) continue; /* stays open in any case */
         st = bsi_scan_bytes(&s->scan, i, &buf, &err);
         if (st) break;
         bsi_parse_block(&l->rows, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, false);
@@ -506,6 +522,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return BOMSYNC_OK;
     bomsync_status st = take_out_dropped(r, err);
+    if (!st) st = take_unseen(r, err);
     if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
     if (!st) st = subtract(r, err);
     if (!st && r->settled) {

@@ -64,7 +64,10 @@ def run_one(folder, bom, seed):
     rng = random.Random(seed)
     base = rows_of(rng, rng.choice((20, 60, 300, 900)))
     order, rate = rng.choice(ORDERS), rng.choice((0, 0.003, 0.02, 0.3))
-    now = in_order(rng, changed(rng, base, rate), order) or base[:1]
+    now = changed(rng, base, rate)
+    if rng.random() < 0.3:  # many more: then most blocks that are open have a state block of their own afterwards
+        now[rng.randrange(len(now) + 1):0] = [["1", "G%d" % rng.randrange(10**9), "grown", "t"] for _ in range(rng.randrange(1, len(base) + 1))]
+    now = in_order(rng, now, order) or base[:1]
     if order == "stamped" or rng.random() < 0.3:
         stamp = lambda i: "day2-%d" % (i // 7)
     else:
@@ -76,6 +79,7 @@ def run_one(folder, bom, seed):
             f.truncate(os.path.getsize(second) - 1)
     complete = ["--complete"] if rng.random() < 0.7 else []
     third = write(folder, "third.csv", text(in_order(rng, list(now), "shuffled"), stamp))
+    fourth = write(folder, "fourth.csv", text(changed(rng, now, 0.01) or base[:1], stamp))  # what can be skipped is: is the image right?
     feed = ["--key", "p,k", "--partition", "p", "--ignore", "seen", "--now", NOW]
     seen = {}
     for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
@@ -83,7 +87,7 @@ def run_one(folder, bom, seed):
         bom("init", "--store", store, expect=0)
         bom("sync", "--store", store, *feed, "--complete", first, *switches, "-q", expect=0)
         out = []
-        for path in (second, third, second):
+        for path in (second, third, second, fourth, fourth):
             got = bom("sync", "--store", store, "--now", NOW, *complete, path, "--json", *switches, expect=(0, 3, 4, 5))
             out.append((got.code, got.out if got.code != 3 else got.err))
             if path == second:
@@ -91,7 +95,7 @@ def run_one(folder, bom, seed):
                 seen.setdefault(name, []).append(b'"path":"reconcile"' in ways)
             for command in ("export", "exceptions", "holds"):
                 out.append(bom(command, "--store", store, *(["--json"] if command != "export" else []), expect=(0, 4)).out)
-        for g in (2, 3, 4):
+        for g in (2, 3, 4, 5):
             cat = bom("cat", "--store", store, g, expect=(0, 2))
             out.append((cat.code, cat.out))
         bom("verify", "--store", store, expect=0)
