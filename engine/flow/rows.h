@@ -44,10 +44,16 @@ typedef struct bsi_rows {
     bsi_bad_row *bads;     /* in order of row */
     uint32_t bad_count, bad_cap;
     uint32_t blanks;       /* blank lines passed over */
-    bool sparse;           /* a kept copy in which some images are left out: those of length 0 */
+    uint64_t only;         /* a kept copy of some rows: row i of the block is there if bit i is set, see bsi_rows_index. 0: all rows */
     struct bsi_parse_scratch *scratch; /* parse's own working memory */
 } bsi_rows;
 void bsi_rows_free(bsi_rows *r);
+/** Where row `row` of the block stands in the arrays; UINT32_MAX: it is not there. */
+static inline uint32_t bsi_rows_index(const bsi_rows *w, uint32_t row) {
+    if (w->only && (row >= 64 || !(w->only >> row & 1))) return UINT32_MAX;
+    uint32_t at = w->only ? (uint32_t)__builtin_popcountll(w->only & ((1ull << row) - 1)) : row;
+    return at < w->count ? at : UINT32_MAX;
+}
 
 /** Read a header record. names: header names, free each and the array; bytes: length of the header with its line end and of
  *  blank lines before it. No header at all (empty file): count 0. E_REFUSED: open quote, too many columns, invalid UTF-8. */

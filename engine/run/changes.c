@@ -206,15 +206,17 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
     bool ok;
     if (s->scan) {
         const bsi_rows *w = r->at;
-        if (w->sparse && row < w->count && w->image[row] == w->image[row + 1]) { /* left out, as it seemed to be unchanged */
+        row = r->row = bsi_rows_index(w, place & 0xffff);
+        if (row == UINT32_MAX && w->only) { /* not kept, as it seemed to be unchanged */
             bomsync_status st = parse_again(r, block, err);
             if (st) {
                 r->block = UINT64_MAX;
                 return st;
             }
             w = r->at;
+            row = r->row = bsi_rows_index(w, place & 0xffff);
         }
-        if (row >= w->count) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
+        if (row == UINT32_MAX) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
         uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
         ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
         r->wide = w->image[row + 1] + 32u <= w->enc.cap;

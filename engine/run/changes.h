@@ -42,7 +42,8 @@ typedef struct bsi_row_source {
 typedef struct bsi_row_reader {
     const bsi_row_source *source;
     uint64_t block;              /* held; UINT64_MAX: none */
-    const bsi_rows *at;          /* rows of a scan's block: kept by the scan, or `rows` */
+    const bsi_rows *at;          /* rows of a scan's block: kept by the scan, or `rows`; */
+    uint32_t row;                /* and where that of the last fetch stands in them */
     bsi_rows rows;
     const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
     bsi_block_data data;

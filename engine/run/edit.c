@@ -50,6 +50,8 @@ typedef struct editor {
     bsi_field *f, *g;
     piece p;
     bsi_buf merged;
+    size_t amended;            /* where the next of e->amended is looked for */
+    bsi_edit_pair pair[64];    /* of an amended block */
 } editor;
 
 static void add_ref(span *s, bsi_ref ref) {
@@ -120,13 +122,13 @@ static bomsync_status put_new(editor *d, uint64_t now, bool aligned, bomsync_err
     bomsync_status st = bsi_row_fetch(d->g, &d->now, now, err);
     if (st) return st;
     const bsi_rows *w = d->now.at;
-    uint32_t row = now & 0xffff;
+    uint32_t row = d->now.row;
     const uint8_t *image = w->enc.data + w->image[row];
     size_t bytes = w->image[row + 1] - w->image[row];
     uint32_t body = w->body[row];
     bsi_scan *scan = d->now.source->scan;
     if (!today(d, &image, &bytes, &body, scan->file[scan->block[now >> 16].file].layout->slot_count)) return damaged(err);
-    return put(d, aligned ? now >> 16 : NO_TAG, row, image, bytes, body, w->kh[row], w->rh[row], err);
+    return put(d, aligned ? now >> 16 : NO_TAG, now & 0xffff, image, bytes, body, w->kh[row], w->rh[row], err);
 }
 
 /* Old and new row of one key: attributes that are equal keep the old text, so that null stays null and empty empty. */
@@ -142,8 +144,8 @@ static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pai
     d->merged.len = 0;
     uint32_t key, row = p->now & 0xffff;
     uint32_t body = bsi_image_build(&d->merged, d->f, s->count, s->key_count, &key);
-    return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.at->kh[row],
-               d->now.at->rh[row], err);
+    return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.at->kh[d->now.row],
+               d->now.at->rh[d->now.row], err);
 }
 
 static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync_error *err) {
@@ -153,32 +155,39 @@ static bomsync_status put_inserts(editor *d, size_t *at, uint64_t after, bomsync
     return st;
 }
 
+/* The pairs of the block being edited, ascending. */
+typedef struct pairs {
+    const bsi_edit_pair *v;
+    size_t n;
+} pairs;
+
 /* A block that keeps its records in their order, and that one block of the snapshot holds whole: only rows that changed
- * are written. Its pairs are e->pair[pair..pair + count). */
-static bool patchable(const editor *d, uint64_t block, size_t insert, size_t gone, size_t pair) {
+ * are written. */
+static bool patchable(const editor *d, uint64_t block, size_t insert, size_t gone, pairs pair) {
     const bsi_edit *e = d->e;
     uint32_t count = d->old->count, changed = 0;
-    if (!e->now || !e->exact || d->old->slot_count != e->slots->count || pair + count > e->pair_count) return false;
+    if (!e->now || !e->exact || d->old->slot_count != e->slots->count || pair.n < count) return false;
     if (gone < e->gone_count && e->gone[gone] >> 16 == block) return false;
-    if (insert < d->s->insert_end && e->insert[insert].after <= (block << 16 | count)) return false;
-    uint64_t tag = e->pair[pair].now >> 16;
+    if (insert < d->s->insert_end && e->insert[insert].after < (block << 16 | count)) return false;
+    uint64_t tag = pair.v[0].now >> 16;
     for (uint32_t i = 0; i < count; i++) {
-        const bsi_edit_pair *p = &e->pair[pair + i];
+        const bsi_edit_pair *p = &pair.v[i];
         if (p->was != (block << 16 | i) || p->now != (tag << 16 | i) || !p->aligned) return false;
         changed += p->changed;
     }
     return count == e->now->scan->block[tag].records && changed * 4 <= count;
 }
 
-static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsync_error *err) {
+static bomsync_status patch_block(editor *d, uint64_t block, pairs pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bomsync_status st = flush(d, err);
-    for (uint32_t i = 0; i < d->old->count && !st; i++)
-        if (e->pair[pair + i].changed) st = put_merged(d, i, &e->pair[pair + i], err);
-    piece *p = &d->p;
     uint32_t row[64], n = 0;
-    for (uint32_t i = 0; i < d->old->count && n < 64; i++)
-        if (e->pair[pair + i].changed) row[n++] = i;
+    for (uint32_t i = 0; i < d->old->count && !st; i++) {
+        if (!pair.v[i].changed) continue;
+        if (n < 64) row[n++] = i;
+        st = put_merged(d, i, &pair.v[i], err);
+    }
+    piece *p = &d->p;
     bsi_ref ref;
     if (d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, row, n); /* to be rendered */
     if (!st) st = bsi_block_writer_patch(&ref, d->writer, e->base[block], n, row, p->enc.data, p->off, p->body, p->kh, p->rh, err);
@@ -186,39 +195,65 @@ static bomsync_status patch_block(editor *d, uint64_t block, size_t pair, bomsyn
     p->enc.len = 0;
     if (st) return st;
     add_ref(d->s, ref);
-    e->exact[e->pair[pair].now >> 16] = ref;
+    e->exact[pair.v[0].now >> 16] = ref;
     return BOMSYNC_OK;
+}
+
+/* Its pairs: those that the sync lists, or of an amended block all its rows. */
+static pairs pairs_of(editor *d, uint64_t block, size_t *pair) {
+    const bsi_edit *e = d->e;
+    while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
+    while (d->amended < e->amended_count && e->amended[d->amended].block < block) d->amended++;
+    const bsi_edit_amended *a = d->amended < e->amended_count && e->amended[d->amended].block == block ? &e->amended[d->amended] : NULL;
+    if (!a || d->old->count > 64) return (pairs){e->pair + *pair, e->pair_count - *pair};
+    for (uint32_t i = 0; i < d->old->count; i++)
+        d->pair[i] = (bsi_edit_pair){.was = block << 16 | i, .now = (uint64_t)a->open << 16 | i, .changed = a->changed >> i & 1, .aligned = true};
+    return (pairs){d->pair, d->old->count};
 }
 
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
     bomsync_status st = bsi_block_load(&d->old, &d->own, e->was->cache, e->store, e->base, block, err);
+    if (st) return st;
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
-    while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
-    if (!st && d->old->count <= 256 && patchable(d, block, *insert, *gone, *pair)) return patch_block(d, block, *pair, err);
-    if (!st && d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, NULL, 0);
-    if (!st) st = bsi_store_rows(&rows, e->store, e->base[block], err);
+    pairs p = pairs_of(d, block, pair);
+    if (d->old->count <= 256 && patchable(d, block, *insert, *gone, p)) {
+        st = patch_block(d, block, p, err);
+        return st ? st : put_inserts(d, insert, block << 16 | d->old->count, err);
+    }
+    if (d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, NULL, 0);
+    st = bsi_store_rows(&rows, e->store, e->base[block], err);
     if (!st && rows.count != d->old->count) st = damaged(err);
     for (uint32_t i = 0; !st && i < d->old->count; i++) {
         uint64_t place = block << 16 | i;
         while (*gone < e->gone_count && e->gone[*gone] < place) (*gone)++;
-        while (*pair < e->pair_count && e->pair[*pair].was < place) (*pair)++;
+        for (; p.n && p.v->was < place; p.v++) p.n--;
         bool out = *gone < e->gone_count && e->gone[*gone] == place;
-        const bsi_edit_pair *p = *pair < e->pair_count && e->pair[*pair].was == place ? &e->pair[*pair] : NULL;
-        if (p && p->changed) {
-            st = put_merged(d, i, p, err);
+        const bsi_edit_pair *here = p.n && p.v->was == place ? p.v : NULL;
+        if (here && here->changed) {
+            st = put_merged(d, i, here, err);
         } else if (!out) {
             const uint8_t *image = d->old->raw.data + d->old->image[i];
             size_t bytes = d->old->image[i + 1] - d->old->image[i];
             uint32_t body = d->old->body[i];
             if (!today(d, &image, &bytes, &body, d->old->slot_count)) return damaged(err);
-            st = put(d, p && p->aligned ? p->now >> 16 : NO_TAG, p ? (uint32_t)(p->now & 0xffff) : 0, image, bytes, body, rows.kh[i],
+            st = put(d, here && here->aligned ? here->now >> 16 : NO_TAG, here ? (uint32_t)(here->now & 0xffff) : 0, image, bytes, body, rows.kh[i],
                      rows.rh[i], err);
         }
         if (!st) st = put_inserts(d, insert, place + 1, err);
     }
     return st;
+}
+
+static size_t first_amended(const bsi_edit *e, uint64_t block) {
+    size_t lo = 0, hi = e->amended_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (e->amended[mid].block < block) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
 }
 
 static void edit_task(void *ctx, size_t index) {
@@ -231,6 +266,7 @@ static void edit_task(void *ctx, size_t index) {
     d.f = bsi_alloc(sizeof *d.f * e->slots->count);
     d.g = bsi_alloc(sizeof *d.g * e->slots->count);
     size_t end = BSI_MIN((index + 1) * r->per_task, r->count);
+    d.amended = first_amended(e, r->span[index * r->per_task].first);
     for (size_t i = index * r->per_task; i < end && !st && !atomic_load(&r->status); i++) {
         span *s = d.s = &r->span[i];
         size_t insert = s->insert, gone = s->gone, pair = s->pair;

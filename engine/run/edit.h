@@ -18,6 +18,13 @@ typedef struct bsi_edit_insert {
     bool aligned;
 } bsi_edit_insert;
 
+/** A touched block whose rows one block of the snapshot holds one by one: they need no pairs. */
+typedef struct bsi_edit_amended {
+    uint64_t block;   /* ordinal */
+    uint64_t changed; /* bits: rows that are replaced */
+    uint32_t open;    /* block of the snapshot */
+} bsi_edit_amended;
+
 typedef struct bsi_edit {
     bsi_store *store;
     const bsi_slots *slots;
@@ -30,6 +37,8 @@ typedef struct bsi_edit {
     size_t pair_count;
     bsi_edit_insert *insert;          /* sorted by bsi_edit_run */
     size_t insert_count;
+    const bsi_edit_amended *amended;  /* ascending by block */
+    size_t amended_count;
     const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside */
     size_t touched_count;
     uint32_t block_records;

@@ -488,7 +488,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
             if (c->quiet) c->quiet--;
-            else if (c->o->opened && bsi_source_random(c->f->source)) c->o->opened(c->o->opened_ctx, c->f->layout, b, p, c->next);
+            else if (c->o->opened && bsi_source_random(c->f->source)) c->next += c->o->opened(c->o->opened_ctx, c->f->layout, b, p, c->next);
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;
@@ -1363,30 +1363,38 @@ bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t 
     return read_again(&scan->file[run->file], run->offset + before, run->spill == BSI_NO_SPILL ? BSI_NO_SPILL : run->spill + before, bytes, buf, err);
 }
 
-static bool left_out(uint64_t without, size_t row) { return row < 64 && (without >> row & 1); }
+static bool is_kept(uint64_t only, uint32_t row) { return !only || (row < 64 && (only >> row & 1)); }
 
-bsi_rows *bsi_scan_keep(const bsi_rows *w, uint64_t without, size_t *bytes) {
+bsi_rows *bsi_scan_keep(const bsi_rows *w, uint64_t only, size_t *bytes) {
     enum { MARGIN_BYTES = 32 }; /* who renders may look so far past a field */
     if (w->bad_count) return NULL;
-    size_t n = w->count, images = 0;
-    for (size_t i = 0; i < n; i++) images += left_out(without, i) ? 0 : w->image[i + 1] - w->image[i];
+    size_t n = 0, images = 0;
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (!is_kept(only, i)) continue;
+        n++;
+        images += w->image[i + 1] - w->image[i];
+    }
     *bytes = sizeof *w + n * 16 + (n + 1) * 4 + n * 4 + n + images + MARGIN_BYTES;
     uint8_t *p = bsi_alloc(*bytes);
     bsi_rows *k = (bsi_rows *)(void *)p;
-    *k = (bsi_rows){.count = w->count, .blanks = w->blanks, .sparse = without != 0};
+    *k = (bsi_rows){.count = (uint32_t)n, .blanks = w->blanks, .only = only};
     p += sizeof *k;
-#define KEEP(member, size) k->member = (void *)p, memcpy(p, w->member, (size)), p += (size)
-    KEEP(kh, n * 8);
-    KEEP(rh, n * 8);
-    KEEP(body, n * 4);
-    k->image = (void *)p;
-    p += (n + 1) * 4;
-    KEEP(bad, n);
-#undef KEEP
+#define PLACE(member, size) k->member = (void *)p, p += (size)
+    PLACE(kh, n * 8);
+    PLACE(rh, n * 8);
+    PLACE(body, n * 4);
+    PLACE(image, (n + 1) * 4);
+    PLACE(bad, n);
+#undef PLACE
+    memset(k->bad, 0, n);
     k->enc = (bsi_buf){.data = p, .cap = images + MARGIN_BYTES};
-    for (size_t i = 0; i < n; i++) {
-        size_t length = left_out(without, i) ? 0 : w->image[i + 1] - w->image[i];
-        k->image[i] = (uint32_t)k->enc.len;
+    for (uint32_t i = 0, to = 0; i < w->count; i++) {
+        if (!is_kept(only, i)) continue;
+        size_t length = w->image[i + 1] - w->image[i];
+        k->kh[to] = w->kh[i];
+        k->rh[to] = w->rh[i];
+        k->body[to] = w->body[i];
+        k->image[to++] = (uint32_t)k->enc.len;
         memcpy(p + k->enc.len, w->enc.data + w->image[i], length);
         k->enc.len += length;
     }

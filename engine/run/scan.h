@@ -61,7 +61,7 @@ typedef struct bsi_scan {
     size_t run_count;
     bsi_scan_block *block; /* the open ones, in order; "open" is an index here */
     size_t block_count;
-    bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, NULL: parse again; or NULL */
+    bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, all or some; NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
     bsi_scan_ahead *ahead; /* cold files whose reading was started; NULL: not yet, or no more */
@@ -85,8 +85,9 @@ typedef struct bsi_scan_options {
     void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
     void *matched_ctx;
     /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Not those that a worker sees first, where the
-     *  chain may not come along. expect: the image's entry that was expected there. Any worker (bsi_lane). NULL: nobody asks. */
-    void (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect);
+     *  chain may not come along. expect: the image's entry that was expected there; true: the block stands in its place, so that the next entry
+     *  is expected behind it. Any worker (bsi_lane). NULL: nobody asks. */
+    bool (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect);
     /** Gets those of them that the chain does not reach in the end, one thread, after all of them were opened. Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;
@@ -118,9 +119,9 @@ int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset);
 bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err);
 /** `bytes` of a matched run, from `before` bytes behind its start, into buf. */
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err);
-/** A copy of the rows of an open block in one allocation, free(); *bytes: what it takes. NULL for rows that cannot all be read.
- *  Images of rows whose bit in `without` is set (row i: bit i, only the first 64 can be named) are left out. */
-bsi_rows *bsi_scan_keep(const bsi_rows *rows, uint64_t without, size_t *bytes);
+/** A copy of rows of an open block in one allocation, free(); *bytes: what it takes. NULL for rows that cannot all be read. only: as in
+ *  bsi_rows. */
+bsi_rows *bsi_scan_keep(const bsi_rows *rows, uint64_t only, size_t *bytes);
 void bsi_scan_forget(bsi_scan *scan); /* the kept rows */
 void bsi_scan_close(bsi_scan *scan);
 

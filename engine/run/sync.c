@@ -256,7 +256,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;
-    s->cache = bsi_block_cache_open(s->memory_bytes / 12);
+    s->cache = bsi_block_cache_open(s->memory_bytes / 8);
     start_digest(s);
     bsi_sync_stage_ends(s, BSI_SYNC_READ, &t);
     st = bsi_sync_counts(s, err);
@@ -329,6 +329,7 @@ static void release(bsi_sync *s) {
     free(s->scope);
     free(s->row_base);
     free(s->fate);
+    bsi_amend_forget(s);
     free(s->open_state);
     free(s->gone);
     free(s->first_ref);

@@ -1,5 +1,5 @@
 /* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_parse.c and sync_reconcile.c read records,
- * sync_rows.c finds, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
+ * sync_amend.c and sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
  */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
@@ -23,6 +23,24 @@ typedef struct bsi_kept_row {
     uint32_t image_bytes, body_bytes;
     char *value;         /* the raw record, clipped; owned */
 } bsi_kept_row;
+
+/** An open block whose keys are those of one state block, row by row: see sync_amend.c. */
+typedef struct bsi_amended {
+    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
+    bsi_ref ref;         /* the state block */
+    uint64_t ordinal;    /* and where it stands in base */
+    uint32_t open, records;
+} bsi_amended;
+
+/** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. */
+typedef struct bsi_early_block {
+    bsi_rows *rows;      /* kept: of an amended block those that changed, NULL: none */
+    bool amends;
+    uint64_t expect;     /* amends: the image's entry whose place it takes */
+    bsi_amended amended;
+    uint32_t count;      /* hashes of each row, for the join; amends: none */
+    uint64_t hash[];     /* [2 * count] key hashes, then row hashes */
+} bsi_early_block;
 
 typedef enum bsi_sync_stage {
     BSI_SYNC_READ,     /* read, cut, match */
@@ -67,6 +85,10 @@ typedef struct bsi_sync {
     uint64_t *row_base;         /* [open_count + 1] N index of the first row of each open block of the scan */
     size_t open_count;
     uint64_t *fate;             /* [row_base[open_count]] */
+    bsi_amended *amended;       /* blocks that were changed in place, ascending by open */
+    size_t amended_count;
+    const bsi_amended **amended_state; /* the same, ascending by ordinal */
+    uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
     bsi_row_store *n_rows;
     uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending */
     size_t open_state_count;
@@ -124,6 +146,21 @@ typedef struct bsi_made {
 int64_t *bsi_made_of(bsi_made *m, const void *partition, size_t bytes);
 void bsi_made_take(bsi_sync *s, bsi_made *m);                          /* into part_made and the totals; m is used up */
 void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64_t n);
+
+/* sync_amend.c */
+bool bsi_amend_possible(const bsi_sync *s);
+/** Does a block with these rows stand for the state block `ref`, whose rows are old? Any thread. */
+bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref);
+void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
+bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err);       /* their state blocks in base, with open_state */
+/** The amended blocks while open ones are gone through in ascending order. Zero-initialise. */
+typedef struct bsi_amend_walk {
+    size_t at;
+} bsi_amend_walk;
+const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t open); /* NULL: it is none */
+bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal);              /* a state block that one of them stands for? */
+void bsi_amend_forget(bsi_sync *s);
+void bsi_early_free(bsi_early_block *e);                               /* NULL is fine */
 
 /* sync_rows.c */
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */

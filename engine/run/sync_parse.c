@@ -31,6 +31,8 @@ typedef struct parse_run {
     atomic_ullong ragged;
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
+    atomic_ullong opened, amended; /* blocks that were parsed with the scan, and those of them that were changed in place */
+    bool may_amend;
     bsi_twins *twins;          /* a first load: keys alone */
     bsi_made *made;                /* one a lane: a first load, whose creates are only counted; else NULL */
     bsi_block_writer **writer; /* one a lane */
@@ -226,10 +228,21 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_er
         s->block_part[open] = b->part;
         return BOMSYNC_OK;
     }
-    bsi_rows *w = (bsi_rows *)(uintptr_t)tag;
-    s->scan.parsed[open] = w;
+    bsi_early_block *e = (bsi_early_block *)(uintptr_t)tag;
+    s->scan.parsed[open] = e->rows;
     s->block_part[open] = b->part;
-    return add_rows(s, lane, w, s->row_base[open], err);
+    bomsync_status st = BOMSYNC_OK;
+    for (uint32_t i = 0; i < e->count && !st; i++)
+        st = bsi_row_store_add(s->n_rows, lane, &(bsi_row){e->hash[i], e->hash[e->count + i], s->row_base[open] + i}, err);
+    free(e);
+    return st;
+}
+
+/* What the join would find. */
+static void set_fates(bsi_sync *s, const bsi_amended *a) {
+    uint64_t *fate = s->fate + s->row_base[a->open];
+    for (uint32_t i = 0; i < a->records; i++)
+        fate[i] = BSI_FATE_MATCHED | a->ordinal << 16 | i | (a->changed >> i & 1 ? BSI_FATE_CHANGED : 0);
 }
 
 static void parse_task(void *ctx, size_t index) {
@@ -242,7 +255,10 @@ static void parse_task(void *ctx, size_t index) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
+    bsi_amend_walk walk = {0};
     for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !st;) {
+        const bsi_amended *a = bsi_amend_next(&walk, s, i);
+        if (a) set_fates(s, a);
         if (is_early(&s->scan.block[i])) {
             st = take_early(r, lane, i++, &err);
             continue;
@@ -272,15 +288,15 @@ static void parse_task(void *ctx, size_t index) {
 /* ---- parsing with the scan ---- */
 
 /* A first load: what can be read goes into the store at once. Blocks with records that cannot are left for later. */
-static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+static bool early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
     (void)expect;
     bsi_early *e = ctx;
     parse_run *r = &e->run;
     int lane = bsi_lane();
     bsi_rows *w = &r->rows[lane];
-    if (b->flags & BSI_CUT_OVERSIZE) return;
+    if (b->flags & BSI_CUT_OVERSIZE) return false;
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
-    if (w->bad_count || !w->count || w->count != b->records) return;
+    if (w->bad_count || !w->count || w->count != b->records) return false;
     bsi_ref ref;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = open_writer(r, lane, &err);
@@ -288,11 +304,12 @@ static void early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
     if (!st) st = bsi_block_writer_add(&ref, r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, &err);
     if (st) {
         fail_parse(r, st, &err);
-        return;
+        return false;
     }
     b->tag = ref;
     if (r->made) count_made(&r->made[lane], w, r->s->feed->slots.partition, 1);
     if (!r->s->o->baseline) b->part = one_partition(r, w);
+    return false;
 }
 
 /* It was written for nothing, and its keys only seem to stand twice; but what was counted must be true. */
@@ -311,44 +328,77 @@ static void early_uncount(void *ctx, const bsi_scan_block *b) {
     bsi_buf_free(&buf);
 }
 
-/* Bit i: row i stands in the old block as it is, in most cases at the same place. It will hardly be asked for again. */
-static uint64_t rows_in(const bsi_block_rows *old, const bsi_rows *w) {
-    uint64_t in = 0;
-    for (uint32_t i = 0; i < BSI_MIN(w->count, 64u); i++) {
+/* Bit i: row i is not in the old block as it is, in most cases at the same place. Others will hardly be asked for again. */
+static uint64_t rows_not_in(const bsi_block_rows *old, const bsi_rows *w) {
+    uint64_t out = 0;
+    for (uint32_t i = 0; i < w->count; i++) {
         uint32_t k = i < old->count && old->kh[i] == w->kh[i] ? i : 0;
         while (k < old->count && old->kh[k] != w->kh[i]) k++;
-        if (k < old->count && old->rh[k] == w->rh[i]) in |= 1ull << i;
+        if (k == old->count || old->rh[k] != w->rh[i]) out |= 1ull << i;
     }
-    return in;
+    return out;
 }
 
-static uint64_t unchanged_rows(const bsi_sync *s, const bsi_rows *w, uint64_t expect) {
-    if (expect >= s->image.count) return 0;
+/* The rows of the state block that was expected, if it is known. */
+static bool expected_rows(bsi_block_rows *old, bsi_ref *ref, const bsi_sync *s, uint64_t expect) {
+    if (expect >= s->image.count) return false;
     const bsi_image_entry *e = bsi_image_at(&s->image, expect);
-    bsi_block_rows old;
-    if (!(e->flags & BSI_IMAGE_EXACT) || bsi_store_rows(&old, s->store, e->ref, NULL)) return 0; /* a fault is told by who needs it */
-    return rows_in(&old, w);
+    *ref = e->ref;
+    return (e->flags & BSI_IMAGE_EXACT) && !bsi_store_rows(old, s->store, e->ref, NULL); /* a fault is told by who needs it */
+}
+
+/* Is it worth looking at another block? What is found of blocks that were changed in place is small, and saves much. */
+static bool has_room(const parse_run *r, bool *rows) {
+    uint64_t kept = atomic_load_explicit(&r->kept_bytes, memory_order_relaxed);
+    *rows = kept < r->keep_bytes;
+    uint64_t opened = atomic_load_explicit(&r->opened, memory_order_relaxed), amended = atomic_load_explicit(&r->amended, memory_order_relaxed);
+    return *rows || (kept < r->keep_bytes + r->keep_bytes / 2 && amended * 2 > opened);
+}
+
+static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *bytes) {
+    uint32_t hashes = amends ? 0 : w->count;
+    *bytes = sizeof(bsi_early_block) + 16ull * hashes;
+    bsi_early_block *k = bsi_alloc(*bytes);
+    *k = (bsi_early_block){.amends = amends, .count = hashes};
+    memcpy(k->hash, w->kh, hashes * sizeof *w->kh);
+    memcpy(k->hash + hashes, w->rh, hashes * sizeof *w->rh);
+    return k;
 }
 
 /* Else rows are kept while there is room: a changed block need not be read and parsed again. Of rows that the block which was
- * expected here has, too, the hashes will do: one row in twelve is what changes are made of. */
-static void early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+ * expected here has, too, the hashes will do, and not even those if all its keys stand there one by one (sync_amend.c): one
+ * row in twelve is what changes are made of. */
+static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
     bsi_early *e = ctx;
     parse_run *r = &e->run;
-    if ((b->flags & BSI_CUT_OVERSIZE) || atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->keep_bytes) return;
+    bool room;
+    if ((b->flags & BSI_CUT_OVERSIZE) || !has_room(r, &room)) return false;
     bsi_rows *w = &r->rows[bsi_lane()];
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
-    size_t bytes;
-    bsi_rows *k = w->count == b->records ? bsi_scan_keep(w, unchanged_rows(r->s, w, expect), &bytes) : NULL;
-    if (!k) return;
+    if (w->count != b->records || w->bad_count) return false;
+    bsi_block_rows old;
+    bsi_ref ref = BSI_REF_NONE;
+    bsi_amended a = {0};
+    bool known = expected_rows(&old, &ref, r->s, expect), amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref);
+    atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
+    if (!room && !amends) return false;
+    size_t bytes, more = 0;
+    bsi_early_block *k = early_block(w, amends, &bytes);
+    k->amended = a;
+    k->expect = expect;
+    bool some = known && w->count <= 64; /* as many as can be named */
+    uint64_t only = amends ? a.changed : some ? rows_not_in(&old, w) : 0;
+    if (room && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);
     b->tag = (uint64_t)(uintptr_t)k;
     b->part = one_partition(r, w);
-    atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes + more, memory_order_relaxed);
+    return amends;
 }
 
 static void early_forget(void *ctx, const bsi_scan_block *b) {
     (void)ctx;
-    free((void *)(uintptr_t)b->tag);
+    bsi_early_free((bsi_early_block *)(uintptr_t)b->tag);
 }
 
 static bool is_first_load(const bsi_sync *s) { return !s->feed->records && !s->o->dry_run && !(s->last && s->base_count); }
@@ -383,7 +433,8 @@ bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_err
     bool first_load = !s->last && is_first_load(s);
     start_run(&e->run, s, first_load);
     e->run.err = &e->err;
-    e->run.keep_bytes = s->memory_bytes / 8;
+    e->run.keep_bytes = s->memory_bytes / 5;
+    e->run.may_amend = bsi_amend_possible(s);
     o->opened = first_load ? early_first : early_keep;
     o->dropped = first_load ? early_uncount : early_forget;
     o->opened_ctx = e;
@@ -396,7 +447,7 @@ void bsi_sync_early_close(bsi_sync *s) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (!e->used) {
         for (size_t i = 0; !e->run.first_load && i < s->scan.block_count; i++)
-            if (is_early(&s->scan.block[i])) free((void *)(uintptr_t)s->scan.block[i].tag);
+            if (is_early(&s->scan.block[i])) early_forget(NULL, &s->scan.block[i]);
         end_run(&e->run, &err);
         bsi_twins_close(e->run.twins);
         for (int i = 0; e->run.made && i <= s->workers; i++) free_made(&e->run.made[i]);

@@ -178,8 +178,8 @@ static bomsync_status first_state(bsi_sync *s, next_state *next, bomsync_error *
             if (st) break;
             off[n] = (uint32_t)enc.len;
             body[n] = bsi_image_build(&enc, f, now.slot_count, s->feed->slots.key_count, &key);
-            kh[n] = r.at->kh[k];
-            rh[n] = r.at->rh[k];
+            kh[n] = r.at->kh[r.row];
+            rh[n] = r.at->rh[r.row];
             off[++n] = (uint32_t)enc.len;
         }
         if (n && !st) {
@@ -270,9 +270,13 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
 /* Those that change, and those that share an aligned block with them. */
 static void touched_blocks(const bsi_sync *s, bit_set *t) {
     for (size_t i = 0; i < s->gone_count; i++) set_bit(t, s->gone[i] >> 16);
+    for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none */
+        if (s->amended[i].changed) set_bit(t, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
+        bsi_amend_walk amended = {0};
         for (size_t i = 0; i < s->open_count; i++) {
+            if (bsi_amend_next(&amended, s, i)) continue;
             bool touches = false, aligned = pass && in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
@@ -307,6 +311,7 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
     uint64_t after = 0;
     bsi_ref anchor = BSI_REF_NONE; /* of `after`, while it is MATCHED_ANCHOR */
     bsi_image_walk walk = {.image = &s->image};
+    bsi_amend_walk amended = {0};
     for (size_t at = 0; at < s->scan.run_count; at++) {
         const bsi_scan_run *run = &s->scan.run[at];
         for (uint64_t k = run->count; run->matched && k; k--) {
@@ -317,6 +322,11 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
             break;
         }
         for (size_t i = run->first; !run->matched && i < run->first + run->count; i++) {
+            const bsi_amended *a = bsi_amend_next(&amended, s, i);
+            if (a) {
+                after = (a->ordinal << 16 | (a->records - 1)) + 1;
+                continue;
+            }
             bool aligned = in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k], place = (uint64_t)i << 16 | (k - s->row_base[i]);
@@ -359,7 +369,9 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
     }
     if (split) {
         pairs = 0; /* more blocks are touched than the pairs above speak of */
+        amended = (bsi_amend_walk){0};
         for (size_t i = 0; i < s->open_count; i++) {
+            if (bsi_amend_next(&amended, s, i)) continue;
             bool aligned = in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
@@ -375,14 +387,18 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
     u64_list touched = {0};
     bits_to_list(&touched, &bits);
     free(bits.word);
+    bsi_edit_amended *change = bsi_alloc((s->amended_count + 1) * sizeof *change);
+    for (size_t i = 0; i < s->amended_count; i++)
+        change[i] = (bsi_edit_amended){s->amended_state[i]->ordinal, s->amended_state[i]->changed, s->amended_state[i]->open};
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
                   .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
-                  .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
+                  .amended = change, .amended_count = s->amended_count, .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
     bomsync_status st = bsi_sync_learn(s, (uint64_t)(s->t.created + s->t.updated), err);
     e.dictionary = s->feed->dictionary;
     if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
     for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     free(touched.v);
+    free(change);
     free(pair);
     free(insert);
     free(want);

@@ -298,9 +298,10 @@ static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block
     put_rows(difference_of(r, number), w, bsi_difference_add);
 }
 
-static void take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+static bool take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
     (void)expect;
     take_rows(ctx, layout, b, p, b->bytes);
+    return false;
 }
 
 /* Blocks that the scan showed to nobody: those behind a guess that came true, and records too long to be held. */

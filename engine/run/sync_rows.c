@@ -4,9 +4,10 @@
  *   open blocks         u   u u           parsed: N rows
  *   open state          the state blocks that no matched entry stands for: O rows
  *
- * The join settles N against O. Then one question is left: does a record that looks new have a twin in a skipped
- * block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
- * twin is opened and the join is made again.
+ * Blocks that were changed in place (sync_amend.c) are open, but what happened to their records is known: they are as good
+ * as skipped. The join settles the rows of the others. Then one question is left: does a record that looks new have a twin in
+ * a skipped block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
+ * twin is opened and the join is made again, then with all open blocks.
  */
 #include "run/sync.h"
 
@@ -66,8 +67,24 @@ static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
     free(used);
 }
 
+/* Few of many refs: a filter that stays in the cache says no to most. */
+enum { FILTER_BITS = 20 };
+static uint32_t filter_bit(bsi_ref ref) { return (uint32_t)(ref * 0x9E3779B97F4A7C15ull >> (64 - FILTER_BITS)); }
+
+static void list_open_state(bsi_sync *s, const bsi_ref_set *open) {
+    uint8_t *filter = bsi_calloc(1u << (FILTER_BITS - 3), 1);
+    for (uint64_t i = 0; open->slot && i <= open->mask; i++)
+        if (open->slot[i] != BSI_REF_NONE) filter[filter_bit(open->slot[i]) >> 3] |= (uint8_t)(1u << (filter_bit(open->slot[i]) & 7));
+    for (size_t i = 0; i < s->base_count && open->count; i++) {
+        uint32_t bit = filter_bit(s->base[i]);
+        if ((filter[bit >> 3] >> (bit & 7) & 1) && bsi_ref_has(open, s->base[i])) s->open_state[s->open_state_count++] = i;
+    }
+    free(filter);
+}
+
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     list_open(s);
+    bsi_amend_settle(s);
     uint64_t matched = s->scan.blocks - s->open_count;
     free(s->open_state);
     s->open_state_count = 0;
@@ -83,15 +100,14 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + 1));
     if (!matched) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
-        return BOMSYNC_OK;
+        return bsi_amend_place(s, err);
     }
     bsi_ref_set open = {0};
     for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&open, s->image.orphan[i]);
     unmatched_refs(s, &open);
-    for (size_t i = 0; i < s->base_count && open.count; i++)
-        if (bsi_ref_has(&open, s->base[i])) s->open_state[s->open_state_count++] = i;
+    list_open_state(s, &open);
     free(open.slot);
-    return BOMSYNC_OK;
+    return bsi_amend_place(s, err);
 }
 
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row) {
@@ -135,6 +151,7 @@ static void add_old_rows(void *ctx, size_t lane) {
     size_t per = s->open_state_count / (size_t)s->workers + 1;
     size_t end = BSI_MIN((lane + 1) * per, s->open_state_count);
     for (size_t i = lane * per; i < end; i++) {
+        if (bsi_is_amended(s, s->open_state[i])) continue;
         bsi_block_rows rows;
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[s->open_state[i]], &err);
         for (uint32_t k = 0; !st && k < rows.count; k++) {
@@ -181,16 +198,19 @@ static bool stands_for(void *ctx, uint64_t index, const bsi_image_entry *e) {
     return bsi_ref_has(ctx, e->ref);
 }
 
+static bool none_skipped(const bsi_sync *s) { return s->open_count == s->scan.blocks && !s->amended_count; }
+
 static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
     *opened = 0;
-    if (s->open_count == s->scan.blocks || !s->base_count) return BOMSYNC_OK;
+    if (none_skipped(s) || !s->base_count) return BOMSYNC_OK;
     bomsync_status st = BOMSYNC_OK;
     bsi_sort(kh, count, sizeof *kh, by_u64);
     old_rows_run r = {.s = s, .err = err, .kh = kh, .kh_count = count};
     if (!st && count) {
         uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
         for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
-        for (size_t i = 0; i < s->open_state_count; i++) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
+        for (size_t i = 0; i < s->open_state_count; i++)
+            if (!bsi_is_amended(s, s->open_state[i])) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
         r.filter = filter;
         r.is_open = is_open;
         pthread_mutex_init(&r.lock, NULL);
@@ -206,6 +226,7 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
         bsi_sync_end_digest(s);
         bsi_scan_forget(&s->scan);
         *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
+        for (size_t i = 0; i < s->amended_count; i++) *opened += bsi_ref_has(&hits, s->amended[i].ref);
         free(hits.slot);
     }
     free(r.hit);
@@ -240,7 +261,7 @@ static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_er
 }
 
 static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    *out = (bsi_join_out){.fate = s->fate, .want_fresh = !s->settled && s->open_count != s->scan.blocks};
+    *out = (bsi_join_out){.fate = s->fate, .want_fresh = !s->settled && !none_skipped(s)};
     bomsync_status st = s->settled ? join_reconciled(s, out, err) : join_rows(s, out, err);
     s->gone = out->gone;
     s->gone_count = out->gone_count;

@@ -16,7 +16,7 @@
 static bomsync_status rows_of(const bsi_rows **out, bsi_sync *s, size_t open, bsi_rows *own, bsi_buf *bytes, bomsync_error *err) {
     bsi_scan *scan = &s->scan;
     *out = scan->parsed ? scan->parsed[open] : NULL;
-    if (*out && !(*out)->sparse) return BOMSYNC_OK;
+    if (*out && !(*out)->only) return BOMSYNC_OK;
     bomsync_status st = bsi_scan_bytes(scan, open, bytes, err);
     if (!st) bsi_parse_block(own, scan->file[scan->block[open].file].layout, bsi_store_secret(s->store), bytes->data, bytes->len, false);
     *out = own;
