@@ -84,8 +84,8 @@ char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g) {
     const char *why, *path = way(s, &why);
     bsi_buf_addf(&b,
                  "{\"message_type\":\"stats\",\"records\":%" PRId64 ",\"generations\":%" PRId64 ",\"blocks\":%" PRIu64 ",\"skipped\":%" PRIu64
-                 ",\"tiers\":{\"block\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"key\":%" PRIu64 ",\"cell\":%zu},\"seconds\":{",
-                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), s->scan.blocks, skipped, s->t.records_in - (int64_t)rows,
+                 ",\"amended\":%zu,\"tiers\":{\"block\":%" PRId64 ",\"sequence\":%" PRIu64 ",\"key\":%" PRIu64 ",\"cell\":%zu},\"seconds\":{",
+                 s->t.records, g->number ? g->number : bsi_store_generation(s->store), s->scan.blocks, skipped, s->amended_count, s->t.records_in - (int64_t)rows,
                  skipped, rows, s->item_count);
     for (int i = 0; i < BSI_SYNC_STAGES; i++) bsi_buf_addf(&b, "%s\"%s\":%.6f", i ? "," : "", stage[i], s->seconds[i]);
     bsi_buf_addf(&b, "},\"memory_peak\":%" PRIu64 ",\"io\":\"%s\",\"isa\":\"%s\",\"path\":\"%s\",\"why\":\"%s\"}", s->memory_peak,

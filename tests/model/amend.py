@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Records changed in place, with everything beside them that may spoil it: copies elsewhere, creates and deletes next to them, blocks that
+moved, columns that come and go, exceptions. Blocks seen to be changed in place against the join of all records: the same bytes, the same
+kept rows, the same state.
+"""
+import random
+import sys
+
+from harness import NOW, Suite, options, same, write
+
+FEED = ["--key", "p,k", "--partition", "p", "--now", NOW, "--block-records", "5"]
+
+
+def quoted(v):
+    return '"%s"' % v.replace('"', '""') if any(c in v for c in ',"\n') else v
+
+
+def text(head, rows, extra=()):
+    lines = [",".join(map(quoted, r)) for r in rows]
+    for place, line in extra:
+        lines.insert(place % (len(lines) + 1), line)
+    return (",".join(head) + "\n" + "".join(l + "\n" for l in lines)).encode()
+
+
+def table(rng, count):
+    keys = sorted(rng.sample(range(100000), count))
+    return [[str(k * 3 // 100000), "K%d" % k, rng.choice(["", "a", "b,c", "ü"]), "t%d" % rng.randrange(50)] for k in keys]
+
+
+def amended(rng, rows, rate):
+    """Other values at the same places; now and then all records of a stretch, or a value that was there before."""
+    out, at = [list(r) for r in rows], 0
+    while at < len(out):
+        if rng.random() < rate:
+            for r in out[at:at + rng.choice((1, 1, 1, 2, 9))]:
+                r[rng.choice((2, 3))] = rng.choice(["", "a", "x%d" % rng.randrange(10**6)])
+        at += 1
+    return out
+
+
+def spoilt(rng, rows):
+    """Some of what makes an open block more than changed in place. Gives lines to be put in as they are, too."""
+    extra = []
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        kind, at = rng.randrange(8), rng.randrange(len(rows))
+        if kind == 0:  # a copy elsewhere, of a record as it is now
+            rows.insert(rng.randrange(len(rows) + 1), list(rows[at]))
+        elif kind == 1:  # one that differs
+            rows.insert(rng.randrange(len(rows) + 1), rows[at][:3] + ["other"])
+        elif kind == 2:  # new ones at a place
+            rows[at:at] = [[rows[at][0], "N%d" % rng.randrange(10**9), "", "new"] for _ in range(rng.choice((1, 2, 20)))]
+        elif kind == 3 and len(rows) > 30:
+            del rows[at:at + rng.choice((1, 2, 12))]
+        elif kind == 4:  # a stretch moves, perhaps to the end
+            some = rows[at:at + 15]
+            del rows[at:at + 15]
+            to = rng.choice((len(rows), rng.randrange(len(rows) + 1)))
+            rows[to:to] = some
+        elif kind == 5:  # it is there twice
+            some = [list(r) for r in rows[at:at + 12]]
+            rows[len(rows):] = some
+        elif kind == 6:
+            extra.append((rng.randrange(10**6), "%s,%s" % (rows[at][0], rows[at][1])))
+        else:
+            extra.append((rng.randrange(10**6), '%s,%s,a"b,t' % (rows[at][0], rows[at][1])))
+    return extra
+
+
+def snapshots(rng, folder):
+    """A first snapshot and five that follow, each the one before with changes."""
+    head, rows = ["p", "k", "v", "t"], table(rng, rng.choice((40, 200, 900)))
+    paths = [write(folder, "0.csv", text(head, rows))]
+    for step in range(1, 6):
+        rows = amended(rng, rows, rng.choice((0.01, 0.05, 0.2)))
+        extra = spoilt(rng, rows) if rng.random() < 0.6 else []
+        if rng.random() < 0.15 and len(head) == 4:
+            head = head + ["w"]
+            rows = [r + [rng.choice(("", "", "w"))] for r in rows]
+            extra = []
+        paths.append(write(folder, "%d.csv" % step, text(head, rows, extra)))
+    return paths
+
+
+def run_one(folder, bom, seed):
+    rng = random.Random(seed)
+    paths = snapshots(rng, folder)
+    complete = ["--complete"] if rng.random() < 0.8 else []
+    seen, blocks = {}, 0
+    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
+        store, out = "%s/%s" % (folder, name), []
+        bom("init", "--store", store, expect=0)
+        bom("sync", "--store", store, *FEED, "--complete", paths[0], *switches, "-q", expect=0)
+        for path in paths[1:] + [paths[-1], paths[2]]:
+            got = bom("sync", "--store", store, "--now", NOW, "--block-records", "5", *complete, path, "--json", *switches, expect=(0, 3, 4, 5))
+            out.append((got.code, got.out if got.code != 3 else got.err))
+            if got.code in (0, 4) and name == "fast":
+                blocks += bom("stats", "--store", store, "--json", expect=0).json()["amended"]
+            for command in ("export", "exceptions", "holds"):
+                out.append(bom(command, "--store", store, *(["--json"] if command != "export" else []), expect=(0, 4)).out)
+        for g in range(2, 8):
+            cat = bom("cat", "--store", store, g, expect=(0, 2))
+            out.append((cat.code, cat.out))
+        bom("verify", "--store", store, expect=0)
+        seen[name] = out
+    for i, (fast, slow) in enumerate(zip(seen["fast"], seen["slow"])):
+        same("answer %d" % i, fast, slow)
+    return blocks
+
+
+def main():
+    o = options("amend", 60)
+    suite = Suite("amend", o)
+    blocks = []
+    for i in range(o.count):
+        suite.run("table %d" % i, lambda folder, bom, seed: blocks.append(run_one(folder, bom, seed)), suite.bom, o.seed + i)
+
+    def way_was_taken(folder):
+        assert sum(b > 0 for b in blocks) * 2 >= len(blocks), "only %d of %d runs saw blocks changed in place" % (sum(b > 0 for b in blocks), len(blocks))
+    suite.run("blocks were changed in place", way_was_taken)
+    return suite.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
