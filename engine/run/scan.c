@@ -10,8 +10,9 @@
  *   - a unit may start anywhere that looks like a record start. What it found counts only from the byte on at which
  *     the chain of its left neighbour arrives; until then the chain is walked again (stitch).
  *
- * Matching after a miss: look a few entries ahead (sequence), then everywhere (an index of all fingerprints, built
- * when the first unit gets lost). Which entry a block takes is decided in file order when the units are stitched,
+ * Matching after a miss: look a few entries ahead (sequence), now and then far ahead, then everywhere (an index of all
+ * fingerprints, built when a unit has been lost for so long that looking at its blocks has cost as much: building takes about
+ * 45 ns an entry, an open block costs 5 us). Which entry a block takes is decided in file order when the units are stitched,
  * so two equal blocks never depend on who was faster.
  *
  * What was found is a list of runs: matched blocks side by side take one run of 64 bytes however many they are, so that
@@ -35,7 +36,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOST_AFTER = 8, SOME_BLOCKS = 500, GIVE_BACK_BYTES = 16 << 20 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOOK_FAR = 8192, LOST_AFTER = 8, LOST_MOST = 1024, INDEX_PER_BLOCK = 128, SOME_BLOCKS = 500, GIVE_BACK_BYTES = 16 << 20 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -242,19 +243,36 @@ static bomsync_status match_ahead(cursor *c, uint64_t until, bsi_scan_run *run, 
     return BOMSYNC_OK;
 }
 
+static bool look_ahead(cursor *c, const bsi_scan_block *b, uint64_t from, uint64_t to) {
+    for (uint64_t i = from; i < to; i++) {
+        const bsi_image_entry *e = bsi_image_next(&c->walk, i);
+        if (!e) break;
+        if (e->fp.lo != b->fp.lo || !entry_usable(e) || !bsi_hash128_eq(e->fp, b->fp)) continue;
+        c->next = i;
+        return true;
+    }
+    return false;
+}
+
+/* When twice as many blocks were not found as at the last such look. A long stretch may be gone; or a unit begins whose place in the image
+ * was guessed by its offset, which what came and went before it has moved either way. */
+static bool look_far(cursor *c, const bsi_scan_block *b, uint64_t near) {
+    return look_ahead(c, b, near, c->next + LOOK_FAR) || look_ahead(c, b, c->next - BSI_MIN(c->next, (uint64_t)LOOK_FAR), c->next);
+}
+
+/* Is it worth looking everywhere? Where there is an index already, soon; else it must be built first. */
+static bool look_everywhere(const cursor *c) {
+    if (!c->o->tier_sequence) return true;
+    return c->lost > LOST_AFTER && (atomic_load(&c->index->ready) || c->lost > c->o->image->count / INDEX_PER_BLOCK);
+}
+
 /* The exact entry with this fingerprint: a few ahead (sequence), then anywhere. */
 static bool look_up(cursor *c, const bsi_scan_block *b) {
     if (!c->o->image || !c->o->image->count) return false;
-    if (c->o->tier_sequence) {
-        for (uint64_t i = c->next; i < c->next + LOOK_AHEAD; i++) {
-            const bsi_image_entry *e = bsi_image_next(&c->walk, i);
-            if (!e) break;
-            if (e->fp.lo != b->fp.lo || !entry_usable(e) || !bsi_hash128_eq(e->fp, b->fp)) continue;
-            c->next = i;
-            return true;
-        }
-    }
-    if (c->lost++ < LOST_AFTER && c->o->tier_sequence) return false;
+    uint64_t near = c->next + LOOK_AHEAD + BSI_MIN(c->lost, (unsigned)LOST_MOST); /* blocks that changed stand for about as many entries */
+    if (c->o->tier_sequence && look_ahead(c, b, c->next, near)) return true;
+    c->lost++;
+    if (!look_everywhere(c)) return c->lost >= LOST_AFTER && (c->lost & (c->lost - 1)) == 0 && look_far(c, b, near);
     if (!atomic_load(&c->index->ready)) index_build(c->index, c->o->image);
     for (uint64_t h = b->fp.lo & c->index->mask; c->index->slot[h]; h = (h + 1) & c->index->mask) {
         uint32_t i = c->index->slot[h] - 1;

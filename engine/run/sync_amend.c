@@ -24,7 +24,7 @@
 enum { ROWS_MOST = 64 }; /* as many as `changed` has bits */
 
 bool bsi_amend_possible(const bsi_sync *s) {
-    if (!s->last || s->slots_before != s->feed->slots.count || s->scope) return false;
+    if (!s->last || !s->tier_block || s->slots_before != s->feed->slots.count || s->scope) return false;
     for (size_t f = 0; f < s->scan.file_count; f++) {
         const bsi_layout *l = s->scan.file[f].layout;
         if (l && (l->absent_count || l->slot_count != s->feed->slots.count)) return false;
