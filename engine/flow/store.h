@@ -123,10 +123,10 @@ typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) 
 /** A read view of an image: entries stay in the mapping until the store is closed or the writer commits. */
 typedef struct bsi_image_piece {
     const bsi_image_entry *entry;
-    uint32_t count;
     uint64_t first;       /* index of entry[0] in the image */
-    uint64_t id;          /* of the value it lies in, */
-    uint32_t before;      /* and the entries before it there: for bsi_store_image_check */
+    uint64_t id;          /* of the value it lies in: of one that was found good, all pieces are */
+    uint32_t count;
+    uint32_t before;      /* entries before it there: for bsi_store_image_check */
 } bsi_image_piece;
 typedef struct bsi_image {
     bsi_image_piece *piece;

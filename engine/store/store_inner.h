@@ -271,8 +271,11 @@ bomsync_status bsi_holds_save(bsi_store *s, MDB_txn *txn, const char *feed, cons
 #define BSI_IMAGE_PAGE 72 /* entries of one value of the image */
 typedef struct bsi_list_piece {
     uint64_t id;
-    uint32_t count, first; /* first: of an image, entries before it on its page */
-    uint32_t check, room;  /* of a state: store_lists.c. room: 0 */
+    uint32_t count;
+    union {
+        uint32_t first; /* of an image: entries before it on its page */
+        uint32_t check; /* of a state: store_lists.c */
+    };
 } bsi_list_piece;
 typedef struct bsi_list {
     bsi_db db; /* BSI_DB_STATE or BSI_DB_IMAGE */

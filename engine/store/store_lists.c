@@ -11,7 +11,7 @@
  *              state: u32 low half of XXH3-128 of its refs (u64 each)    image: varint first, entries before it on its page
  *   orphan[]:  signed varint ref - ref before
  *
- * A piece takes 3 to 8 bytes: 60 kB for the state and 50 to 300 kB for the image of ten million records. Values have
+ * A piece takes 3 to 8 bytes: 60 kB for the state of ten million records and 50 kB for the image, 2 MB once half of its entries were edited. Values have
  * checksums that take in their ids, so a list needs no digests to name them by; the 4 bytes of a state piece tell two
  * values that were written under one id, the first by a run that was killed.
  *
@@ -52,9 +52,9 @@ static bool read_pieces(bsi_list *out, bsi_span v) {
         uint64_t count = bsi_read_varint(&r);
         if (out->db == BSI_DB_STATE) bsi_read_bytes(&r, &p->check, 4);
         else first = bsi_read_varint(&r);
-        if (!count || count > most || first > most - count) return false;
+        if (!id || id >> 63 || !count || count > most || first > most - count) return false;
         p->count = (uint32_t)count;
-        p->first = (uint32_t)first;
+        if (out->db == BSI_DB_IMAGE) p->first = (uint32_t)first;
         sum += count;
     }
     bsi_ref ref = 0;
