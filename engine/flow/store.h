@@ -178,6 +178,10 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
                                       const uint64_t *rh, bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
 
+/** All blocks of this run are written: their environments begin to commit them, while the caller goes on. bsi_store_publish waits until it is done,
+ *  and tells what went wrong. Blocks may still be added; they are committed by publish. */
+void bsi_store_flush(bsi_store *s);
+
 /* Dictionaries: what blocks of a feed are coded with, learned from a sample of its rows. */
 typedef struct bsi_dict_sample bsi_dict_sample; /* one thread */
 bsi_dict_sample *bsi_dict_sample_open(uint32_t slot_count);

@@ -192,7 +192,8 @@ typedef struct bsi_shard {
     pthread_mutex_t mutex;
     pthread_cond_t wake, idle;
     pthread_t thread;
-    bool running, flush, stop;
+    bool running, stop;
+    uint64_t wanted, flushed; /* flushes that were asked for, and the last one that is done: all that was queued before it is committed */
     bsi_job *head, *tail;
     size_t queued;
     bomsync_error error; /* the first that struck its thread */
@@ -334,7 +335,8 @@ bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi
 /* ---- shards and blocks (store_shard.c, store_blocks.c, store_read.c) ---- */
 bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
 bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
-bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
+void bsi_shards_flush_begin(bsi_store *s);
+bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err); /* waits; what was begun before is not done again */
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
 void bsi_shards_close(bsi_store *s);
 bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);

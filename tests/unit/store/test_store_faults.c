@@ -367,3 +367,26 @@ Test(store_faults, gc_keeps_the_newest_and_drops_the_rest) {
     fx_next(3);
     cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
 }
+
+Test(store_faults, what_is_written_behind_a_flush_is_published_too) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    fx_first(900);
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    for (size_t b = 0; b < fx.count; b += 3) {
+        fx.version[b]++;
+        FX_OK(fx_write(s, b, b + 1, &err), err);
+        if (b % 90 == 0) bsi_store_flush(s); /* some while the one before is still at work */
+    }
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    bsi_store_flush(s); /* nothing is there to be flushed */
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+    s = fx_open(BSI_STORE_WRITE);
+    fx.version[4]++;
+    FX_OK(fx_write(s, 4, 5, &err), err);
+    bsi_store_flush(s);
+    bsi_store_close(s); /* not published: it was never there */
+    fx.version[4]--;
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+    cr_assert(zero(int, fx_judge(BSI_STORE_WRITE)));
+}
