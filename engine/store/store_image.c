@@ -9,16 +9,16 @@
  * half, and a page that a small run left nearly empty is filled up by the next one.
  *
  *   given as edits     the entries of the edits are written, and nothing else: of one changed entry in nine, all over the image,
- *                      a ninth of it. That leaves a list of many short pieces. Above a piece for 2 entries (of a large image for 4)
+ *                      a ninth of it. That leaves a list of many short pieces. Above a piece for IMAGE_PIECE entries,
  *                      neighbours are written with them, so that neither a stretch that is written nor one that is left is shorter
- *                      than IMAGE_KEEP, and pieces get fewer again
+ *                      than IMAGE_KEEP_LONG: then pieces are few again, and so the next edits cheap
  *   given as a whole   it is cut where an entry says so (the low bits of its fingerprint), about every 13 entries, and what
  *                      the image before holds, cut in the same way, is found again by its XXH3-128
  */
 #include "store/store_inner.h"
 
-enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8 };
-enum { IMAGE_PIECES = 1 << 19 }; /* so many take 25 MB while an image is open, and 5 ms to be opened */
+enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8, IMAGE_KEEP_LONG = 24 };
+enum { IMAGE_PIECE = 4 }; /* entries for each piece, below which an edit takes neighbours: opening costs 60 ns a piece, each time; writing an entry 160 ns, once */
 static_assert(sizeof(bsi_image_entry) == 56, "image entries are stored as they are");
 static_assert(BSI_IMAGE_PAGE * sizeof(bsi_image_entry) + BSI_VALUE_HEAD <= 4080, "entries of one value fit a page");
 
@@ -55,16 +55,22 @@ static void pages_grow(pages *p) {
     free(old);
 }
 
-static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
+static void pages_add(pages *p, uint64_t id) {
+    page *q = page_of(p, id);
+    if (q->id) return;
+    q->id = p->id[p->count++] = id;
+    if (p->count > p->mask / 4 * 3) pages_grow(p);
+}
+
+static void pages_init(pages *p, bsi_store *s, uint64_t entries) {
     size_t size = 16;
-    while (size < list->count / BSI_IMAGE_PAGE * 2) size *= 2;
+    while (size < entries / BSI_IMAGE_PAGE * 2) size *= 2;
     *p = (pages){.s = s, .slot = bsi_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_alloc(size * sizeof *p->id)};
-    for (size_t i = 0; i < list->piece_count; i++) {
-        page *q = page_of(p, list->piece[i].id);
-        if (q->id) continue;
-        q->id = p->id[p->count++] = list->piece[i].id;
-        if (p->count > p->mask / 4 * 3) pages_grow(p);
-    }
+}
+
+static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
+    pages_init(p, s, list->count);
+    for (size_t i = 0; i < list->piece_count; i++) pages_add(p, list->piece[i].id);
 }
 
 static void pages_close(pages *p) {
@@ -85,8 +91,8 @@ static bomsync_status page_value(pages *p, page *q, MDB_val value, bool quick, b
     return BOMSYNC_OK;
 }
 
-static bomsync_status too_short(const pages *p, const bsi_list_piece *piece, bomsync_error *err) {
-    return bsi_bad(err, &p->s->root, BSI_DB_IMAGE, bsi_key_id(&piece->id), "not as long as its list says");
+static bomsync_status too_short(const pages *p, uint64_t id, bomsync_error *err) {
+    return bsi_bad(err, &p->s->root, BSI_DB_IMAGE, bsi_key_id(&id), "not as long as its list says");
 }
 
 /* Entries of a piece, whose page is read and checked once. */
@@ -101,7 +107,7 @@ static bomsync_status piece_entries(const bsi_image_entry **out, pages *p, const
         bomsync_status st = page_value(p, q, value, false, err);
         if (st) return st;
     }
-    if (piece->first > q->count || piece->count > q->count - piece->first) return too_short(p, piece, err);
+    if (piece->first > q->count || piece->count > q->count - piece->first) return too_short(p, piece->id, err);
     *out = q->entry + piece->first;
     return BOMSYNC_OK;
 }
@@ -127,41 +133,49 @@ static bomsync_status look_up_pages(pages *pg, MDB_cursor *c, bomsync_error *err
     return st;
 }
 
-static bomsync_status image_pieces(bsi_image *out, pages *pg, const bsi_list *list, bomsync_error *err) {
-    uint64_t at = 0;
-    for (size_t i = 0; i < list->piece_count; at += list->piece[i++].count) {
-        const bsi_list_piece *p = &list->piece[i];
+/* Where the entries of each piece lie, once the pages are known. */
+static bomsync_status find_entries(bsi_image *image, const pages *pg, bomsync_error *err) {
+    for (size_t i = 0; i < image->piece_count; i++) {
+        bsi_image_piece *p = &image->piece[i];
         const page *q = page_of(pg, p->id);
-        if (p->first > q->count || p->count > q->count - p->first) return too_short(pg, p, err);
-        out->piece[i] = (bsi_image_piece){.entry = q->entry + p->first, .first = at, .id = p->id, .count = p->count, .before = p->first};
+        if (p->before > q->count || p->count > q->count - p->before) return too_short(pg, p->id, err);
+        p->entry = q->entry + p->before;
     }
-    out->piece_count = list->piece_count;
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err) {
-    bsi_list list;
-    MDB_cursor *c;
-    *out = (bsi_image){0};
-    bomsync_status st = bsi_list_load(&list, s, s->root.read, image_list, BSI_DB_IMAGE, err);
-    if (st) return st;
-    int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_IMAGE], &c);
-    if (rc) {
-        bsi_list_free(&list);
-        return bsi_env_fail(err, &s->root, rc, "read");
+/* The list is not loaded first: of an image that was edited all over it has hundreds of thousands of pieces, and is read once. */
+static bomsync_status image_pieces(bsi_image *out, pages *pg, bsi_store *s, bsi_list_reader *r, bomsync_error *err) {
+    bsi_list_piece p;
+    uint64_t first = 0;
+    while (bsi_list_next(&p, r)) {
+        out->piece[out->piece_count++] = (bsi_image_piece){.first = first, .id = p.id, .count = p.count, .before = p.first};
+        first += p.count;
+        pages_add(pg, p.id);
     }
-    pages pg;
-    pages_open(&pg, s, &list);
-    out->piece = bsi_alloc(list.piece_count * sizeof *out->piece + 1);
-    out->count = list.count;
-    out->orphan = list.orphan;
-    out->orphan_count = list.orphan_count;
-    list.orphan = NULL;
-    st = look_up_pages(&pg, c, err);
-    if (!st) st = image_pieces(out, &pg, &list, err);
+    bomsync_status st = bsi_list_end(&out->orphan, s, r, err);
+    MDB_cursor *c;
+    if (st || !out->piece_count) return st;
+    int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_IMAGE], &c);
+    if (rc) return bsi_env_fail(err, &s->root, rc, "read");
+    st = look_up_pages(pg, c, err);
     mdb_cursor_close(c);
+    return st ? st : find_entries(out, pg, err);
+}
+
+bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err) {
+    bsi_list_reader r;
+    pages pg;
+    *out = (bsi_image){0};
+    if (!image_list) return BOMSYNC_OK;
+    bomsync_status st = bsi_list_begin(&r, s, s->root.read, image_list, BSI_DB_IMAGE, err);
+    if (st) return st;
+    pages_init(&pg, s, BSI_MIN(r.count, r.pieces * BSI_IMAGE_PAGE));
+    out->piece = bsi_alloc(r.pieces * sizeof *out->piece + 1);
+    out->count = r.count;
+    out->orphan_count = r.orphans;
+    st = image_pieces(out, &pg, s, &r, err);
     pages_close(&pg);
-    bsi_list_free(&list);
     if (st) bsi_image_free(out);
     return st;
 }
@@ -389,16 +403,12 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
     return st;
 }
 
-static uint64_t most_pieces(uint64_t entries) {
-    uint64_t half = entries / 2, quarter = entries / 4;
-    return BSI_MAX(BSI_MIN(half, (uint64_t)IMAGE_PIECES), quarter);
-}
-
 bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,
                                      bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     pages pg;
-    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = old->piece_count + 2 * count <= most_pieces(old->count) ? 1 : IMAGE_KEEP};
+    bool few = old->piece_count + 2 * count <= old->count / IMAGE_PIECE;
+    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = few ? 1 : IMAGE_KEEP_LONG};
     pages_open(&pg, l->s, old);
     for (size_t i = 0; !st && i < count;) {
         uint64_t first = edit[i].first, left;

@@ -287,6 +287,19 @@ typedef struct bsi_list {
     size_t orphan_count;
 } bsi_list;
 void bsi_list_free(bsi_list *l);
+/** A list, piece by piece, in the mapping: begin, next until it is false, end (which gives the orphans, malloc'ed, and tells what was wrong). Any
+ *  piece that next gives has an id from 1 to 2^63 - 1, and is no longer than one may be. */
+typedef struct bsi_list_reader {
+    bsi_reader r;
+    bsi_db db;
+    uint64_t id, count; /* of the list; its entries, as its head says */
+    size_t pieces, orphans;
+    size_t left;
+    uint64_t last, sum;
+} bsi_list_reader;
+bomsync_status bsi_list_begin(bsi_list_reader *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
+bool bsi_list_next(bsi_list_piece *p, bsi_list_reader *x);
+bomsync_status bsi_list_end(bsi_ref **orphan, bsi_store *s, bsi_list_reader *x, bomsync_error *err);
 bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
 void bsi_list_add(bsi_list *list, bsi_list_piece p); /* an image's piece that goes on where the last one ends becomes part of it */
 /** Value `id` of the root; ids mostly ascend by one, so the one behind `here`, where the cursor stands (0: nowhere), is tried before a search. */
