@@ -34,6 +34,9 @@ bomsync_status bsi_store_create(const char *dir, int shards, bomsync_error *err)
  *  A store of an older format that is opened for writing is brought forward first: the old one becomes DIR.v<format>. */
 bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err);
 void bsi_store_close(bsi_store *s);
+/** Before a store is opened whose image is wanted: a cold one is asked for in one piece (up to BSI_EXPECT_ROOT_BYTES). Returns at once; whatever
+ *  is wrong there, opening tells. */
+void bsi_store_expect(const char *dir);
 const char *bsi_store_dir(const bsi_store *s);
 const char *bsi_store_id(const bsi_store *s); /* 32 hex digits, drawn by init and restore */
 const bsi_secret *bsi_store_secret(const bsi_store *s);
@@ -120,10 +123,10 @@ typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) 
 /** A read view of an image: entries stay in the mapping until the store is closed or the writer commits. */
 typedef struct bsi_image_piece {
     const bsi_image_entry *entry;
-    uint32_t count;
     uint64_t first;       /* index of entry[0] in the image */
-    uint64_t id;          /* of the value it lies in, */
-    uint32_t before;      /* and the entries before it there: for bsi_store_image_check */
+    uint64_t id;          /* of the value it lies in: of one that was found good, all pieces are */
+    uint32_t count;
+    uint32_t before;      /* entries before it there: for bsi_store_image_check */
 } bsi_image_piece;
 typedef struct bsi_image {
     bsi_image_piece *piece;
@@ -174,6 +177,10 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
+
+/** All blocks of this run are written: their environments begin to commit them, while the caller goes on. bsi_store_publish waits until it is done,
+ *  and tells what went wrong. Blocks may still be added; they are committed by publish. */
+void bsi_store_flush(bsi_store *s);
 
 /* Dictionaries: what blocks of a feed are coded with, learned from a sample of its rows. */
 typedef struct bsi_dict_sample bsi_dict_sample; /* one thread */

@@ -96,6 +96,8 @@ static void index_build(fp_index *x, const bsi_image *image) {
 
 /* ---- a cursor walks the chain of blocks of one file ---- */
 
+enum { CHECKED = 256 }; /* pages of the image that were changed in part take turns with those that have the changes, of each night others */
+
 typedef struct cursor {
     bsi_scan_file *f;
     uint32_t file;
@@ -115,7 +117,7 @@ typedef struct cursor {
     unsigned lost;
     unsigned quiet;     /* so many open blocks are shown to nobody: the chain may not reach them */
     bsi_image_walk walk;
-    size_t checked;     /* piece + 1 whose checksum was found right, 0: none */
+    uint64_t checked[CHECKED]; /* ids of pages whose checksums were found right, each at the place that its low bits name */
 } cursor;
 
 struct bsi_scan_ahead {
@@ -204,9 +206,12 @@ static bool entry_usable(const bsi_image_entry *e) { return e && (e->flags & BSI
 
 /* Entries are used only from pages whose checksum is right: a flipped bit in a ref would name another state block. */
 static bomsync_status check_piece(cursor *c, size_t piece, bomsync_error *err) {
-    if (!c->o->store || c->checked == piece + 1) return BOMSYNC_OK;
-    c->checked = piece + 1;
-    return bsi_store_image_check(c->o->store, &c->o->image->piece[piece], err);
+    if (!c->o->store) return BOMSYNC_OK;
+    const bsi_image_piece *p = &c->o->image->piece[piece];
+    uint64_t *checked = &c->checked[p->id % CHECKED];
+    if (*checked == p->id) return BOMSYNC_OK;
+    *checked = p->id;
+    return bsi_store_image_check(c->o->store, p, err);
 }
 
 /* Are the blocks at the cursor the ones that the image expects? Then no line end needs to be found. Goes on to `until`,

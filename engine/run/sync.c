@@ -341,20 +341,13 @@ static void release(bsi_sync *s) {
     if (s->store) bsi_store_close(s->store);
 }
 
-/* The image is most of the root and is gone through at once: page by page a cold one would take as long as the snapshot. */
-static void expect_root(const char *store) {
-    char *path = bsi_format("%s/root/data.mdb", store);
-    bsi_file_expect(path, BSI_EXPECT_ROOT_BYTES);
-    free(path);
-}
-
 bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *result, bomsync_sink talk, bomsync_error *err) {
     *result = (bomsync_result){0};
     bsi_sync s = {.o = o};
     bsi_generation *g = bsi_calloc(1, sizeof *g);
     bomsync_status st = options(&s, err);
     bsi_memory_small();
-    if (!st) expect_root(o->store);
+    if (!st) bsi_store_expect(o->store);
     if (!st) st = bsi_store_open(&s.store, o->store, o->dry_run ? BSI_STORE_READ : BSI_STORE_WRITE, o->wait_seconds, err);
     if (!st) {
         const char *dir = getenv("TMPDIR");

@@ -759,6 +759,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
         st = s->first_ref ? first_state(s, &n, err) : edited_state(s, &n, err);
+        bsi_store_flush(s->store);
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};

@@ -573,6 +573,13 @@ static bomsync_status open_forward(bsi_store **out, const char *dir, uint32_t fo
     return st;
 }
 
+/* The image is most of the root and is gone through at once: page by page a cold one would take as long as the snapshot. */
+void bsi_store_expect(const char *dir) {
+    char *path = bsi_format("%s/root/data.mdb", dir);
+    bsi_file_expect(path, BSI_EXPECT_ROOT_BYTES);
+    free(path);
+}
+
 bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err) {
     bomsync_error told = BOMSYNC_ERROR_INIT;
     uint32_t format;

@@ -8,125 +8,174 @@
  * before and behind it stays where it is. A page that is less than half in use is copied out, so dead entries stay below
  * half, and a page that a small run left nearly empty is filled up by the next one.
  *
- *   given as edits     the entries of the edits are written, and with them neighbours, so that neither a stretch that is
- *                      written nor one that is left is shorter than IMAGE_KEEP: a list has a piece for 8 entries at most
+ *   given as edits     the entries of the edits are written, and nothing else: of one changed entry in nine, all over the image,
+ *                      a ninth of it. That leaves a list of many short pieces. Above a piece for IMAGE_PIECE entries,
+ *                      neighbours are written with them, so that neither a stretch that is written nor one that is left is shorter
+ *                      than IMAGE_KEEP_LONG: then pieces are few again, and so the next edits cheap
  *   given as a whole   it is cut where an entry says so (the low bits of its fingerprint), about every 13 entries, and what
  *                      the image before holds, cut in the same way, is found again by its XXH3-128
  */
 #include "store/store_inner.h"
 
-enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8 };
+enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8, IMAGE_KEEP_LONG = 24 };
+enum { IMAGE_PIECE = 4 }; /* entries for each piece, below which an edit takes neighbours: opening costs 60 ns a piece, each time; writing an entry 160 ns, once */
 static_assert(sizeof(bsi_image_entry) == 56, "image entries are stored as they are");
 static_assert(BSI_IMAGE_PAGE * sizeof(bsi_image_entry) + BSI_VALUE_HEAD <= 4080, "entries of one value fit a page");
 
 /* ---- pages ---- */
 
-typedef struct pages { /* of a list, by id: entries in use, and where they lie once they were looked up */
+typedef struct page {
+    uint64_t id; /* 0: none */
+    const bsi_image_entry *entry; /* where they lie; NULL: not looked up so far */
+    uint32_t count, used;         /* entries on it; in use by the list */
+} page;
+
+typedef struct pages { /* those of a list, by id: many pieces lie on one page, so the table stays small where lists are long */
     bsi_store *s;
-    uint64_t *id;
-    uint32_t *used, *count;
-    const bsi_image_entry **entry;
+    page *slot;
     size_t mask;
+    uint64_t *id; /* as they come in the list */
+    size_t count;
 } pages;
 
-static size_t page_at(const pages *p, uint64_t id) {
+static page *page_of(const pages *p, uint64_t id) {
     size_t at = bsi_stir(id) & p->mask;
-    while (p->id[at] && p->id[at] != id) at = (at + 1) & p->mask;
-    return at;
+    while (p->slot[at].id && p->slot[at].id != id) at = (at + 1) & p->mask;
+    return &p->slot[at];
+}
+
+static void pages_grow(pages *p) {
+    page *old = p->slot;
+    size_t size = p->mask + 1;
+    p->slot = bsi_calloc(size * 2, sizeof *p->slot);
+    p->mask = size * 2 - 1;
+    p->id = bsi_realloc(p->id, size * 2 * sizeof *p->id);
+    for (size_t i = 0; i < size; i++)
+        if (old[i].id) *page_of(p, old[i].id) = old[i];
+    free(old);
+}
+
+static void pages_add(pages *p, uint64_t id) {
+    page *q = page_of(p, id);
+    if (q->id) return;
+    q->id = p->id[p->count++] = id;
+    if (p->count > p->mask / 4 * 3) pages_grow(p);
+}
+
+static void pages_init(pages *p, bsi_store *s, uint64_t entries) {
+    size_t size = 16;
+    while (size < entries / BSI_IMAGE_PAGE * 2) size *= 2;
+    *p = (pages){.s = s, .slot = bsi_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_alloc(size * sizeof *p->id)};
 }
 
 static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
-    size_t size = 16;
-    while (size < list->piece_count * 2) size *= 2;
-    *p = (pages){s, bsi_calloc(size, sizeof *p->id), bsi_calloc(size, sizeof *p->used), bsi_calloc(size, sizeof *p->count),
-                 bsi_calloc(size, sizeof *p->entry), size - 1};
-    for (size_t i = 0; i < list->piece_count; i++) p->id[page_at(p, list->piece[i].id)] = list->piece[i].id;
+    pages_init(p, s, list->count);
+    for (size_t i = 0; i < list->piece_count; i++) pages_add(p, list->piece[i].id);
 }
 
 static void pages_close(pages *p) {
+    free(p->slot);
     free(p->id);
-    free(p->used);
-    free(p->count);
-    free(p->entry);
 }
 
-static bomsync_status page_value(pages *p, size_t at, MDB_val value, bool quick, bomsync_error *err) {
+static bomsync_status page_value(pages *p, page *q, MDB_val value, bool quick, bomsync_error *err) {
     bsi_env *e = &p->s->root;
-    MDB_val key = bsi_key_id(&p->id[at]);
+    MDB_val key = bsi_key_id(&q->id);
     bsi_span payload;
     bomsync_status st = bsi_value_check(&payload, e, BSI_DB_IMAGE, key, value, quick, err);
     if (st) return st;
     if (payload.n % sizeof(bsi_image_entry)) return bsi_bad(err, e, BSI_DB_IMAGE, key, "not whole entries");
     if ((uintptr_t)payload.p & 7) return bsi_bad(err, e, BSI_DB_IMAGE, key, "lies askew on its page");
-    p->entry[at] = (const void *)payload.p;
-    p->count[at] = (uint32_t)(payload.n / sizeof(bsi_image_entry));
+    q->entry = (const void *)payload.p;
+    q->count = (uint32_t)(payload.n / sizeof(bsi_image_entry));
     return BOMSYNC_OK;
 }
 
-static bomsync_status too_short(const pages *p, const bsi_list_piece *piece, bomsync_error *err) {
-    return bsi_bad(err, &p->s->root, BSI_DB_IMAGE, bsi_key_id(&piece->id), "not as long as its list says");
+static bomsync_status too_short(const pages *p, uint64_t id, bomsync_error *err) {
+    return bsi_bad(err, &p->s->root, BSI_DB_IMAGE, bsi_key_id(&id), "not as long as its list says");
 }
 
 /* Entries of a piece, whose page is read and checked once. */
 static bomsync_status piece_entries(const bsi_image_entry **out, pages *p, const bsi_list_piece *piece, bomsync_error *err) {
-    size_t at = page_at(p, piece->id);
-    if (!p->entry[at]) {
+    page *q = page_of(p, piece->id);
+    if (!q->entry) {
         bsi_env *e = &p->s->root;
         MDB_val key = bsi_key_id(&piece->id), value;
         int rc = mdb_get(e->read, e->dbi[BSI_DB_IMAGE], &key, &value);
         if (rc == MDB_NOTFOUND) return bsi_bad(err, e, BSI_DB_IMAGE, bsi_key_id(&piece->id), "missing");
         if (rc) return bsi_env_fail(err, e, rc, "read");
-        bomsync_status st = page_value(p, at, value, false, err);
+        bomsync_status st = page_value(p, q, value, false, err);
         if (st) return st;
     }
-    if (piece->first > p->count[at] || piece->count > p->count[at] - piece->first) return too_short(p, piece, err);
-    *out = p->entry[at] + piece->first;
+    if (piece->first > q->count || piece->count > q->count - piece->first) return too_short(p, piece->id, err);
+    *out = q->entry + piece->first;
     return BOMSYNC_OK;
 }
 
 /* ---- reading ---- */
 
-static bomsync_status image_pieces(bsi_image *out, pages *pg, const bsi_list *list, MDB_cursor *c, bomsync_error *err) {
-    uint64_t at = 0, here = 0;
-    for (size_t i = 0; i < list->piece_count; i++) {
-        const bsi_list_piece *p = &list->piece[i];
-        size_t page = page_at(pg, p->id);
-        if (!pg->entry[page]) {
-            MDB_val value;
-            bomsync_status st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, p->id, c, here, err);
-            if (!st) st = page_value(pg, page, value, true, err);
-            if (st) return st;
-            here = p->id;
-        }
-        if (p->first > pg->count[page] || p->count > pg->count[page] - p->first) return too_short(pg, p, err);
-        out->piece[out->piece_count++] = (bsi_image_piece){pg->entry[page] + p->first, p->count, at, p->id, p->first};
-        at += p->count;
+static int id_order(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* All pages are looked up in the order of their ids: in that of the list, old pages take turns with those that replaced parts of them, and
+ * each would be a search. */
+static bomsync_status look_up_pages(pages *pg, MDB_cursor *c, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    uint64_t here = 0;
+    qsort(pg->id, pg->count, sizeof *pg->id, id_order);
+    for (size_t i = 0; !st && i < pg->count; here = pg->id[i++]) {
+        MDB_val value;
+        st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, pg->id[i], c, here, err);
+        if (!st) st = page_value(pg, page_of(pg, pg->id[i]), value, true, err);
+    }
+    return st;
+}
+
+/* Where the entries of each piece lie, once the pages are known. */
+static bomsync_status find_entries(bsi_image *image, const pages *pg, bomsync_error *err) {
+    for (size_t i = 0; i < image->piece_count; i++) {
+        bsi_image_piece *p = &image->piece[i];
+        const page *q = page_of(pg, p->id);
+        if (p->before > q->count || p->count > q->count - p->before) return too_short(pg, p->id, err);
+        p->entry = q->entry + p->before;
     }
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err) {
-    bsi_list list;
-    MDB_cursor *c;
-    *out = (bsi_image){0};
-    bomsync_status st = bsi_list_load(&list, s, s->root.read, image_list, BSI_DB_IMAGE, err);
-    if (st) return st;
-    int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_IMAGE], &c);
-    if (rc) {
-        bsi_list_free(&list);
-        return bsi_env_fail(err, &s->root, rc, "read");
+/* The list is not loaded first: of an image that was edited all over it has hundreds of thousands of pieces, and is read once. */
+static bomsync_status image_pieces(bsi_image *out, pages *pg, bsi_store *s, bsi_list_reader *r, bomsync_error *err) {
+    bsi_list_piece p;
+    uint64_t first = 0;
+    while (bsi_list_next(&p, r)) {
+        out->piece[out->piece_count++] = (bsi_image_piece){.first = first, .id = p.id, .count = p.count, .before = p.first};
+        first += p.count;
+        pages_add(pg, p.id);
     }
-    pages pg;
-    pages_open(&pg, s, &list);
-    out->piece = bsi_calloc(list.piece_count, sizeof *out->piece);
-    out->count = list.count;
-    out->orphan = list.orphan;
-    out->orphan_count = list.orphan_count;
-    list.orphan = NULL;
-    st = image_pieces(out, &pg, &list, c, err);
+    bomsync_status st = bsi_list_end(&out->orphan, s, r, err);
+    MDB_cursor *c;
+    if (st || !out->piece_count) return st;
+    int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_IMAGE], &c);
+    if (rc) return bsi_env_fail(err, &s->root, rc, "read");
+    st = look_up_pages(pg, c, err);
     mdb_cursor_close(c);
+    return st ? st : find_entries(out, pg, err);
+}
+
+bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err) {
+    bsi_list_reader r;
+    pages pg;
+    *out = (bsi_image){0};
+    if (!image_list) return BOMSYNC_OK;
+    bomsync_status st = bsi_list_begin(&r, s, s->root.read, image_list, BSI_DB_IMAGE, err);
+    if (st) return st;
+    pages_init(&pg, s, BSI_MIN(r.count, r.pieces * BSI_IMAGE_PAGE));
+    out->piece = bsi_alloc(r.pieces * sizeof *out->piece + 1);
+    out->count = r.count;
+    out->orphan_count = r.orphans;
+    st = image_pieces(out, &pg, s, &r, err);
     pages_close(&pg);
-    bsi_list_free(&list);
     if (st) bsi_image_free(out);
     return st;
 }
@@ -150,26 +199,28 @@ bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *
 
 /* ---- writing ----
  *
- * First a plan: pieces of the old list that stay (id), and stretches of new entries (id 0, first and room: the two halves of
- * where they begin in one array). Then it is carried out, and what lies on a page less than half in use joins the new.
+ * First a plan: pieces of the old list that stay, and stretches of new entries (PLAN_NEW and where they begin in one array, as id).
+ * Then it is carried out, and what lies on a page less than half in use joins the new.
  */
+#define PLAN_NEW (1ull << 63)
 
 typedef struct writer {
     bsi_list *out;
     bsi_lister *l;
     bsi_buf page;  /* being filled */
     bsi_buf run;   /* entries waiting for a page */
+    size_t keep;   /* no stretch is shorter, if it can be */
 } writer;
 
 static void plan_new(bsi_list *plan, uint64_t from, size_t count) {
     bsi_list_piece *last = plan->piece_count ? &plan->piece[plan->piece_count - 1] : NULL;
     if (!count) return;
-    if (last && !last->id && last->count + count <= UINT32_MAX / 2) {
+    if (last && (last->id & PLAN_NEW) && last->count + count <= UINT32_MAX / 2) {
         last->count += (uint32_t)count;
         plan->count += count;
         return;
     }
-    bsi_list_add(plan, (bsi_list_piece){.first = (uint32_t)from, .room = (uint32_t)(from >> 32), .count = (uint32_t)count});
+    bsi_list_add(plan, (bsi_list_piece){.id = PLAN_NEW | from, .count = (uint32_t)count});
 }
 
 static bomsync_status flush_page(writer *w, bomsync_error *err) {
@@ -183,15 +234,15 @@ static bomsync_status flush_page(writer *w, bomsync_error *err) {
     return st;
 }
 
-/* The waiting entries go to pages, in stretches that are not shorter than IMAGE_KEEP if they can. */
+/* The waiting entries go to pages, in stretches that are not shorter than `keep` if they can. */
 static bomsync_status write_run(writer *w, bomsync_error *err) {
     const bsi_image_entry *e = (const void *)w->run.data;
     size_t count = w->run.len / sizeof *e, at = 0;
     while (at < count) {
         size_t before = (w->page.len - BSI_VALUE_HEAD) / sizeof *e, room = BSI_IMAGE_PAGE - before, left = count - at;
         size_t n = BSI_MIN(left, room);
-        if (n < left && left - n < IMAGE_KEEP) n = left > IMAGE_KEEP ? left - IMAGE_KEEP : left;
-        if (n < left && n < IMAGE_KEEP) n = 0;
+        if (n < left && left - n < w->keep) n = left > w->keep ? left - w->keep : left;
+        if (n < left && n < w->keep) n = 0;
         if (n > room) n = 0;
         if (n) {
             bsi_list_piece p = {.id = w->l->counters.piece + 1, .first = (uint32_t)before, .count = (uint32_t)n};
@@ -207,24 +258,25 @@ static bomsync_status write_run(writer *w, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg,
+static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg, size_t keep,
                                 bomsync_error *err) {
-    writer w = {.out = out, .l = l};
+    writer w = {.out = out, .l = l, .keep = keep};
     bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_IMAGE};
     for (size_t i = 0; i < plan->piece_count; i++)
-        if (plan->piece[i].id) pg->used[page_at(pg, plan->piece[i].id)] += plan->piece[i].count;
+        if (!(plan->piece[i].id & PLAN_NEW)) page_of(pg, plan->piece[i].id)->used += plan->piece[i].count;
     bsi_value_start(&w.page);
     for (size_t i = 0; !st && i < plan->piece_count; i++) {
         const bsi_list_piece *p = &plan->piece[i];
         const bsi_image_entry *e;
-        if (p->id && pg->used[page_at(pg, p->id)] >= BSI_IMAGE_PAGE / 2) {
+        bool stays = !(p->id & PLAN_NEW);
+        if (stays && page_of(pg, p->id)->used >= BSI_IMAGE_PAGE / 2) {
             st = write_run(&w, err);
             if (!st) bsi_list_add(out, *p);
             continue;
         }
-        if (p->id) st = piece_entries(&e, pg, p, err);
-        else e = fresh + ((uint64_t)p->room << 32 | p->first);
+        if (stays) st = piece_entries(&e, pg, p, err);
+        else e = fresh + (p->id & ~PLAN_NEW);
         if (!st) bsi_buf_add(&w.run, e, p->count * sizeof *e);
         if (!st && w.run.len >= BSI_STORE_SEGMENT_BYTES) st = write_run(&w, err);
     }
@@ -271,7 +323,7 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
         if (p) bsi_list_add(&plan, *p);
         else plan_new(&plan, at, n);
     }
-    if (!st) st = carry_out(out, l, &plan, e, &pg, err);
+    if (!st) st = carry_out(out, l, &plan, e, &pg, IMAGE_KEEP, err);
     bsi_list_free(&plan);
     bsi_known_close(&k);
     pages_close(&pg);
@@ -288,6 +340,7 @@ typedef struct image_edit {
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
     uint64_t from;     /* entries of fresh that are in the plan */
+    size_t keep;       /* no stretch is shorter */
 } image_edit;
 
 static uint64_t left_of_piece(const image_edit *x) {
@@ -332,7 +385,7 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
     bomsync_status st = BOMSYNC_OK;
     while (!st) {
         uint64_t next = *i < count ? edit[*i].first : UINT64_MAX, left = left_of_piece(x), want = 0;
-        if (next != UINT64_MAX && next - x->at < IMAGE_KEEP) {
+        if (next != UINT64_MAX && next - x->at < x->keep) {
             st = pull(x, next, err);
             if (edit[*i].count) bsi_buf_add(&x->fresh, edit[*i].entry, edit[*i].count * sizeof(bsi_image_entry));
             pass(x, edit[*i].end);
@@ -340,8 +393,8 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
             continue;
         }
         bool cut = x->at > x->base;
-        if (in_stretch(x) && in_stretch(x) < IMAGE_KEEP) want = BSI_MIN(IMAGE_KEEP - in_stretch(x), left);
-        if (want < left && (cut || want) && left - want < IMAGE_KEEP) want = left;
+        if (in_stretch(x) && in_stretch(x) < x->keep) want = BSI_MIN(x->keep - in_stretch(x), left);
+        if (want < left && (cut || want) && left - want < x->keep) want = left;
         if (!want) break;
         st = pull(x, BSI_MIN(x->at + want, next), err);
     }
@@ -354,20 +407,23 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
                                      bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     pages pg;
-    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}};
+    bool few = old->piece_count + 2 * count <= old->count / IMAGE_PIECE;
+    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = few ? 1 : IMAGE_KEEP_LONG};
     pages_open(&pg, l->s, old);
     for (size_t i = 0; !st && i < count;) {
         uint64_t first = edit[i].first, left;
-        while ((left = left_of_piece(&x)) != 0 && x.at + left <= first) {
-            if (x.at + left == old->count && left < IMAGE_KEEP) break; /* a short end grows with the list */
-            keep(&x, x.at + left);
+        bool grows = false;
+        while (!grows && (left = left_of_piece(&x)) != 0 && x.at + left <= first) {
+            grows = x.at + left == old->count && left < IMAGE_KEEP; /* a short end grows with the list */
+            if (!grows) keep(&x, x.at + left);
         }
-        if (first - x.at >= IMAGE_KEEP) keep(&x, first);
+        if (!grows && first - x.at >= x.keep) keep(&x, first);
         else st = pull(&x, first, err);
         if (!st) st = run_stretch(&x, edit, &i, count, err);
     }
     if (!st) keep(&x, old->count);
-    if (!st) st = carry_out(out, l, &x.plan, (const void *)x.fresh.data, &pg, err);
+    if (!st && count) st = carry_out(out, l, &x.plan, (const void *)x.fresh.data, &pg, x.keep, err);
+    else if (!st) *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
     bsi_list_free(&x.plan);
     bsi_buf_free(&x.fresh);
     pages_close(&pg);
@@ -384,7 +440,7 @@ bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi
     pages_open(&done, l->s, old);
     for (size_t i = 0; !st && i < old->piece_count; i++) {
         uint64_t id = old->piece[i].id;
-        if (used.id[page_at(&used, id)] || done.used[page_at(&done, id)]++) continue;
+        if (page_of(&used, id)->id || page_of(&done, id)->used++) continue;
         st = bsi_value_drop(e, l->txn, BSI_DB_IMAGE, bsi_key_id(&id), err);
     }
     if (!st) st = bsi_value_drop(e, l->txn, BSI_DB_LISTS, bsi_key_id(&old->id), err);

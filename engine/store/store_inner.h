@@ -192,7 +192,8 @@ typedef struct bsi_shard {
     pthread_mutex_t mutex;
     pthread_cond_t wake, idle;
     pthread_t thread;
-    bool running, flush, stop;
+    bool running, stop;
+    uint64_t wanted, flushed; /* flushes that were asked for, and the last one that is done: all that was queued before it is committed */
     bsi_job *head, *tail;
     size_t queued;
     bomsync_error error; /* the first that struck its thread */
@@ -271,8 +272,11 @@ bomsync_status bsi_holds_save(bsi_store *s, MDB_txn *txn, const char *feed, cons
 #define BSI_IMAGE_PAGE 72 /* entries of one value of the image */
 typedef struct bsi_list_piece {
     uint64_t id;
-    uint32_t count, first; /* first: of an image, entries before it on its page */
-    uint32_t check, room;  /* of a state: store_lists.c. room: 0 */
+    uint32_t count;
+    union {
+        uint32_t first; /* of an image: entries before it on its page */
+        uint32_t check; /* of a state: store_lists.c */
+    };
 } bsi_list_piece;
 typedef struct bsi_list {
     bsi_db db; /* BSI_DB_STATE or BSI_DB_IMAGE */
@@ -283,6 +287,19 @@ typedef struct bsi_list {
     size_t orphan_count;
 } bsi_list;
 void bsi_list_free(bsi_list *l);
+/** A list, piece by piece, in the mapping: begin, next until it is false, end (which gives the orphans, malloc'ed, and tells what was wrong). Any
+ *  piece that next gives has an id from 1 to 2^63 - 1, and is no longer than one may be. */
+typedef struct bsi_list_reader {
+    bsi_reader r;
+    bsi_db db;
+    uint64_t id, count; /* of the list; its entries, as its head says */
+    size_t pieces, orphans;
+    size_t left;
+    uint64_t last, sum;
+} bsi_list_reader;
+bomsync_status bsi_list_begin(bsi_list_reader *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
+bool bsi_list_next(bsi_list_piece *p, bsi_list_reader *x);
+bomsync_status bsi_list_end(bsi_ref **orphan, bsi_store *s, bsi_list_reader *x, bomsync_error *err);
 bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
 void bsi_list_add(bsi_list *list, bsi_list_piece p); /* an image's piece that goes on where the last one ends becomes part of it */
 /** Value `id` of the root; ids mostly ascend by one, so the one behind `here`, where the cursor stands (0: nowhere), is tried before a search. */
@@ -331,7 +348,8 @@ bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi
 /* ---- shards and blocks (store_shard.c, store_blocks.c, store_read.c) ---- */
 bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
 bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
-bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
+void bsi_shards_flush_begin(bsi_store *s);
+bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err); /* waits; what was begun before is not done again */
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
 void bsi_shards_close(bsi_store *s);
 bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);

@@ -11,7 +11,7 @@
  *              state: u32 low half of XXH3-128 of its refs (u64 each)    image: varint first, entries before it on its page
  *   orphan[]:  signed varint ref - ref before
  *
- * A piece takes 3 to 8 bytes: 60 kB for the state and 50 to 300 kB for the image of ten million records. Values have
+ * A piece takes 3 to 8 bytes: 60 kB for the state of ten million records and 50 kB for the image, 1 MB once it was edited all over. Values have
  * checksums that take in their ids, so a list needs no digests to name them by; the 4 bytes of a state piece tell two
  * values that were written under one id, the first by a run that was killed.
  *
@@ -41,37 +41,14 @@ void bsi_list_free(bsi_list *l) {
 
 /* ---- reading ---- */
 
-static bool read_pieces(bsi_list *out, bsi_span v) {
-    bsi_reader r = {v.p + LIST_HEAD, v.p + v.n, true};
-    uint32_t most = out->db == BSI_DB_STATE ? STATE_MAX : BSI_IMAGE_PAGE;
-    uint64_t id = 0, sum = 0;
-    for (size_t i = 0; r.ok && i < out->piece_count; i++) {
-        bsi_list_piece *p = &out->piece[i];
-        uint64_t first = 0;
-        *p = (bsi_list_piece){.id = id += (uint64_t)bsi_read_signed(&r)};
-        uint64_t count = bsi_read_varint(&r);
-        if (out->db == BSI_DB_STATE) bsi_read_bytes(&r, &p->check, 4);
-        else first = bsi_read_varint(&r);
-        if (!count || count > most || first > most - count) return false;
-        p->count = (uint32_t)count;
-        p->first = (uint32_t)first;
-        sum += count;
-    }
-    bsi_ref ref = 0;
-    for (size_t i = 0; i < out->orphan_count; i++) out->orphan[i] = ref += (uint64_t)bsi_read_signed(&r);
-    return r.ok && r.p == r.end && sum == out->count;
-}
-
 void bsi_list_orphans(bsi_list *list, const bsi_ref *orphan, size_t count) {
     list->orphan = bsi_alloc(count * sizeof *orphan);
     list->orphan_count = count;
     if (count) memcpy(list->orphan, orphan, count * sizeof *orphan);
 }
 
-bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err) {
+bomsync_status bsi_list_begin(bsi_list_reader *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err) {
     bsi_span v;
-    *out = (bsi_list){.db = db, .id = id};
-    if (!id) return BOMSYNC_OK;
     MDB_val key = bsi_key_id(&id);
     bomsync_status st = bsi_value_get(&v, &s->root, txn, BSI_DB_LISTS, key, err);
     if (st) return st;
@@ -80,14 +57,50 @@ bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t
     uint64_t packed = bsi_get32(v.p + 4), pieces = bsi_get64(v.p + 16), orphans = bsi_get64(v.p + 24);
     if (packed != v.n - LIST_HEAD || pieces > packed / 3 || orphans > packed)
         return bsi_bad(err, &s->root, BSI_DB_LISTS, key, "wrong length");
-    out->count = bsi_get64(v.p + 8);
-    out->piece_count = (size_t)pieces;
-    out->orphan_count = (size_t)orphans;
-    out->piece = bsi_alloc(out->piece_count * sizeof *out->piece);
-    out->orphan = bsi_alloc(out->orphan_count * sizeof *out->orphan);
-    if (read_pieces(out, v)) return BOMSYNC_OK;
-    bsi_list_free(out);
-    return bsi_bad(err, &s->root, BSI_DB_LISTS, key, "its pieces do not add up");
+    *out = (bsi_list_reader){.r = {v.p + LIST_HEAD, v.p + v.n, true}, .db = db, .id = id, .count = bsi_get64(v.p + 8),
+                             .pieces = (size_t)pieces, .orphans = (size_t)orphans, .left = (size_t)pieces};
+    return BOMSYNC_OK;
+}
+
+bool bsi_list_next(bsi_list_piece *p, bsi_list_reader *x) {
+    uint64_t first = 0, most = x->db == BSI_DB_STATE ? STATE_MAX : BSI_IMAGE_PAGE;
+    if (!x->left || !x->r.ok) return false;
+    x->left--;
+    p->id = x->last += (uint64_t)bsi_read_signed(&x->r);
+    uint64_t count = bsi_read_varint(&x->r);
+    if (x->db == BSI_DB_STATE) {
+        bsi_read_bytes(&x->r, &p->check, 4);
+    } else {
+        first = bsi_read_varint(&x->r);
+        p->first = (uint32_t)first;
+    }
+    if (!p->id || p->id >> 63 || !count || count > most || first > most - count) x->r.ok = false;
+    p->count = (uint32_t)count;
+    x->sum += count;
+    return x->r.ok;
+}
+
+bomsync_status bsi_list_end(bsi_ref **orphan, bsi_store *s, bsi_list_reader *x, bomsync_error *err) {
+    bsi_ref ref = 0;
+    *orphan = bsi_alloc(x->orphans * sizeof **orphan);
+    for (size_t i = 0; i < x->orphans; i++) (*orphan)[i] = ref += (uint64_t)bsi_read_signed(&x->r);
+    if (x->r.ok && x->r.p == x->r.end && !x->left && x->sum == x->count) return BOMSYNC_OK;
+    return bsi_bad(err, &s->root, BSI_DB_LISTS, bsi_key_id(&x->id), "its pieces do not add up");
+}
+
+bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err) {
+    bsi_list_reader r;
+    *out = (bsi_list){.db = db, .id = id};
+    if (!id) return BOMSYNC_OK;
+    bomsync_status st = bsi_list_begin(&r, s, txn, id, db, err);
+    if (st) return st;
+    out->count = r.count;
+    out->orphan_count = r.orphans;
+    out->piece = bsi_alloc(r.pieces * sizeof *out->piece);
+    while (bsi_list_next(&out->piece[out->piece_count], &r)) out->piece_count++;
+    st = bsi_list_end(&out->orphan, s, &r, err);
+    if (st) bsi_list_free(out);
+    return st;
 }
 
 bomsync_status bsi_list_save(bsi_lister *l, bsi_list *list, bomsync_error *err) {

@@ -1,9 +1,9 @@
 /* store/store_publish.c - the one commit point, and the journal.
  *
- *   shards commit, side by side ──> root: new pieces (own transactions once they are many)
- *                               ──> root: lists, feed, generation, kept, holds, journal, counters, stats   <── here it counts
- *                               ──> outbox/.tmp-g becomes outbox/g
+ *   shards commit, side by side ──┬──> root: lists, feed, generation, kept, holds, journal, counters, stats   <── here it counts
+ *   root: new pieces, meanwhile ──┘      └──> outbox/.tmp-g becomes outbox/g
  *
+ * Pieces get transactions of their own once they are many; these may be committed before the shards are, since nothing names them yet.
  * Until that root transaction nothing refers to what was written; after it, a missing rename is made up for by the next
  * opening. If anything fails before, the handle is used up: close it, and the next writer cuts off what is left.
  *
@@ -271,10 +271,11 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     bomsync_status st = check_publish(s, p, err);
     if (st) return st;
     publish u = {.s = s, .p = p, .l = {.s = s, .counters = s->counters}};
-    st = bsi_shards_flush(s, err);
-    if (!st && p->feed) st = stored_feed(&u, err);
+    bsi_shards_flush_begin(s);
+    if (p->feed) st = stored_feed(&u, err);
     if (!st) st = put_state(&u, err);
     if (!st) st = put_image(&u, err);
+    if (!st) st = bsi_shards_flush(s, err);
     if (!st) st = put_rest(&u, err);
     MDB_txn *txn = u.l.txn;
     if (!st) st = bsi_env_commit(&s->root, txn, err);

@@ -3,8 +3,9 @@
  *   block writers (any thread) ──job──> queue of shard (segment mod P) ──its thread──> one open transaction ──commit──> ...
  *
  * LMDB ties a write transaction to the thread that began it, so each shard that is written to gets a thread. It commits
- * when it has 24 MB / P of dirty pages, and when publish asks for a flush: then all of them commit side by side. What is
- * committed here counts only once the root refers to it. The queue is bounded; who fills it waits.
+ * when it has 24 MB / P of dirty pages, and when a flush is asked for: then all of them commit side by side. That is once all
+ * blocks are written, so that the disk is waited for while changes are rendered, and by publish, which waits until it is done. What
+ * is committed here counts only once the root refers to it. The queue is bounded; who fills it waits.
  *
  * The thread first deletes what a killed run left above the root's counter. It writes with MDB_APPEND while ids
  * ascend, and as LMDB likes when two writers finish out of order.
@@ -66,6 +67,7 @@ static void run_job(bsi_shard *sh, bsi_job *job) {
     if (job) sh->head = job->next;
     if (!sh->head) sh->tail = NULL;
     bomsync_error error = sh->error;
+    uint64_t wanted = sh->wanted; /* one that is asked for during the commit is done after it: jobs may have come before */
     pthread_mutex_unlock(&sh->mutex);
     size_t bytes = job ? job->data.len + job->rows.len : 0;
     if (!error.status && job) put(sh, job, &error);
@@ -78,7 +80,7 @@ static void run_job(bsi_shard *sh, bsi_job *job) {
     pthread_mutex_lock(&sh->mutex);
     sh->error = error;
     sh->queued -= bytes;
-    if (!job) sh->flush = false;
+    if (!job) sh->flushed = wanted;
     pthread_cond_broadcast(&sh->idle);
 }
 
@@ -87,7 +89,7 @@ static void *work(void *arg) {
     pthread_mutex_lock(&sh->mutex);
     while (!sh->stop) {
         if (sh->head) run_job(sh, sh->head);
-        else if (sh->flush) run_job(sh, NULL);
+        else if (sh->flushed < sh->wanted) run_job(sh, NULL);
         else pthread_cond_wait(&sh->wake, &sh->mutex);
     }
     if (sh->txn) mdb_txn_abort(sh->txn);
@@ -133,24 +135,30 @@ bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err) {
     return st;
 }
 
-bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
-    bomsync_status st = BOMSYNC_OK;
+void bsi_shards_flush_begin(bsi_store *s) {
     for (int i = 0; i < s->shard_count; i++) {
         bsi_shard *sh = &s->shard[i];
         pthread_mutex_lock(&sh->mutex);
-        sh->flush = sh->running;
+        if (sh->running) sh->wanted++;
         pthread_cond_signal(&sh->wake);
         pthread_mutex_unlock(&sh->mutex);
     }
+}
+
+bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    bsi_shards_flush_begin(s);
     for (int i = 0; i < s->shard_count; i++) {
         bsi_shard *sh = &s->shard[i];
         pthread_mutex_lock(&sh->mutex);
-        while (sh->flush) pthread_cond_wait(&sh->idle, &sh->mutex);
+        while (sh->flushed < sh->wanted) pthread_cond_wait(&sh->idle, &sh->mutex);
         if (!st && sh->error.status) st = pass_on(&sh->error, err);
         pthread_mutex_unlock(&sh->mutex);
     }
     return st;
 }
+
+void bsi_store_flush(bsi_store *s) { bsi_shards_flush_begin(s); }
 
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;

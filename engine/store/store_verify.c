@@ -7,6 +7,8 @@
  *   blocks    group or code unpacks, row images are row images, key and row hashes are those of the images; what a patch is over is
  *             there, whole, and of as many records and columns
  *   lists     their pieces are there and are those that the list names; every ref leads to a block
+ *   image     its exact entries and the orphans name each block of the feed's state once, and nothing else: a block that none names would
+ *             be left out of the next comparison, one that is named twice or is not in the state would stand for records that are not there
  *   records   a generation's total is the sum over its blocks; base and base digest are the generation before
  *   journal   the chain of hashes
  *   outbox    each chunk file of each generation against what was recorded when it was written
@@ -235,7 +237,58 @@ static bool check_state(verify *v, uint64_t list, uint64_t *records) {
     return good;
 }
 
-static bool check_image_piece(verify *v, const bsi_image_piece *p) {
+/* Blocks of a feed's state, and which of them its image has named so far. */
+typedef struct cover {
+    const char *feed;
+    bsi_ref *ref; /* ascending */
+    uint8_t *named;
+    size_t count;
+} cover;
+
+static int ref_order(const void *a, const void *b) {
+    bsi_ref x = *(const bsi_ref *)a, y = *(const bsi_ref *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* False: the state itself cannot be read, which was told where its generation was checked. */
+static bool open_cover(cover *c, verify *v, const bsi_feed *f) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_generation *g = NULL;
+    *c = (cover){.feed = f->name};
+    bomsync_status st = bsi_store_generation_get(&g, v->s, f->generation, &err);
+    if (!st) st = bsi_store_state(&c->ref, &c->count, v->s, g ? g->state_list : 0, &err);
+    bsi_generation_free(g);
+    if (st) return false;
+    qsort(c->ref, c->count, sizeof *c->ref, ref_order);
+    c->named = bsi_calloc(c->count + 1, 1);
+    return true;
+}
+
+static void close_cover(cover *c) {
+    free(c->ref);
+    free(c->named);
+}
+
+static bool fault_of_ref(verify *v, const cover *c, bsi_ref ref, const char *what) {
+    tell_free(v, bsi_format("the image of feed \"%s\": segment %llu, block %u %s", c->feed, (unsigned long long)(ref >> BSI_REF_BITS),
+                            (unsigned)(ref & ((1u << BSI_REF_BITS) - 1)), what));
+    return false;
+}
+
+static bool cover_ref(verify *v, cover *c, bsi_ref ref) {
+    if (!c->named) return true;
+    const bsi_ref *at = bsearch(&ref, c->ref, c->count, sizeof ref, ref_order);
+    if (!at) return fault_of_ref(v, c, ref, "is named, but not in the state");
+    return c->named[at - c->ref]++ ? fault_of_ref(v, c, ref, "is named twice") : true;
+}
+
+static bool all_covered(verify *v, const cover *c) {
+    for (size_t i = 0; c->named && i < c->count; i++)
+        if (!c->named[i]) return fault_of_ref(v, c, c->ref[i], "is in the state, but neither an exact entry nor an orphan names it");
+    return true;
+}
+
+static bool check_image_piece(verify *v, cover *c, const bsi_image_piece *p) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     if (bad(v, bsi_store_image_check(v->s, p, &err), &err)) return false;
     for (uint32_t i = 0; i < p->count; i++) {
@@ -243,22 +296,27 @@ static bool check_image_piece(verify *v, const bsi_image_piece *p) {
         const bsi_image_entry *e = &p->entry[i];
         if (e->ref == BSI_REF_NONE) continue;
         if (!check_ref(v, e->ref, &records)) return false;
-        if ((e->flags & BSI_IMAGE_EXACT) && records != e->records) {
+        if (!(e->flags & BSI_IMAGE_EXACT)) continue;
+        if (records != e->records) {
             tell_free(v, bsi_format("an image entry counts %u records, its block has %llu", e->records, (unsigned long long)records));
             return false;
         }
+        if (!cover_ref(v, c, e->ref)) return false;
     }
     return true;
 }
 
-static bool check_image(verify *v, uint64_t list) {
+static bool check_image(verify *v, const bsi_feed *f) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_image image;
-    if (bad(v, bsi_store_image(&image, v->s, list, &err), &err)) return false;
-    bool good = true;
-    for (size_t i = 0; good && i < image.piece_count; i++) good = check_image_piece(v, &image.piece[i]);
+    cover c;
+    if (bad(v, bsi_store_image(&image, v->s, f->image_list, &err), &err)) return false;
+    bool known = open_cover(&c, v, f), good = true;
+    for (size_t i = 0; good && i < image.piece_count; i++) good = check_image_piece(v, &c, &image.piece[i]);
     uint64_t records;
-    for (size_t i = 0; good && i < image.orphan_count; i++) good = check_ref(v, image.orphan[i], &records);
+    for (size_t i = 0; good && i < image.orphan_count; i++) good = check_ref(v, image.orphan[i], &records) && cover_ref(v, &c, image.orphan[i]);
+    if (good && known) good = all_covered(v, &c);
+    close_cover(&c);
     bsi_image_free(&image);
     return good;
 }
@@ -327,7 +385,7 @@ static void check_feed(verify *v, const char *name) {
     size_t kept = 0;
     bad(v, bsi_store_kept(&k, &kept, v->s, name, &err), &err);
     bsi_kept_free(k, kept);
-    if (f->image_list && !check_image(v, f->image_list)) v->image_bad = true;
+    if (f->image_list && !check_image(v, f)) v->image_bad = true;
     bsi_feed_free(f);
 }
 

@@ -239,6 +239,62 @@ Test(store_faults, a_damaged_image_is_dropped_by_repair) {
     cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
 }
 
+typedef struct told {
+    char line[4][200];
+    size_t count;
+} told;
+
+static void note_line(void *ctx, const char *line) {
+    told *t = ctx;
+    if (t->count < 4) snprintf(t->line[t->count], sizeof t->line[0], "%s", line);
+    t->count++;
+}
+
+/* An image that does not cover the state is told, with the block, and dropped by repair. */
+static void uncovered(const bsi_image_entry *image, const bsi_ref *orphan, size_t orphan_count, const char *want) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    FX_OK(fx_publish_as(s, "default", (bsi_publish){.state = fx.ref, .state_count = fx.count, .image = image, .image_count = fx.count,
+                                                    .orphan = orphan, .orphan_count = orphan_count}, &err), err);
+    told t = {0};
+    cr_assert(eq(int, (int)bsi_store_verify(s, false, note_line, &t, &err), BOMSYNC_E_INTEGRITY));
+    cr_assert(eq(sz, t.count, 1));
+    cr_assert(ne(ptr, strstr(t.line[0], want), NULL), "%s", t.line[0]);
+    cr_assert(ne(ptr, strstr(err.hint, "verify --repair"), NULL));
+    t = (told){0};
+    err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    FX_OK(bsi_store_verify(s, true, note_line, &t, &err), err);
+    cr_assert(eq(sz, t.count, 2));
+    cr_assert(ne(ptr, strstr(t.line[1], "the images are dropped"), NULL), "%s", t.line[1]);
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+}
+
+Test(store_faults, an_image_that_does_not_cover_the_state_is_told) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    static bsi_image_entry image[FX_BLOCKS_MAX];
+    fx_first(300);
+    bsi_ref old = fx.ref[5], twice = fx.ref[7];
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    fx.version[5]++;
+    FX_OK(fx_write(s, 5, 6, &err), err);
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    bsi_store_close(s);
+    memcpy(image, fx.image, sizeof image);
+    image[5].ref = old;
+    uncovered(image, &fx.ref[5], 1, "segment 1, block 5 is named, but not in the state");
+    image[5] = fx.image[5];
+    uncovered(image, &twice, 1, "segment 1, block 7 is named twice");
+    image[7].ref = BSI_REF_NONE;
+    image[7].flags = 0;
+    uncovered(image, NULL, 0, "segment 1, block 7 is in the state, but neither");
+    s = fx_open(BSI_STORE_WRITE); /* as an orphan it is */
+    FX_OK(fx_publish_as(s, "default", (bsi_publish){.state = fx.ref, .state_count = fx.count, .image = image, .image_count = fx.count,
+                                                    .orphan = &twice, .orphan_count = 1}, &err), err);
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+}
+
 /* ---- copies and gc ---- */
 
 Test(store_faults, a_backup_restores_to_the_same_state_under_a_new_id) {
@@ -310,4 +366,27 @@ Test(store_faults, gc_keeps_the_newest_and_drops_the_rest) {
     cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
     fx_next(3);
     cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+}
+
+Test(store_faults, what_is_written_behind_a_flush_is_published_too) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    fx_first(900);
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    for (size_t b = 0; b < fx.count; b += 3) {
+        fx.version[b]++;
+        FX_OK(fx_write(s, b, b + 1, &err), err);
+        if (b % 90 == 0) bsi_store_flush(s); /* some while the one before is still at work */
+    }
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    bsi_store_flush(s); /* nothing is there to be flushed */
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+    s = fx_open(BSI_STORE_WRITE);
+    fx.version[4]++;
+    FX_OK(fx_write(s, 4, 5, &err), err);
+    bsi_store_flush(s);
+    bsi_store_close(s); /* not published: it was never there */
+    fx.version[4]--;
+    cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
+    cr_assert(zero(int, fx_judge(BSI_STORE_WRITE)));
 }

@@ -105,7 +105,7 @@ static void check(bsi_store *s) {
     MDB_stat t;
     mdb_stat(s->root.read, s->root.dbi[BSI_DB_IMAGE], &t);
     cr_assert(le(sz, t.ms_entries, m.count / 36 + 2), "%zu pages for %zu entries", t.ms_entries, m.count); /* half of each in use, no page left over */
-    cr_assert(le(sz, pieces(s, f->image_list, BSI_DB_IMAGE), m.count / 8 + 1));
+    cr_assert(le(sz, pieces(s, f->image_list, BSI_DB_IMAGE), m.count / 4 + m.count / 8 + 1));
     cr_assert(le(sz, pieces(s, g->state_list, BSI_DB_STATE), m.count / 48 + 2)); /* written anew: a piece for about 95 */
     cr_assert(eq(int, f->image_digest[31], (int)(uint8_t)g->number));
     free(ref);
