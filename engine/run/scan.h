@@ -87,7 +87,7 @@ typedef struct bsi_scan_options {
     /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Not those that a worker sees first, where the
      *  chain may not come along. expect: the image's entry that was expected there. Any worker (bsi_lane). NULL: nobody asks. */
     void (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect);
-    /** Gets those of them that the chain does not reach in the end, one thread, after all of them were opened. Given with opened. */
+    /** Gets those of them that the chain does not reach in the end, one at a time. Any worker (bsi_lane). Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
