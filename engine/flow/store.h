@@ -174,6 +174,8 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
+/** The device begins with what closed writers have written, while the caller goes on. Publish waits for it, and tells errors. */
+void bsi_store_flush_start(bsi_store *s);
 
 /* Dictionaries: what blocks of a feed are coded with, learned from a sample of its rows. */
 typedef struct bsi_dict_sample bsi_dict_sample; /* one thread */

@@ -505,7 +505,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r->first_load && !s->learned && !r->status) r->status = bsi_sync_learn(s, rows, err);
     bsi_parallel(s->workers, (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS, parse_task, r);
-    end_run(r, err);
+    if (end_run(r, err) == BOMSYNC_OK && r->first_load) bsi_store_flush_start(s->store);
     if (r->twins && !r->status) r->status = add_twins(s, r->twins, err);
     bsi_twins_close(r->twins);
     r->twins = NULL;

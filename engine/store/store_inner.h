@@ -331,6 +331,7 @@ bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi
 /* ---- shards and blocks (store_shard.c, store_blocks.c, store_read.c) ---- */
 bomsync_status bsi_shard_env(bsi_shard *sh, bomsync_error *err); /* opens it if needed; under its mutex */
 bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /* takes job */
+void bsi_shards_flush_start(bsi_store *s);
 bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err);
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
 void bsi_shards_close(bsi_store *s);

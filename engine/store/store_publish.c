@@ -1,6 +1,6 @@
 /* store/store_publish.c - the one commit point, and the journal.
  *
- *   shards commit, side by side ──> root: new pieces (own transactions once they are many)
+ *   shards commit, side by side; meanwhile root: new pieces (own transactions once they are many)
  *                               ──> root: lists, feed, generation, kept, holds, journal, counters, stats   <── here it counts
  *                               ──> outbox/.tmp-g becomes outbox/g
  *
@@ -267,14 +267,17 @@ static bomsync_status adopt(publish *u, bomsync_error *err) {
     return st;
 }
 
+void bsi_store_flush_start(bsi_store *s) { bsi_shards_flush_start(s); }
+
 bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_error *err) {
     bomsync_status st = check_publish(s, p, err);
     if (st) return st;
     publish u = {.s = s, .p = p, .l = {.s = s, .counters = s->counters}};
-    st = bsi_shards_flush(s, err);
-    if (!st && p->feed) st = stored_feed(&u, err);
+    bsi_shards_flush_start(s);
+    if (p->feed) st = stored_feed(&u, err);
     if (!st) st = put_state(&u, err);
     if (!st) st = put_image(&u, err);
+    if (!st) st = bsi_shards_flush(s, err);
     if (!st) st = put_rest(&u, err);
     MDB_txn *txn = u.l.txn;
     if (!st) st = bsi_env_commit(&s->root, txn, err);

@@ -78,7 +78,7 @@ static void run_job(bsi_shard *sh, bsi_job *job) {
     pthread_mutex_lock(&sh->mutex);
     sh->error = error;
     sh->queued -= bytes;
-    if (!job) sh->flush = false;
+    if (!job && !sh->head) sh->flush = false; /* a job that came meanwhile is part of what is asked for */
     pthread_cond_broadcast(&sh->idle);
 }
 
@@ -133,8 +133,7 @@ bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err) {
     return st;
 }
 
-bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
-    bomsync_status st = BOMSYNC_OK;
+void bsi_shards_flush_start(bsi_store *s) {
     for (int i = 0; i < s->shard_count; i++) {
         bsi_shard *sh = &s->shard[i];
         pthread_mutex_lock(&sh->mutex);
@@ -142,6 +141,11 @@ bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
         pthread_cond_signal(&sh->wake);
         pthread_mutex_unlock(&sh->mutex);
     }
+}
+
+bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    bsi_shards_flush_start(s);
     for (int i = 0; i < s->shard_count; i++) {
         bsi_shard *sh = &s->shard[i];
         pthread_mutex_lock(&sh->mutex);
