@@ -1382,6 +1382,37 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
 }
 
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
+/* Blocks from i on that stand one behind the other in the file, while they fit. */
+static size_t bytes_from(const bsi_scan *scan, size_t i, size_t most) {
+    const bsi_scan_block *b = &scan->block[i];
+    size_t bytes = b->bytes;
+    for (size_t k = i + 1; k < scan->block_count; k++) {
+        const bsi_scan_block *next = &scan->block[k];
+        if (next->file != b->file || next->offset != b->offset + bytes || bytes + next->bytes > most || bsi_scan_alone(scan, k)) break;
+        bytes += next->bytes;
+    }
+    return bytes;
+}
+
+bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, size_t i, bsi_scan_window *w, bomsync_error *err) {
+    enum { MOST_BYTES = 32 << 10 }; /* 300 usual records: a batch of changes takes two reads */
+    const bsi_scan_block *b = &scan->block[i];
+    bool near = i > w->block && i - w->block <= 256, alone = bsi_scan_alone(scan, i); /* others may have taken what is between */
+    w->block = i;
+    *n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX);
+    if (!alone && b->file == w->file && b->offset >= w->offset && b->offset + *n <= w->offset + w->buf.len) {
+        *p = w->buf.data + (b->offset - w->offset);
+        return BOMSYNC_OK;
+    }
+    w->file = b->file;
+    w->offset = b->offset;
+    bomsync_status st = near && !alone ? read_again(&scan->file[b->file], b->offset, BSI_NO_SPILL, bytes_from(scan, i, MOST_BYTES), &w->buf, err)
+                                       : bsi_scan_bytes(scan, i, &w->buf, err);
+    if (st || alone) w->file = UINT32_MAX; /* nothing else is in it */
+    *p = w->buf.data;
+    return st;
+}
+
     return read_again(&scan->file[run->file], run->offset + before, run->spill == BSI_NO_SPILL ? BSI_NO_SPILL : run->spill + before, bytes, buf, err);
 }
 

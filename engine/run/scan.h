@@ -109,6 +109,15 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** The same for who goes through blocks mostly one behind the other: those that follow are read with it. *p is good until the next call
+ *  (64 bytes of margin). Zero-initialise; free w->buf. */
+typedef struct bsi_scan_window {
+    bsi_buf buf;
+    uint64_t offset; /* of its bytes in the file */
+    size_t block;    /* asked for last */
+    uint32_t file;
+} bsi_scan_window;
+bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, size_t i, bsi_scan_window *w, bomsync_error *err);
 /** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
  *  with them at once. */
 bool bsi_scan_alone(const bsi_scan *scan, size_t i);
