@@ -797,6 +797,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         uint64_t step = BSI_UNIT_BYTES;
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
+        if (!r->o->image) step = BSI_MIN(step, (uint64_t)BSI_MAX(BSI_UNIT_BYTES / 4, BSI_UNIT_BYTES_LEAST)); /* long work: the last ones end together */
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
         if (r->ahead->cold[f]) step = BSI_PART_BYTES;
         unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
@@ -1110,8 +1111,8 @@ static void unit_run_release(unit_run *r) {
     free(r->index.slot);
     pthread_mutex_destroy(&r->index.lock);
     pthread_mutex_destroy(&r->lock);
-}
     pthread_mutex_destroy(&r->join_lock);
+}
 
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
     unit_run r = {.scan = scan, .o = o, .err = BOMSYNC_ERROR_INIT};
@@ -1126,8 +1127,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
         if (bsi_source_pack(scan->file[f].source)) bsi_memory_large(); /* its blocks are listed one by one */
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
-    bsi_parse_use_isa((int)o->isa);
     pthread_mutex_init(&r.join_lock, NULL);
+    bsi_parse_use_isa((int)o->isa);
     bsi_hash_use((bsi_hash_isa)o->isa);
     bsi_emit_use_isa((int)o->isa);
     bsi_scan_options local = *o;
@@ -1381,7 +1382,6 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
     return read_again(&scan->file[b->file], b->offset, spilled, n, buf, err);
 }
 
-bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
 /* Blocks from i on that stand one behind the other in the file, while they fit. */
 static size_t bytes_from(const bsi_scan *scan, size_t i, size_t most) {
     const bsi_scan_block *b = &scan->block[i];
@@ -1413,6 +1413,7 @@ bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, s
     return st;
 }
 
+bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {
     return read_again(&scan->file[run->file], run->offset + before, run->spill == BSI_NO_SPILL ? BSI_NO_SPILL : run->spill + before, bytes, buf, err);
 }
 
