@@ -108,7 +108,7 @@ static void least(double *t, double start) { *t = *t == 0 || now() - start < *t 
 
 static const uint8_t zeros[BSI_RESIDUAL_TAIL];
 
-/* Sixteen blocks at a time, as a writer does. */
+/* So many blocks at a time as a writer takes. */
 static void code(times *t, const blocks *x, const bsi_symbols *s, bsi_buf *coded, size_t *end_of) {
     bsi_buf raw = {0}, out = {0};
     double residual = 0, encode = 0;

@@ -163,9 +163,10 @@ void bsi_row_reader_open(bsi_row_reader *r, const bsi_row_source *source) {
 
 static bomsync_status parse_again(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
     const bsi_row_source *s = r->source;
-    bomsync_status st = bsi_scan_bytes(s->scan, block, &r->bytes, err);
+    size_t n;
+    bomsync_status st = bsi_scan_bytes_on(&r->raw, &n, s->scan, block, &r->window, err);
     const bsi_secret *secret = r->no_hashes ? NULL : s->secret;
-    if (!st) bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, secret, r->bytes.data, r->bytes.len, false);
+    if (!st) bsi_parse_block(&r->rows, s->scan->file[s->scan->block[block].file].layout, secret, r->raw, n, false);
     r->at = &r->rows;
     return st;
 }
@@ -183,7 +184,6 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
     bomsync_status st;
     if (s->scan && s->scan->parsed && s->scan->parsed[block]) {
         r->at = s->scan->parsed[block];
-        r->bytes.len = 0;
         st = BOMSYNC_OK;
     } else if (s->scan) {
         st = parse_again(r, block, err);
@@ -240,7 +240,7 @@ bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, 
 void bsi_row_reader_close(bsi_row_reader *r) {
     bsi_rows_free(&r->rows);
     bsi_block_data_free(&r->data);
-    bsi_buf_free(&r->bytes);
+    bsi_buf_free(&r->window.buf);
 }
 
 /* ---- partitions ---- */

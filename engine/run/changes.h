@@ -47,7 +47,8 @@ typedef struct bsi_row_reader {
     bsi_rows rows;
     const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
     bsi_block_data data;
-    bsi_buf bytes;
+    bsi_scan_window window;      /* bytes of a scan's blocks; */
+    const uint8_t *raw;          /* those that `rows` were made of */
     bool no_hashes;              /* set after open: only fields are wanted, so blocks are parsed without */
     bool wide;                   /* of the last fetch: 32 bytes behind each field may be read */
 } bsi_row_reader;

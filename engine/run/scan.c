@@ -36,7 +36,7 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOOK_FAR = 8192, LOST_AFTER = 8, LOST_MOST = 1024, INDEX_PER_BLOCK = 128, SOME_BLOCKS = 500, GIVE_BACK_BYTES = 16 << 20 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOOK_FAR = 8192, LOST_AFTER = 8, LOST_MOST = 1024, INDEX_PER_BLOCK = 128, SOME_BLOCKS = 500 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
@@ -582,6 +582,7 @@ typedef struct unit {
     bool sure;         /* from is a record start for certain */
     bool done;         /* its blocks are there: a pack's, from the index */
     bool ahead;        /* a part of a cold file: its bytes are asked for */
+    atomic_bool walked; /* what is below is settled */
     found found;
     bomsync_status status;
     bomsync_error *err; /* NULL: none */
@@ -601,6 +602,12 @@ typedef struct unit_run {
     pthread_mutex_t lock; /* guards the buffers */
     bsi_buf spare[BSI_WORKERS_MAX];
     size_t spares;
+    pthread_mutex_t join_lock; /* guards what is below */
+    found all;         /* units before `joined`, as one chain */
+    size_t joined;
+    uint64_t pos;      /* where the chain stands in the file of the unit before */
+    bomsync_status status;
+    bomsync_error err;
 } unit_run;
 
 /* A worker's read buffer goes from unit to unit: fresh pages cost as much as reading into them. */
@@ -702,20 +709,7 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
     }
     if (u->status) memcpy(u->err = bsi_alloc(sizeof err), &err, sizeof err);
     give_buffer(r, buf);
-}
-
-/* As many calls with the index of such a unit as there are parts: each takes one, whichever has arrived. */
-static void run_unit(void *ctx, size_t index) {
-    unit_run *r = ctx;
-    if (r->unit[index].done) return;
-    if (!r->unit[index].ahead) {
-        walk_unit(r, index, NULL);
-        return;
-    }
-    bsi_arrival came;
-    if (!bsi_ahead_take(r->ahead->queue, &came)) return;
-    walk_unit(r, r->part_unit[came.part], &came);
-    bsi_ahead_give(r->ahead->queue, &came);
+    atomic_store(&u->walked, true);
 }
 
 /* ---- where to split ---- */
@@ -826,6 +820,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         uint64_t step = BSI_UNIT_BYTES;
         if (random && r->o->workers > 1 && size / step < (uint64_t)r->o->workers * 4)
             step = BSI_MAX(size / ((uint64_t)r->o->workers * 2) + 1, (uint64_t)BSI_UNIT_BYTES_LEAST);
+        if (!r->o->image) step = BSI_MIN(step, (uint64_t)BSI_MAX(BSI_UNIT_BYTES / 4, BSI_UNIT_BYTES_LEAST)); /* long work: the last ones end together */
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
         if (r->ahead->cold[f]) step = BSI_PART_BYTES;
         unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
@@ -956,34 +951,60 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     return u->status;
 }
 
-/* Join the units of each file to one chain; see the head of this file. */
-static bomsync_status stitch(unit_run *r, found *all, bomsync_error *err) {
-    bsi_scan *s = r->scan;
-    size_t total = 0, u = 0, freed = 0;
-    for (size_t i = 0; i < r->count; i++) total += r->unit[i].found.blocks;
+/* Room for what a unit brings: as much as all of them do if they go on like this, so that a long list is not moved while it grows. */
+static void make_room(unit_run *r, const unit *u) {
+    found *all = &r->all;
+    size_t now = all->blocks + u->found.blocks;
+    if (now + SOME_BLOCKS <= all->block_cap) return;
+    all->block_cap = now / (r->joined + 1) * r->count + now / 8 + 2 * SOME_BLOCKS;
+    all->block = bsi_realloc(all->block, all->block_cap * sizeof *all->block);
+}
+
+static bomsync_status join_next(unit_run *r, bomsync_error *err) {
+    unit *u = &r->unit[r->joined];
+    bool first = !r->joined || u[-1].file != u->file, last = r->joined + 1 == r->count || u[1].file != u->file;
+    if (first) r->pos = r->scan->file[u->file].body;
+    make_room(r, u);
+    bomsync_status st = join_unit(r, &r->all, u, last, &r->pos, err);
+    found_free(&u->found);
+    r->joined++;
+    return st;
+}
+
+/* Join units to one chain, as far as they are walked one behind the other; see the head of this file. Workers do so whenever they
+ * are done with one: else the others would wait for this at the end, and the lists of all units stand beside that of the chain. */
+static void join_walked(unit_run *r) {
+    while (!r->status && r->joined < r->count && atomic_load(&r->unit[r->joined].walked)) r->status = join_next(r, &r->err);
+}
+
+static bomsync_status stitch(unit_run *r, bomsync_error *err) {
     if (r->count == 1) { /* nothing to join */
-        *all = r->unit[0].found;
+        r->all = r->unit[0].found;
         r->unit[0].found = (found){0};
         if (r->unit[0].status) *err = *r->unit[0].err;
         return r->unit[0].status;
     }
-    all->block_cap = total + 16;
-    all->block = bsi_alloc(all->block_cap * sizeof *all->block);
-    for (uint32_t f = 0; f < s->file_count; f++) {
-        if (!s->file[f].layout) continue;
-        uint64_t pos = s->file[f].body;
-        for (; u < r->count && r->unit[u].file == f; u++) {
-            bool last = u + 1 == r->count || r->unit[u + 1].file != f;
-            bomsync_status st = join_unit(r, all, &r->unit[u], last, &pos, err);
-            if (st) return st;
-            freed += r->unit[u].found.block_cap * sizeof(bsi_scan_block);
-            found_free(&r->unit[u].found);
-            if (freed < GIVE_BACK_BYTES) continue;
-            bsi_memory_give_back(); /* else both lists, the units' and the one made of them, would count */
-            freed = 0;
-        }
+    join_walked(r);
+    if (r->status) *err = r->err;
+    return r->status;
+}
+
+/* As many calls with the index of such a unit as there are parts: each takes one, whichever has arrived. */
+static void run_unit(void *ctx, size_t index) {
+    unit_run *r = ctx;
+    bsi_arrival came;
+    if (r->unit[index].done) {
+        atomic_store(&r->unit[index].walked, true);
+    } else if (!r->unit[index].ahead) {
+        walk_unit(r, index, NULL);
+    } else if (bsi_ahead_take(r->ahead->queue, &came)) {
+        walk_unit(r, r->part_unit[came.part], &came);
+        bsi_ahead_give(r->ahead->queue, &came);
     }
-    return BOMSYNC_OK;
+    if (r->count > 1 && pthread_mutex_trylock(&r->join_lock) == 0) {
+        join_walked(r);
+        pthread_mutex_unlock(&r->join_lock);
+    }
 }
 
 /* ---- the list as the others see it ---- */
@@ -1113,10 +1134,11 @@ static void unit_run_release(unit_run *r) {
     free(r->index.slot);
     pthread_mutex_destroy(&r->index.lock);
     pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->join_lock);
 }
 
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
-    unit_run r = {.scan = scan, .o = o};
+    unit_run r = {.scan = scan, .o = o, .err = BOMSYNC_ERROR_INIT};
     scan->tmp = o->tmp;
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
@@ -1128,6 +1150,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
         if (bsi_source_pack(scan->file[f].source)) bsi_memory_large(); /* its blocks are listed one by one */
     pthread_mutex_init(&r.index.lock, NULL);
     pthread_mutex_init(&r.lock, NULL);
+    pthread_mutex_init(&r.join_lock, NULL);
     bsi_parse_use_isa((int)o->isa);
     bsi_hash_use((bsi_hash_isa)o->isa);
     bsi_emit_use_isa((int)o->isa);
@@ -1141,9 +1164,9 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     image_offsets x;
     plan_offsets(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
-    found all = {0};
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
-    if (!st) st = stitch(&r, &all, err);
+    if (!st) st = stitch(&r, err);
+    found all = r.all;
     unit_run_release(&r);
     ahead_close(scan->ahead);
     scan->ahead = NULL;
@@ -1380,6 +1403,37 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
         if (st) return st;
     }
     return read_again(&scan->file[b->file], b->offset, spilled, n, buf, err);
+}
+
+/* Blocks from i on that stand one behind the other in the file, while they fit. */
+static size_t bytes_from(const bsi_scan *scan, size_t i, size_t most) {
+    const bsi_scan_block *b = &scan->block[i];
+    size_t bytes = b->bytes;
+    for (size_t k = i + 1; k < scan->block_count; k++) {
+        const bsi_scan_block *next = &scan->block[k];
+        if (next->file != b->file || next->offset != b->offset + bytes || bytes + next->bytes > most || bsi_scan_alone(scan, k)) break;
+        bytes += next->bytes;
+    }
+    return bytes;
+}
+
+bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, size_t i, bsi_scan_window *w, bomsync_error *err) {
+    enum { MOST_BYTES = 32 << 10 }; /* 300 usual records: a batch of changes takes two reads */
+    const bsi_scan_block *b = &scan->block[i];
+    bool near = i > w->block && i - w->block <= 256, alone = bsi_scan_alone(scan, i); /* others may have taken what is between */
+    w->block = i;
+    *n = BSI_MIN((size_t)b->bytes, (size_t)BSI_RECORD_BYTES_MAX);
+    if (!alone && b->file == w->file && b->offset >= w->offset && b->offset + *n <= w->offset + w->buf.len) {
+        *p = w->buf.data + (b->offset - w->offset);
+        return BOMSYNC_OK;
+    }
+    w->file = b->file;
+    w->offset = b->offset;
+    bomsync_status st = near && !alone ? read_again(&scan->file[b->file], b->offset, BSI_NO_SPILL, bytes_from(scan, i, MOST_BYTES), &w->buf, err)
+                                       : bsi_scan_bytes(scan, i, &w->buf, err);
+    if (st || alone) w->file = UINT32_MAX; /* nothing else is in it */
+    *p = w->buf.data;
+    return st;
 }
 
 bomsync_status bsi_scan_range(bsi_scan *scan, const bsi_scan_run *run, uint64_t before, size_t bytes, bsi_buf *buf, bomsync_error *err) {

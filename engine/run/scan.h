@@ -88,7 +88,7 @@ typedef struct bsi_scan_options {
      *  chain may not come along. expect: the image's entry that was expected there; true: the block stands in its place, so that the next entry
      *  is expected behind it. Any worker (bsi_lane). NULL: nobody asks. */
     bool (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect);
-    /** Gets those of them that the chain does not reach in the end, one thread, after all of them were opened. Given with opened. */
+    /** Gets those of them that the chain does not reach in the end, one at a time. Any worker (bsi_lane). Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
@@ -110,6 +110,15 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
+/** The same for who goes through blocks mostly one behind the other: those that follow are read with it. *p is good until the next call
+ *  (64 bytes of margin). Zero-initialise; free w->buf. */
+typedef struct bsi_scan_window {
+    bsi_buf buf;
+    uint64_t offset; /* of its bytes in the file */
+    size_t block;    /* asked for last */
+    uint32_t file;
+} bsi_scan_window;
+bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, size_t i, bsi_scan_window *w, bomsync_error *err);
 /** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
  *  with them at once. */
 bool bsi_scan_alone(const bsi_scan *scan, size_t i);

@@ -321,9 +321,10 @@ static void early_uncount(void *ctx, const bsi_scan_block *b) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_scan_run run = {.file = b->file, .offset = b->offset, .bytes = b->bytes, .spill = BSI_NO_SPILL};
     bomsync_status st = bsi_scan_range(&r->s->scan, &run, 0, b->bytes, &buf, &err);
-    bsi_rows *w = &r->rows[0];
+    int lane = bsi_lane();
+    bsi_rows *w = &r->rows[lane];
     if (!st) bsi_parse_block(w, r->s->scan.file[b->file].layout, bsi_store_secret(r->s->store), buf.data, buf.len, false);
-    if (!st) count_made(&r->made[0], w, r->s->feed->slots.partition, -1);
+    if (!st) count_made(&r->made[lane], w, r->s->feed->slots.partition, -1);
     else fail_parse(r, st, &err);
     bsi_buf_free(&buf);
 }
@@ -555,7 +556,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r->first_load && !s->learned && !r->status) r->status = bsi_sync_learn(s, rows, err);
     bsi_parallel(s->workers, (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS, parse_task, r);
-    end_run(r, err);
+    if (end_run(r, err) == BOMSYNC_OK && r->first_load) bsi_store_flush(s->store);
     if (r->twins && !r->status) r->status = add_twins(s, r->twins, err);
     bsi_twins_close(r->twins);
     r->twins = NULL;

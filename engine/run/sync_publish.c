@@ -559,11 +559,11 @@ static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
             bsi_field p = bsi_change_partition(&s->feed->slots, f);
             uint32_t raw = r.rows.raw[row], bytes = r.rows.image[row + 1] - r.rows.image[row];
             uint32_t len = BSI_MIN(r.rows.raw[row + 1] - raw, 100u);
-            while (len && (r.bytes.data[raw + len - 1] == '\n' || r.bytes.data[raw + len - 1] == '\r')) len--;
+            while (len && (r.raw[raw + len - 1] == '\n' || r.raw[raw + len - 1] == '\r')) len--;
             bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_strdup(bsi_rule_name(BSI_RULE_DUPLICATE)),
                           .byte = (int64_t)(b->offset + raw), .line = bsi_scan_line(&s->scan.file[b->file], b->offset + raw),
                           .file = bsi_strdup(bsi_source_path(src)), .partition = bsi_strndup((const char *)p.p, p.len),
-                          .value = bsi_strndup((const char *)r.bytes.data + raw, len), .since = s->effective_time,
+                          .value = bsi_strndup((const char *)r.raw + raw, len), .since = s->effective_time,
                           .slot_count = s->feed->slots.count, .image = bsi_alloc(bytes + 1), .image_bytes = bytes,
                           .body_bytes = r.rows.body[row]};
             memcpy(k.image, r.rows.enc.data + r.rows.image[row], bytes);

@@ -234,10 +234,9 @@ static bomsync_status flush_page(writer *w, bomsync_error *err) {
     return st;
 }
 
-/* The waiting entries go to pages, in stretches that are not shorter than `keep` if they can. */
-static bomsync_status write_run(writer *w, bomsync_error *err) {
-    const bsi_image_entry *e = (const void *)w->run.data;
-    size_t count = w->run.len / sizeof *e, at = 0;
+/* Entries go to pages, in stretches that are not shorter than `keep` if they can. */
+static bomsync_status write_entries(writer *w, const bsi_image_entry *e, size_t count, bomsync_error *err) {
+    size_t at = 0;
     while (at < count) {
         size_t before = (w->page.len - BSI_VALUE_HEAD) / sizeof *e, room = BSI_IMAGE_PAGE - before, left = count - at;
         size_t n = BSI_MIN(left, room);
@@ -254,8 +253,13 @@ static bomsync_status write_run(writer *w, bomsync_error *err) {
         bomsync_status st = flush_page(w, err);
         if (st) return st;
     }
-    w->run.len = 0;
     return BOMSYNC_OK;
+}
+
+static bomsync_status write_run(writer *w, bomsync_error *err) {
+    size_t count = w->run.len / sizeof(bsi_image_entry);
+    w->run.len = 0;
+    return write_entries(w, (const void *)w->run.data, count, err);
 }
 
 static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg, size_t keep,
@@ -277,6 +281,11 @@ static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *pl
         }
         if (stays) st = piece_entries(&e, pg, p, err);
         else e = fresh + (p->id & ~PLAN_NEW);
+        bool long_ = p->count * sizeof *e >= BSI_STORE_SEGMENT_BYTES;
+        if (!st && long_ && !w.run.len) { /* all of an image: written from where it lies, as a copy takes as long as the writing */
+            st = write_entries(&w, e, p->count, err);
+            continue;
+        }
         if (!st) bsi_buf_add(&w.run, e, p->count * sizeof *e);
         if (!st && w.run.len >= BSI_STORE_SEGMENT_BYTES) st = write_run(&w, err);
     }
@@ -319,7 +328,7 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
     bomsync_status st = known_image(&k, &pg, old, err);
     for (size_t at = 0, n; !st && at < count; at += n) {
         n = image_cut(e + at, count - at);
-        const bsi_list_piece *p = bsi_known_find(&k, bsi_xxh128(e + at, n * sizeof *e), n);
+        const bsi_list_piece *p = k.count ? bsi_known_find(&k, bsi_xxh128(e + at, n * sizeof *e), n) : NULL;
         if (p) bsi_list_add(&plan, *p);
         else plan_new(&plan, at, n);
     }

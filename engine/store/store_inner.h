@@ -27,7 +27,7 @@
 #define BSI_STORE_GROUP_BLOCKS 8           /* blocks in one zstd frame: see store_blocks.c */
 #define BSI_STORE_GROUP_BYTES (16u << 10)  /* a group of wide blocks ends here */
 #define BSI_STORE_SEGMENT_BYTES (1u << 20) /* a segment of wide blocks ends here */
-#define BSI_STORE_CODE_BLOCKS 16           /* blocks that are coded side by side: their residuals fit L1 */
+#define BSI_STORE_CODE_BLOCKS 32           /* blocks that are coded side by side: their residuals fit L1 */
 #define BSI_STORE_LOCK_BYTES 8192          /* size of LMDB's lock.mdb for 126 readers */
 #define BSI_STORE_RECORD_BYTES_MAX (3u << 30)
 

@@ -116,13 +116,16 @@ static uint8_t *put_fields(uint8_t *o, uint64_t *mask, uint32_t *fields, uint32_
     return p == end ? o : NULL;
 }
 
+/* Most rows have no nulls, which is one byte. */
+static inline bool same_bytes(const uint8_t *p, const uint8_t *q, size_t n) { return n == 1 ? *p == *q : memcmp(p, q, n) == 0; }
+
 static uint8_t *put_row(uint8_t *o, row_before *b, const uint8_t *image, uint32_t body, uint32_t bytes) {
     uint64_t mask[MASK_WORDS] = {0};
     uint32_t fields, filled, null_bytes = bytes - body;
     uint8_t *at = o;
     const uint8_t *nulls = image + body;
     if (body > bytes || !(o = put_fields(o + mask_bytes(b->slots), mask, &fields, &filled, b, image, nulls))) return NULL;
-    bool same = null_bytes == b->null_bytes && memcmp(nulls, b->nulls, null_bytes) == 0;
+    bool same = null_bytes == b->null_bytes && same_bytes(nulls, b->nulls, null_bytes);
     if (same && fields == filled) {
         mask[0] |= 1;
     } else {

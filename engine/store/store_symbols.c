@@ -28,6 +28,7 @@ enum {
     SINGLE = 256,
     LONG_BITS = 13,  /* slots for symbols of 4 to 8 bytes: twice as many as there are symbols */
     THREE_BITS = 12,
+    LANES = 4,
     ROUNDS = 5,
     PAIR_BITS = 18,
     PAIR_PROBES = 16,
@@ -108,8 +109,8 @@ static inline void code_pair(const struct bsi_symbol_tables *t, const uint8_t **
     memcpy(out, &both, 4);
 }
 
-/* Goes on while all four have bytes left. */
-static void code_four(const struct bsi_symbol_tables *t, bsi_symbol_part *const lane[4]) {
+/* Goes on while all of them have bytes left. */
+static void code_lanes(const struct bsi_symbol_tables *t, bsi_symbol_part *const lane[LANES]) {
     const uint8_t *p0 = lane[0]->p, *p1 = lane[1]->p, *p2 = lane[2]->p, *p3 = lane[3]->p;
     const uint8_t *e0 = lane[0]->end, *e1 = lane[1]->end, *e2 = lane[2]->end, *e3 = lane[3]->end;
     uint8_t *o0 = lane[0]->out, *o1 = lane[1]->out, *o2 = lane[2]->out, *o3 = lane[3]->out;
@@ -126,25 +127,20 @@ static void code_four(const struct bsi_symbol_tables *t, bsi_symbol_part *const 
     *lane[3] = (bsi_symbol_part){p3, e3, o3 + k};
 }
 
-static void code_one(const struct bsi_symbol_tables *t, bsi_symbol_part *x) {
-    for (; x->p < x->end; x->out += 3) code_pair(t, &x->p, x->out);
-}
-
-/* A lane that is done takes the next part. */
+/* A lane that is done takes the next part. Where there is none, it codes the first one's once more, in the same place: the last
+ * parts are coded side by side as well, and not one after the other. */
 void bsi_symbols_encode(const bsi_symbols *s, bsi_symbol_part *part, size_t count) {
-    const struct bsi_symbol_tables *t = s->tables;
-    bsi_symbol_part *lane[4];
-    size_t next = 0, lanes = 0;
-    for (;;) {
+    bsi_symbol_part *lane[LANES];
+    for (size_t next = 0, lanes = 0;;) {
         size_t kept = 0;
         for (size_t i = 0; i < lanes; i++)
             if (lane[i]->p < lane[i]->end) lane[kept++] = lane[i];
-        for (lanes = kept; lanes < 4 && next < count; next++)
+        for (lanes = kept; lanes < LANES && next < count; next++)
             if (part[next].p < part[next].end) lane[lanes++] = &part[next];
-        if (lanes < 4) break;
-        code_four(t, lane);
+        if (!lanes) return;
+        for (size_t i = lanes; i < LANES; i++) lane[i] = lane[0];
+        code_lanes(s->tables, lane);
     }
-    for (size_t i = 0; i < lanes; i++) code_one(t, lane[i]);
 }
 
 /* ---- back ---- */
