@@ -32,6 +32,7 @@ enum {
     PROBE_PLACES = 48,
     PROBE_ENTRIES = 64,     /* of the image's either end */
     LANE_SHIFT = 56,        /* a tag: lane, one bit for rows that must be looked at, place in the lane's list */
+    PART_SHIFT = 18,        /* key hashes in one part of a list: 1 MB */
     OLD_BLOCKS = 4096
 };
 #define TAG_OPEN (1ull << 55)
@@ -40,8 +41,9 @@ enum {
 typedef struct lane {
     bsi_rows rows;
     bsi_difference *difference;
-    uint32_t *kh; /* the low half of each row's key hash, in the order of the blocks that this worker saw */
-    size_t count, cap;
+    uint32_t **kh; /* the low half of each row's key hash, in the order of the blocks that this worker saw; in parts that stay
+                      where they are: a list that grows would be copied, into memory that is fresh each time */
+    size_t count, parts;
     uint64_t *hit; /* places in kh, ascending */
     size_t hits, hit_cap;
     uint32_t *odd; /* the same of rows that are kept back and have a key */
@@ -59,10 +61,12 @@ typedef struct bsi_reconcile {
     uint64_t *gone;  /* key hashes of taken, ascending */
     bool settled;    /* the difference could be told: only open blocks are in the scan */
     size_t most;     /* rows that may differ */
-    /* a filter of low halves of key hashes, and the halves, ascending */
+    /* low halves of key hashes: a filter, and a table of 2^x slots, 0: empty (then want_zero speaks of 0 itself) */
     uint64_t *filter;
+    unsigned filter_bits;
     uint32_t *want;
-    size_t want_count;
+    size_t want_count, want_mask;
+    bool want_zero;
     uint8_t *open_state; /* bit a state block */
     bsi_row_store *old;
     atomic_int status;
@@ -72,11 +76,6 @@ typedef struct bsi_reconcile {
 
 static int by_u64(const void *a, const void *b) {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static int by_u32(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
@@ -238,6 +237,7 @@ static void close_lanes(bsi_reconcile *r) {
     for (int i = 0; r->lane && i < r->lanes; i++) {
         bsi_rows_free(&r->lane[i].rows);
         bsi_difference_close(r->lane[i].difference);
+        for (size_t k = 0; k < r->lane[i].parts; k++) free(r->lane[i].kh[k]);
         free(r->lane[i].kh);
         free(r->lane[i].hit);
         free(r->lane[i].odd);
@@ -281,15 +281,28 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
         if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
 }
 
+static void list_keys(lane *l, const uint64_t *kh, size_t count) {
+    const size_t part = (size_t)1 << PART_SHIFT;
+    for (size_t i = 0; i < count;) {
+        size_t at = l->count & (part - 1), n = BSI_MIN(count - i, part - at);
+        if (!at) {
+            l->kh = bsi_realloc(l->kh, (l->parts + 1) * sizeof *l->kh);
+            l->kh[l->parts++] = bsi_alloc(part * sizeof **l->kh);
+        }
+        uint32_t *to = l->kh[l->parts - 1] + at;
+        for (size_t k = 0; k < n; k++) to[k] = (uint32_t)kh[i + k];
+        l->count += n;
+        i += n;
+    }
+}
+
 static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, size_t bytes) {
     int number = bsi_lane();
     lane *l = &r->lane[number];
     bsi_rows *w = &l->rows;
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, bytes, false);
-    if (l->count + w->count > l->cap) l->kh = bsi_realloc(l->kh, (l->cap = (l->cap + w->count) * 3 / 2 + 4096) * sizeof *l->kh);
-    for (uint32_t i = 0; i < w->count; i++) l->kh[l->count + i] = (uint32_t)w->kh[i];
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
-    l->count += w->count;
+    list_keys(l, w->kh, w->count);
     for (uint32_t i = 0; i < w->bad_count; i++) {
         if (!w->bads[i].key_read) continue;
         if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 16) * sizeof *l->odd);
@@ -378,34 +391,56 @@ static bool settle(bsi_reconcile *r) {
 
 /* ---- keys in the lists ---- */
 
-#define FILTER_BITS 24
+enum { FILTER_BITS_LEAST = 10, FILTER_BITS_MOST = 24 };
 
 static bool in_filter(const bsi_reconcile *r, uint32_t kh) {
-    uint32_t h = kh >> (32 - FILTER_BITS);
+    uint32_t h = kh >> (32 - r->filter_bits);
     return r->filter[h >> 6] >> (h & 63) & 1;
 }
 
-static bool wanted(const bsi_reconcile *r, uint32_t kh) {
-    return in_filter(r, kh) && bsearch(&kh, r->want, r->want_count, sizeof kh, by_u32) != NULL;
+static bool in_table(const bsi_reconcile *r, uint32_t kh) {
+    if (!kh) return r->want_zero;
+    size_t h = kh & r->want_mask;
+    while (r->want[h] && r->want[h] != kh) h = (h + 1) & r->want_mask;
+    return r->want[h];
 }
 
-static void want_these(bsi_reconcile *r, uint32_t *kh, size_t count) {
-    bsi_sort(kh, count, sizeof *kh, by_u32);
+static inline bool wanted(const bsi_reconcile *r, uint32_t kh) { return in_filter(r, kh) && in_table(r, kh); }
+
+/* The filter lets one of 64 pass or less; it is no larger than it must be, to stay in the cache. */
+static void want_these(bsi_reconcile *r, const uint32_t *kh, size_t count) {
+    r->filter_bits = FILTER_BITS_LEAST;
+    while (r->filter_bits < FILTER_BITS_MOST && ((size_t)1 << r->filter_bits) < count * 64) r->filter_bits++;
+    r->want_mask = 1;
+    while (r->want_mask < count * 2) r->want_mask = r->want_mask * 2 + 1;
+    free(r->filter);
     free(r->want);
-    r->want = kh;
+    r->filter = bsi_calloc((size_t)1 << (r->filter_bits - 6), sizeof *r->filter);
+    r->want = bsi_calloc(r->want_mask + 1, sizeof *r->want);
     r->want_count = count;
-    if (!r->filter) r->filter = bsi_alloc((1u << FILTER_BITS) / 8);
-    memset(r->filter, 0, (1u << FILTER_BITS) / 8);
-    for (size_t i = 0; i < count; i++) r->filter[kh[i] >> (32 - FILTER_BITS) >> 6] |= 1ull << (kh[i] >> (32 - FILTER_BITS) & 63);
+    r->want_zero = false;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bit = kh[i] >> (32 - r->filter_bits);
+        size_t h = kh[i] & r->want_mask;
+        while (r->want[h] && r->want[h] != kh[i]) h = (h + 1) & r->want_mask;
+        r->want[h] = kh[i];
+        r->want_zero |= !kh[i];
+        r->filter[bit >> 6] |= 1ull << (bit & 63);
+    }
+}
+
+static void add_hit(lane *l, size_t place) {
+    if (l->hits == l->hit_cap) l->hit = bsi_realloc(l->hit, (l->hit_cap = l->hit_cap ? l->hit_cap * 2 : 256) * sizeof *l->hit);
+    l->hit[l->hits++] = place;
 }
 
 static void find_hits(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     lane *l = &r->lane[index];
-    for (size_t i = 0; i < l->count; i++) {
-        if (!wanted(r, l->kh[i])) continue;
-        if (l->hits == l->hit_cap) l->hit = bsi_realloc(l->hit, (l->hit_cap = l->hit_cap ? l->hit_cap * 2 : 256) * sizeof *l->hit);
-        l->hit[l->hits++] = i;
+    for (size_t p = 0; r->want_count && p < l->parts; p++) {
+        size_t from = p << PART_SHIFT, n = BSI_MIN(l->count - from, (size_t)1 << PART_SHIFT);
+        for (size_t i = 0; i < n; i++)
+            if (wanted(r, l->kh[p][i])) add_hit(l, from + i);
     }
 }
 
@@ -419,6 +454,7 @@ static void want_changed(bsi_reconcile *r) {
     for (int i = 0; i < r->lanes; i++)
         for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
     want_these(r, kh, n);
+    free(kh);
 }
 
 /* ---- the blocks that stay open ---- */
@@ -584,6 +620,7 @@ static bomsync_status keys_of_open(bsi_reconcile *r, bomsync_error *err) {
     bsi_rows_free(&own);
     bsi_buf_free(&buf);
     want_these(r, kh, n);
+    free(kh);
     return st;
 }
 
@@ -594,7 +631,7 @@ bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error 
     r->old = old;
     free(r->open_state);
     r->open_state = bsi_calloc(s->base_count / 8 + 1, 1);
-    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
+    if (r->want_count) bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
     st = outcome(r, err);
     free(s->open_state);
     s->open_state = bsi_alloc((s->base_count + 1) * sizeof *s->open_state);
