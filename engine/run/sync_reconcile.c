@@ -321,11 +321,16 @@ static bomsync_status take_unseen(bsi_reconcile *r, bomsync_error *err) {
     bsi_scan *scan = &r->s->scan;
     bsi_buf buf = {0};
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < scan->block_count && !st; i++) {
-        bsi_scan_block *b = &scan->block[i];
-        if (b->tag != BSI_NO_TAG) continue;
-        st = bsi_scan_bytes(scan, i, &buf, err);
-        if (!st) take_rows(r, scan->file[b->file].layout, b, buf.data, buf.len);
+    for (size_t i = 0; i < scan->run_count && !st; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        uint64_t before = 0;
+        for (uint64_t k = run->first; k < run->first + run->count && !st; k++) {
+            bsi_scan_block b = bsi_scan_full(&scan->brief[k], run->file, 0);
+            if (b.tag == BSI_NO_TAG) st = bsi_scan_range(scan, run, before, BSI_MIN((size_t)b.bytes, (size_t)BSI_RECORD_BYTES_MAX), &buf, err);
+            if (b.tag == BSI_NO_TAG && !st) take_rows(r, scan->file[run->file].layout, &b, buf.data, buf.len);
+            scan->brief[k].tag = b.tag;
+            before += b.bytes;
+        }
     }
     bsi_buf_free(&buf);
     return st;
@@ -340,6 +345,7 @@ static void take_dropped(void *ctx, const bsi_scan_block *b) {
 
 void bsi_reconcile_scan(bsi_sync *s, bsi_scan_options *o) {
     o->image = NULL;
+    o->brief = true;
     o->opened = take_opened;
     o->dropped = take_dropped;
     o->opened_ctx = s->reconcile;
@@ -460,7 +466,7 @@ static void want_changed(bsi_reconcile *r) {
 /* ---- the blocks that stay open ---- */
 
 /* The first hit among the rows of a block: its place, or UINT64_MAX. */
-static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_block *b) {
+static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_brief *b) {
     const lane *l = &r->lane[b->tag >> LANE_SHIFT];
     uint64_t from = b->tag & TAG_PLACE;
     size_t lo = 0, hi = l->hits;
@@ -473,48 +479,79 @@ static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_block *b) {
 }
 
 /* Bit a block. If its first row may be new, what stands before it must be known: the block before is opened, too. */
-static uint8_t *open_blocks(const bsi_reconcile *r) {
+static uint8_t *open_blocks(const bsi_reconcile *r, size_t *count) {
     const bsi_scan *scan = &r->s->scan;
-    uint8_t *open = bsi_calloc(scan->block_count / 8 + 1, 1);
+    uint8_t *open = bsi_calloc(scan->brief_count / 8 + 1, 1);
     bool before = false; /* of the block behind: wants its neighbour */
-    for (size_t i = scan->block_count; i--;) {
-        const bsi_scan_block *b = &scan->block[i];
+    *count = 0;
+    for (size_t i = scan->brief_count; i--;) {
+        const bsi_scan_brief *b = &scan->brief[i];
         uint64_t hit = b->tag & TAG_OPEN ? 0 : first_hit(r, b);
-        if (before || hit != UINT64_MAX) open[i >> 3] |= (uint8_t)(1u << (i & 7));
+        if (before || hit != UINT64_MAX) {
+            open[i >> 3] |= (uint8_t)(1u << (i & 7));
+            ++*count;
+        }
         before = hit == 0 || (before && !b->records);
     }
     return open;
 }
 
-/* The scan is left with the open blocks, each a run with those behind it. */
-static void keep_open(bsi_reconcile *r, const uint8_t *open) {
-    bsi_scan *scan = &r->s->scan;
-    size_t kept = 0, runs = 0, cap = 0;
-    bsi_scan_run *run = NULL;
-    for (size_t i = 0; i < scan->block_count; i++) {
-        if (!(open[i >> 3] >> (i & 7) & 1)) continue;
-        const bsi_scan_block *b = &scan->block[i];
-        bsi_scan_run *last = runs ? &run[runs - 1] : NULL;
-        if (last && last->file == b->file && last->offset + last->bytes == b->offset) {
-            last->count++;
-            last->bytes += b->bytes;
-            last->records += b->records;
-        } else {
-            if (runs == cap) run = bsi_realloc(run, (cap = cap ? cap * 2 : 64) * sizeof *run);
-            run[runs++] = (bsi_scan_run){.first = kept, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records,
-                                         .spill = BSI_NO_SPILL, .file = b->file};
-        }
-        scan->block[kept++] = *b;
+typedef struct open_runs {
+    bsi_scan_run *run;
+    size_t count, cap;
+} open_runs;
+
+static void add_open(open_runs *o, const bsi_scan_block *b, size_t index) {
+    bsi_scan_run *last = o->count ? &o->run[o->count - 1] : NULL;
+    if (last && last->file == b->file && last->offset + last->bytes == b->offset) {
+        last->count++;
+        last->bytes += b->bytes;
+        last->records += b->records;
+        return;
     }
-    r->s->settled = scan->block_count - kept;
-    free(scan->run);
-    scan->run = run;
-    scan->run_count = runs;
-    scan->block_count = kept;
-    scan->block = bsi_realloc(scan->block, (kept + 1) * sizeof *scan->block);
+    if (o->count == o->cap) o->run = bsi_realloc(o->run, (o->cap = o->cap ? o->cap * 2 : 64) * sizeof *o->run);
+    o->run[o->count++] =
+        (bsi_scan_run){.first = index, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records, .spill = BSI_NO_SPILL, .file = b->file};
 }
 
-/* Once more into larger cells: all blocks of the snapshot are read again. */
+/* The scan is left with the open blocks, each a run with those behind it. */
+static void keep_open(bsi_reconcile *r, const uint8_t *open, size_t count) {
+    bsi_scan *scan = &r->s->scan;
+    open_runs runs = {0};
+    free(scan->block); /* of all blocks, if they were read again */
+    scan->block = bsi_alloc((count + 1) * sizeof *scan->block);
+    scan->block_count = 0;
+    for (size_t i = 0; i < scan->run_count; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        uint64_t offset = run->offset;
+        for (uint64_t k = run->first; k < run->first + run->count; k++) {
+            if (open[k >> 3] >> (k & 7) & 1) {
+                bsi_scan_block *b = &scan->block[scan->block_count];
+                *b = bsi_scan_full(&scan->brief[k], run->file, offset);
+                add_open(&runs, b, scan->block_count++);
+            }
+            offset += scan->brief[k].bytes;
+        }
+    }
+    r->s->settled = scan->brief_count - count;
+    free(scan->run);
+    scan->run = runs.run;
+    scan->run_count = runs.count;
+}
+
+/* Where nothing is settled the next image may be made of the blocks: what the list in brief lacked. */
+static bomsync_status complete(bsi_sync *s, size_t i, bsi_buf *buf, bsi_rows *w, bomsync_error *err) {
+    bsi_scan_block *b = &s->scan.block[i];
+    const bsi_layout *l = s->scan.file[b->file].layout;
+    bomsync_status st = bsi_scan_bytes(&s->scan, i, buf, err);
+    if (st) return st;
+    bsi_parse_block(w, l, bsi_store_secret(s->store), buf->data, buf->len, false);
+    b->fp = bsi_scan_fingerprint(l, bsi_store_secret(s->store), buf->data, buf->len);
+    b->blanks = b->flags & BSI_CUT_OVERSIZE ? 0 : w->blanks;
+    return BOMSYNC_OK;
+}
+
+/* Once more, into larger cells if the rows are not settled: all blocks of the snapshot are read again. */
 static void put_again(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     bsi_sync *s = r->s;
@@ -524,13 +561,16 @@ static void put_again(void *ctx, size_t index) {
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->scan.block_count);
     for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
-        st = bsi_scan_bytes(&s->scan, i, &buf, &err);
-        if (st) break;
-        bsi_parse_block(&l->rows, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, false);
-        put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
+        st = complete(s, i, &buf, &l->rows, &err);
+        if (!st && !r->settled) put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
     }
     bsi_buf_free(&buf);
     if (st) fail(r, st, &err);
+}
+
+static bomsync_status read_again(bsi_reconcile *r, bomsync_error *err) {
+    bsi_parallel(r->s->workers, (r->s->scan.block_count + OLD_BLOCKS - 1) / OLD_BLOCKS, put_again, r);
+    return outcome(r, err);
 }
 
 static void forget_cells(bsi_reconcile *r) {
@@ -542,16 +582,31 @@ static void forget_cells(bsi_reconcile *r) {
 
 /* What is left when the state is taken out of the snapshot. */
 static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
-    const bsi_sync *s = r->s;
+    bsi_sync *s = r->s;
     bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, take_state, r);
     bomsync_status st = outcome(r, err);
     if (st || (r->settled = settle(r))) return st;
     forget_cells(r);
     if (r->most == BSI_RECONCILE_ROWS) return BOMSYNC_OK;
     r->most = BSI_RECONCILE_ROWS;
-    bsi_parallel(s->workers, (s->scan.block_count + OLD_BLOCKS - 1) / OLD_BLOCKS, put_again, r);
-    st = outcome(r, err);
+    bsi_scan_expand(&s->scan);
+    st = read_again(r, err);
     return st ? st : subtract(r, err);
+}
+
+static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
+    bsi_sync *s = r->s;
+    want_changed(r);
+    bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
+    size_t count;
+    uint8_t *open = open_blocks(r, &count);
+    bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
+    keep_open(r, open, count);
+    free(open);
+    r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
+    for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
+    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
+    return s->settled ? BOMSYNC_OK : read_again(r, err);
 }
 
 bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
@@ -561,17 +616,9 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     if (!st) st = take_unseen(r, err);
     if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
     if (!st) st = subtract(r, err);
-    if (!st && r->settled) {
-        want_changed(r);
-        bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
-        bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
-        uint8_t *open = open_blocks(r);
-        keep_open(r, open);
-        free(open);
-        r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
-        for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
-        bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
-    }
+    if (!st && r->settled) st = cut_down(r, err);
+    bsi_sync_end_digest(s);
+    bsi_scan_forget_brief(&s->scan);
     for (size_t i = 0; i < s->scan.block_count; i++) s->scan.block[i].tag = BSI_NO_TAG; /* they spoke of the lists */
     bsi_sync_memory(s);
     close_lanes(r);
