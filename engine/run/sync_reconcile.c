@@ -19,9 +19,12 @@
  * nothing is lost but the time: all blocks stay open, and the join settles them. Few rows are expected to differ, since cells
  * for few stay in the cache (half the time a row); where they were too few, the rows are put into more.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/limits.h"
 #include "flow/difference.h"
@@ -32,17 +35,21 @@ enum {
     PROBE_PLACES = 48,
     PROBE_ENTRIES = 64,     /* of the image's either end */
     LANE_SHIFT = 56,        /* a tag: lane, one bit for rows that must be looked at, place in the lane's list */
-    PART_SHIFT = 18,        /* key hashes in one part of a list: 1 MB */
     OLD_BLOCKS = 4096
 };
 #define TAG_OPEN (1ull << 55)
 #define TAG_PLACE (TAG_OPEN - 1)
 
+typedef struct key_part { /* BSI_RECONCILE_PART low halves of key hashes */
+    uint32_t *kh;   /* NULL: they are in the file */
+    uint64_t place; /* there */
+} key_part;
+
 typedef struct lane {
     bsi_rows rows;
     bsi_difference *difference;
-    uint32_t **kh; /* the low half of each row's key hash, in the order of the blocks that this worker saw; in parts that stay
-                      where they are: a list that grows would be copied, into memory that is fresh each time */
+    key_part *part; /* of the list of all rows' key hashes, in the order of the blocks that this worker saw; in parts that stay
+                       where they are: a list that grows would be copied, into memory that is fresh each time */
     size_t count, parts;
     uint64_t *hit; /* places in kh, ascending */
     size_t hits, hit_cap;
@@ -69,8 +76,10 @@ typedef struct bsi_reconcile {
     bool want_zero;
     uint8_t *open_state; /* bit a state block */
     bsi_row_store *old;
+    int fd;          /* parts of lists that are too many; -1: not yet */
+    atomic_ullong kept, spilled; /* bytes of parts in memory, in the file */
     atomic_int status;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of err and fd */
     bomsync_error err;
 } bsi_reconcile;
 
@@ -228,6 +237,7 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     r->s = s;
     r->lanes = s->workers + 1;
     r->most = BSI_RECONCILE_FEW;
+    r->fd = -1;
     r->lane = bsi_calloc((size_t)r->lanes, sizeof *r->lane);
     pthread_mutex_init(&r->lock, NULL);
     return BOMSYNC_OK;
@@ -237,8 +247,8 @@ static void close_lanes(bsi_reconcile *r) {
     for (int i = 0; r->lane && i < r->lanes; i++) {
         bsi_rows_free(&r->lane[i].rows);
         bsi_difference_close(r->lane[i].difference);
-        for (size_t k = 0; k < r->lane[i].parts; k++) free(r->lane[i].kh[k]);
-        free(r->lane[i].kh);
+        for (size_t k = 0; k < r->lane[i].parts; k++) free(r->lane[i].part[k].kh);
+        free(r->lane[i].part);
         free(r->lane[i].hit);
         free(r->lane[i].odd);
     }
@@ -252,6 +262,7 @@ void bsi_reconcile_close(bsi_sync *s) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return;
     close_lanes(r);
+    if (r->fd >= 0) close(r->fd);
     free(r->added);
     free(r->taken);
     free(r->gone);
@@ -281,15 +292,47 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
         if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
 }
 
-static void list_keys(lane *l, const uint64_t *kh, size_t count) {
-    const size_t part = (size_t)1 << PART_SHIFT;
+static int spill_file(bsi_reconcile *r) {
+    pthread_mutex_lock(&r->lock);
+    if (r->fd < 0) r->fd = open(r->s->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = r->fd;
+    pthread_mutex_unlock(&r->lock);
+    return fd;
+}
+
+/* A part that is full goes to the file, if there are many: then its memory serves for the next one. It is an economy: where
+ * there is no room on the device it stays. */
+static uint32_t *spill_part(bsi_reconcile *r, key_part *p) {
+    const size_t bytes = BSI_RECONCILE_PART * sizeof *p->kh;
+    int fd = atomic_load(&r->kept) < r->s->memory_bytes / BSI_RECONCILE_SHARE ? -1 : spill_file(r);
+    if (fd < 0) return NULL;
+    p->place = atomic_fetch_add(&r->spilled, bytes);
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(fd, (const char *)p->kh + done, bytes - done, (off_t)(p->place + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return NULL;
+        done += (size_t)n;
+    }
+    uint32_t *kh = p->kh;
+    p->kh = NULL;
+    return kh;
+}
+
+static void add_part(bsi_reconcile *r, lane *l) {
+    uint32_t *kh = l->parts ? spill_part(r, &l->part[l->parts - 1]) : NULL;
+    if (!kh) {
+        kh = bsi_alloc(BSI_RECONCILE_PART * sizeof *kh);
+        atomic_fetch_add(&r->kept, BSI_RECONCILE_PART * sizeof *kh);
+    }
+    l->part = bsi_realloc(l->part, (l->parts + 1) * sizeof *l->part);
+    l->part[l->parts++] = (key_part){.kh = kh};
+}
+
+static void list_keys(bsi_reconcile *r, lane *l, const uint64_t *kh, size_t count) {
     for (size_t i = 0; i < count;) {
-        size_t at = l->count & (part - 1), n = BSI_MIN(count - i, part - at);
-        if (!at) {
-            l->kh = bsi_realloc(l->kh, (l->parts + 1) * sizeof *l->kh);
-            l->kh[l->parts++] = bsi_alloc(part * sizeof **l->kh);
-        }
-        uint32_t *to = l->kh[l->parts - 1] + at;
+        size_t at = l->count % BSI_RECONCILE_PART, n = BSI_MIN(count - i, BSI_RECONCILE_PART - at);
+        if (!at) add_part(r, l);
+        uint32_t *to = l->part[l->parts - 1].kh + at;
         for (size_t k = 0; k < n; k++) to[k] = (uint32_t)kh[i + k];
         l->count += n;
         i += n;
@@ -302,7 +345,7 @@ static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block
     bsi_rows *w = &l->rows;
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, bytes, false);
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
-    list_keys(l, w->kh, w->count);
+    list_keys(r, l, w->kh, w->count);
     for (uint32_t i = 0; i < w->bad_count; i++) {
         if (!w->bads[i].key_read) continue;
         if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 16) * sizeof *l->odd);
@@ -440,14 +483,36 @@ static void add_hit(lane *l, size_t place) {
     l->hit[l->hits++] = place;
 }
 
+static bomsync_status read_part(uint32_t *kh, int fd, const key_part *p, bomsync_error *err) {
+    const size_t bytes = BSI_RECONCILE_PART * sizeof *kh;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(fd, (char *)kh + done, bytes - done, (off_t)(p->place + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
+        done += (size_t)n;
+    }
+    return BOMSYNC_OK;
+}
+
 static void find_hits(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     lane *l = &r->lane[index];
+    uint32_t *read = NULL;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
     for (size_t p = 0; r->want_count && p < l->parts; p++) {
-        size_t from = p << PART_SHIFT, n = BSI_MIN(l->count - from, (size_t)1 << PART_SHIFT);
+        const uint32_t *kh = l->part[p].kh;
+        size_t from = p * BSI_RECONCILE_PART, n = BSI_MIN(l->count - from, (size_t)BSI_RECONCILE_PART);
+        if (!kh) {
+            if (!read) read = bsi_alloc(BSI_RECONCILE_PART * sizeof *read);
+            bomsync_status st = read_part(read, r->fd, &l->part[p], &err);
+            if (st) fail(r, st, &err);
+            if (st) break;
+            kh = read;
+        }
         for (size_t i = 0; i < n; i++)
-            if (wanted(r, l->kh[p][i])) add_hit(l, from + i);
+            if (wanted(r, kh[i])) add_hit(l, from + i);
     }
+    free(read);
 }
 
 /* Keys of rows that only the snapshot has, and of rows that are kept back. */
@@ -598,6 +663,8 @@ static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync *s = r->s;
     want_changed(r);
     bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
+    bomsync_status st = outcome(r, err);
+    if (st) return st;
     size_t count;
     uint8_t *open = open_blocks(r, &count);
     bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
