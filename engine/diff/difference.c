@@ -14,29 +14,31 @@
  * high probability while there are at least 1.23 cells for each row that is left; it is opened with 1.45.
  *
  * A table of ten megabytes does not stay in the L2 cache: rows ask for their cells when they come, and change them when
- * BEHIND others have come.
+ * some BEHIND others have come. Most of the time of a row is instructions, so a cell is changed in two steps: kh and rh as one
+ * vector, check and count as one sum.
  */
 #include "flow/difference.h"
 
 #include <stdlib.h>
 
-enum { THIRDS = 3, BEHIND = 32, BITS_LEAST = 6, BITS_MOST = 17 };
+enum { THIRDS = 3, BEHIND = 64, BITS_LEAST = 6, BITS_MOST = 17 };
+
+typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias)); /* kh, rh */
 
 typedef struct cell {
-    uint64_t kh, rh;
-    uint32_t check;
-    int32_t count;
+    uint64_t kh, rh;  /* xor of all rows */
+    uint64_t sum;     /* of marks: a row's is its check and, in the low half, 1; that of a row which was taken counts negative */
 } cell;
 
 typedef struct waiting {
     uint64_t kh, rh, bits;
-    int32_t by; /* 0: none */
 } waiting;
 
 struct bsi_difference {
     cell *cell; /* [THIRDS << bits] */
-    unsigned bits, next;
-    waiting behind[BEHIND]; /* next: the oldest */
+    unsigned bits, count;
+    bool taken; /* those that wait are taken, not added */
+    waiting behind[BEHIND];
 };
 
 bsi_difference *bsi_difference_open(size_t most) {
@@ -59,59 +61,59 @@ static uint64_t place_bits(uint64_t kh, uint64_t rh) {
     return x ^ x >> 29;
 }
 
-static uint32_t check_of(uint64_t kh, uint64_t rh) {
+static uint64_t mark_of(uint64_t kh, uint64_t rh) {
     uint64_t x = (kh + 0xD1B54A32D192ED03ull) * 0xAEF17502108EF2D9ull ^ rh * 0x8CB92BA72F3D8DD7ull;
-    return (uint32_t)(x >> 32);
+    return (x & ~(uint64_t)UINT32_MAX) + 1;
 }
 
-static cell *cell_of(const bsi_difference *d, uint64_t bits, unsigned third) {
+static inline cell *cell_of(const bsi_difference *d, uint64_t bits, unsigned third) {
     return d->cell + (((size_t)third << d->bits) + (bits >> third * BITS_MOST & (((size_t)1 << d->bits) - 1)));
 }
 
-static void change(cell *c, uint64_t kh, uint64_t rh, uint32_t check, int32_t by) {
-    c->kh ^= kh;
-    c->rh ^= rh;
-    c->check ^= check;
-    c->count += by;
-}
-
-static inline void apply(bsi_difference *d, const waiting *w) {
-    uint32_t check = check_of(w->kh, w->rh);
-    for (unsigned t = 0; t < THIRDS; t++) change(cell_of(d, w->bits, t), w->kh, w->rh, check, w->by);
-}
-
-static void put(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count, int32_t by) {
-    unsigned next = d->next;
-    for (size_t i = 0; i < count; i++) {
-        waiting *w = &d->behind[next];
-        next = (next + 1) % BEHIND;
-        if (w->by) apply(d, w);
-        *w = (waiting){kh[i], rh[i], place_bits(kh[i], rh[i]), by};
-        for (unsigned t = 0; t < THIRDS; t++) __builtin_prefetch(cell_of(d, w->bits, t), 1);
-    }
-    d->next = next;
+static inline void change(cell *c, pair row, uint64_t mark) {
+    *(pair *)(void *)c ^= row;
+    c->sum += mark;
 }
 
 static void catch_up(bsi_difference *d) {
-    for (unsigned i = 0; i < BEHIND; i++) {
-        if (d->behind[i].by) apply(d, &d->behind[i]);
-        d->behind[i].by = 0;
+    const uint64_t sign = d->taken ? UINT64_MAX : 0;
+    for (const waiting *w = d->behind; w < d->behind + d->count; w++) {
+        uint64_t mark = (mark_of(w->kh, w->rh) ^ sign) - sign;
+        pair row = {w->kh, w->rh};
+        change(cell_of(d, w->bits, 0), row, mark);
+        change(cell_of(d, w->bits, 1), row, mark);
+        change(cell_of(d, w->bits, 2), row, mark);
+    }
+    d->count = 0;
+}
+
+static void put(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count, bool taken) {
+    if (d->taken != taken) catch_up(d);
+    d->taken = taken;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t bits = place_bits(kh[i], rh[i]);
+        __builtin_prefetch(cell_of(d, bits, 0), 1);
+        __builtin_prefetch(cell_of(d, bits, 1), 1);
+        __builtin_prefetch(cell_of(d, bits, 2), 1);
+        d->behind[d->count++] = (waiting){kh[i], rh[i], bits};
+        if (d->count == BEHIND) catch_up(d);
     }
 }
 
-void bsi_difference_add(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count) { put(d, kh, rh, count, 1); }
-void bsi_difference_take(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count) { put(d, kh, rh, count, -1); }
+void bsi_difference_add(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count) { put(d, kh, rh, count, false); }
+void bsi_difference_take(bsi_difference *d, const uint64_t *kh, const uint64_t *rh, size_t count) { put(d, kh, rh, count, true); }
 
 void bsi_difference_merge(bsi_difference *d, bsi_difference *other) {
     catch_up(other);
     size_t n = (size_t)THIRDS << d->bits;
-    for (size_t i = 0; i < n; i++) change(&d->cell[i], other->cell[i].kh, other->cell[i].rh, other->cell[i].check, other->cell[i].count);
+    for (size_t i = 0; i < n; i++) change(&d->cell[i], (pair){other->cell[i].kh, other->cell[i].rh}, other->cell[i].sum);
 }
 
 /* Holds one row, and belongs where it lies. */
 static bool is_pure(const bsi_difference *d, size_t index) {
     const cell *c = &d->cell[index];
-    if ((c->count != 1 && c->count != -1) || c->check != check_of(c->kh, c->rh)) return false;
+    uint64_t mark = mark_of(c->kh, c->rh);
+    if (c->sum != mark && c->sum != 0 - mark) return false;
     return cell_of(d, place_bits(c->kh, c->rh), (unsigned)(index >> d->bits)) == c;
 }
 
@@ -131,13 +133,13 @@ static void peel(bsi_difference *d, size_t index, row_list lists[2], size_t **to
     for (;;) {
         if (is_pure(d, index)) {
             cell c = d->cell[index];
-            list_add(&lists[c.count < 0], c.kh, c.rh);
+            list_add(&lists[c.sum != mark_of(c.kh, c.rh)], c.kh, c.rh);
             uint64_t bits = place_bits(c.kh, c.rh);
             if (n + THIRDS > *cap) *todo = bsi_realloc(*todo, (*cap = *cap * 2 + 64) * sizeof **todo);
             for (unsigned t = 0; t < THIRDS; t++) {
                 cell *other = cell_of(d, bits, t);
-                change(other, c.kh, c.rh, c.check, -c.count);
-                if (other->count) (*todo)[n++] = (size_t)(other - d->cell);
+                change(other, (pair){c.kh, c.rh}, 0 - c.sum);
+                if (other->sum) (*todo)[n++] = (size_t)(other - d->cell);
             }
         }
         if (!n) return;
@@ -148,7 +150,7 @@ static void peel(bsi_difference *d, size_t index, row_list lists[2], size_t **to
 static bool is_empty(const bsi_difference *d) {
     for (size_t i = 0; i < (size_t)THIRDS << d->bits; i++) {
         const cell *c = &d->cell[i];
-        if (c->count || c->check || c->kh || c->rh) return false;
+        if (c->sum || c->kh || c->rh) return false;
     }
     return true;
 }

@@ -41,11 +41,11 @@ static size_t ascii(const uint8_t *p) {
     return a ? (size_t)__builtin_ctzll(a) / 8 : b ? 8 + (size_t)__builtin_ctzll(b) / 8 : 16;
 }
 
-/* Goes on from *i to `end` or a little behind it; false: what stands at *i is no UTF-8. */
+/* Goes on from *i to `end` or a little behind it, never past n; false: what stands at *i is no UTF-8. */
 static bool go_on(const uint8_t *p, size_t *i, size_t end, size_t n) {
     while (*i < end) {
         if (p[*i] < 0x80) {
-            *i += end - *i >= 16 ? ascii(p + *i) : 1;
+            *i += n - *i >= 16 ? ascii(p + *i) : 1; /* near the end of a chunk, too */
             continue;
         }
         size_t len = sequence(p + *i, n - *i);

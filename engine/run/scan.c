@@ -196,10 +196,13 @@ static bomsync_status cursor_fill(cursor *c, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
+bsi_hash128 bsi_scan_fingerprint(const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n) {
+    bsi_hash128 fp = bsi_xxh128_secret(p, n, secret);
+    return (bsi_hash128){fp.lo ^ l->mix.lo, fp.hi ^ l->mix.hi};
+}
+
 static void fingerprint(const cursor *c, const uint8_t *p, size_t n, bsi_hash128 *fp) {
-    *fp = bsi_xxh128_secret(p, n, c->o->secret);
-    fp->lo ^= c->f->layout->mix.lo;
-    fp->hi ^= c->f->layout->mix.hi;
+    if (!c->o->brief) *fp = bsi_scan_fingerprint(c->f->layout, c->o->secret, p, n);
 }
 
 static bool entry_usable(const bsi_image_entry *e) { return e && (e->flags & BSI_IMAGE_EXACT); }
@@ -377,6 +380,10 @@ bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *
 /* Open blocks that came past the page cache. It is an economy: where there is no room they are read from the file again. */
 static void spill_direct(cursor *c, uint64_t *place, const uint8_t *p, size_t n) {
     if (!c->direct) return;
+    if (c->o->brief) { /* few are read again, or all: none is worth it */
+        bsi_ahead_use_cache(c->ahead);
+        return;
+    }
     if (atomic_load(&c->f->spill_bytes) > BSI_DIRECT_SPILL_BYTES) bsi_ahead_use_cache(c->ahead);
     if (bsi_scan_spill(place, c->f, p, n, c->o->tmp, NULL)) *place = BSI_NO_SPILL;
 }
@@ -528,7 +535,8 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
 typedef struct found {
     bsi_scan_run *run;
     size_t runs, run_cap;
-    bsi_scan_block *block;
+    bsi_scan_block *block; /* or brief, as the options say */
+    bsi_scan_brief *brief;
     size_t blocks, block_cap;
 } found;
 
@@ -549,20 +557,36 @@ static void add_run(found *f, const bsi_scan_run *r) {
     f->run[f->runs++] = *r;
 }
 
-static void add_blocks(found *f, const bsi_scan_block *b, size_t n) {
-    if (f->blocks + n > f->block_cap) {
-        if (f->blocks > SOME_BLOCKS) bsi_memory_large();
-        f->block_cap = BSI_MAX(f->block_cap * 2, f->blocks + n + 16);
-        f->block = bsi_realloc(f->block, f->block_cap * sizeof *f->block);
-    }
-    memcpy(f->block + f->blocks, b, n * sizeof *b);
+static void set_room(found *f, size_t cap, bool brief) {
+    f->block_cap = cap;
+    if (brief) f->brief = bsi_realloc(f->brief, cap * sizeof *f->brief);
+    else f->block = bsi_realloc(f->block, cap * sizeof *f->block);
+}
+
+static void make_room(found *f, size_t n, bool brief) {
+    if (f->blocks + n <= f->block_cap) return;
+    if (f->blocks > SOME_BLOCKS) bsi_memory_large();
+    set_room(f, BSI_MAX(f->block_cap * 2, f->blocks + n + 16), brief);
+}
+
+/* Blocks of `from`, whose list is of the same kind. */
+static void add_blocks(found *f, const found *from, uint64_t first, size_t n) {
+    make_room(f, n, from->brief != NULL);
+    if (from->brief) memcpy(f->brief + f->blocks, from->brief + first, n * sizeof *f->brief);
+    else memcpy(f->block + f->blocks, from->block + first, n * sizeof *f->block);
     f->blocks += n;
 }
 
-static void add_step(found *f, found_step *s) {
+static bsi_scan_brief in_brief(const bsi_scan_block *b) {
+    return (bsi_scan_brief){.plain = b->plain, .tag = b->tag, .bytes = b->bytes, .records = (uint16_t)b->records, .flags = (uint16_t)b->flags};
+}
+
+static void add_step(found *f, found_step *s, bool brief) {
     if (!s->run.matched) {
         s->run.first = f->blocks;
-        add_blocks(f, &s->block, 1);
+        make_room(f, 1, brief);
+        if (brief) f->brief[f->blocks++] = in_brief(&s->block);
+        else f->block[f->blocks++] = s->block;
     }
     add_run(f, &s->run);
 }
@@ -570,6 +594,7 @@ static void add_step(found *f, found_step *s) {
 static void found_free(found *f) {
     free(f->run);
     free(f->block);
+    free(f->brief);
     *f = (found){0};
 }
 
@@ -704,7 +729,7 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
         found_step s;
         u->status = cursor_step(&c, u->to, &s, &more, &err);
         if (u->status || !more) break;
-        add_step(&u->found, &s);
+        add_step(&u->found, &s, r->o->brief);
         tell_progress(r, index, &told, c.offset);
     }
     if (u->status) memcpy(u->err = bsi_alloc(sizeof err), &err, sizeof err);
@@ -803,7 +828,7 @@ static void packed_unit(unit *u, bsi_scan_block *block, const uint32_t *match, s
         const bsi_scan_block *b = &block[i];
         found_step s = {.block = *b, .run = {.file = b->file, .offset = b->offset, .count = 1, .bytes = b->bytes, .records = b->records,
                                              .matched = match[i] != UINT32_MAX, .first = match[i], .spill = BSI_NO_SPILL}};
-        add_step(&u->found, &s);
+        add_step(&u->found, &s, false);
     }
 }
 
@@ -874,9 +899,9 @@ static void advance(place *at, const unit *u, const bsi_image *image, uint64_t p
             at->offset += e->bytes;
             at->records += e->records;
         } else {
-            const bsi_scan_block *b = &u->found.block[r->first + at->skip];
-            at->offset += b->bytes;
-            at->records += b->records;
+            uint64_t i = r->first + at->skip;
+            at->offset += u->found.brief ? u->found.brief[i].bytes : u->found.block[i].bytes;
+            at->records += u->found.brief ? u->found.brief[i].records : u->found.block[i].records;
         }
         if (++at->skip < r->count) continue;
         at->run++; /* the end of a run is no start of a block */
@@ -899,7 +924,7 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
         if (!r.matched) {
             uint64_t from = r.first;
             r.first = all->blocks;
-            add_blocks(all, u->found.block + from, r.count);
+            add_blocks(all, &u->found, from, r.count);
         }
         add_run(all, &r);
         *pos = r.offset + r.bytes;
@@ -910,9 +935,12 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
 static void drop_before(const bsi_scan_options *o, const unit *u, const place *at) {
     for (size_t i = 0; o->dropped && i < u->found.runs && i <= at->run; i++) {
         const bsi_scan_run *r = &u->found.run[i];
-        uint64_t count = i < at->run ? r->count : at->skip;
-        for (uint64_t k = 0; !r->matched && k < count; k++)
-            if (u->found.block[r->first + k].tag != BSI_NO_TAG) o->dropped(o->opened_ctx, &u->found.block[r->first + k]);
+        uint64_t count = i < at->run ? r->count : at->skip, offset = r->offset;
+        for (uint64_t k = r->first; !r->matched && k < r->first + count; k++) {
+            bsi_scan_block b = o->brief ? bsi_scan_full(&u->found.brief[k], r->file, offset) : u->found.block[k];
+            offset += b.bytes;
+            if (b.tag != BSI_NO_TAG) o->dropped(o->opened_ctx, &b);
+        }
     }
 }
 
@@ -939,7 +967,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
         found_step s;
         st = cursor_step(&c, c.offset + 1, &s, &more, err);
         if (st || !more) break;
-        add_step(all, &s);
+        add_step(all, &s, r->o->brief);
         *pos = c.offset;
     }
     bsi_buf_free(&buf);
@@ -952,19 +980,17 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
 }
 
 /* Room for what a unit brings: as much as all of them do if they go on like this, so that a long list is not moved while it grows. */
-static void make_room(unit_run *r, const unit *u) {
+static void make_room_for(unit_run *r, const unit *u) {
     found *all = &r->all;
     size_t now = all->blocks + u->found.blocks;
-    if (now + SOME_BLOCKS <= all->block_cap) return;
-    all->block_cap = now / (r->joined + 1) * r->count + now / 8 + 2 * SOME_BLOCKS;
-    all->block = bsi_realloc(all->block, all->block_cap * sizeof *all->block);
+    if (now + SOME_BLOCKS > all->block_cap) set_room(all, now / (r->joined + 1) * r->count + now / 8 + 2 * SOME_BLOCKS, r->o->brief);
 }
 
 static bomsync_status join_next(unit_run *r, bomsync_error *err) {
     unit *u = &r->unit[r->joined];
     bool first = !r->joined || u[-1].file != u->file, last = r->joined + 1 == r->count || u[1].file != u->file;
     if (first) r->pos = r->scan->file[u->file].body;
-    make_room(r, u);
+    make_room_for(r, u);
     bomsync_status st = join_unit(r, &r->all, u, last, &r->pos, err);
     found_free(&u->found);
     r->joined++;
@@ -1030,8 +1056,32 @@ static found_step opened(const bsi_scan_run *r, const bsi_image_entry *e, uint64
     return t;
 }
 
+bsi_scan_block bsi_scan_full(const bsi_scan_brief *b, uint32_t file, uint64_t offset) {
+    return (bsi_scan_block){.offset = offset, .spill = BSI_NO_SPILL, .tag = b->tag, .plain = b->plain, .file = file, .bytes = b->bytes,
+                            .records = b->records, .flags = b->flags};
+}
+
+void bsi_scan_expand(bsi_scan *s) {
+    if (s->block) return;
+    s->block = bsi_alloc((s->brief_count + 1) * sizeof *s->block);
+    for (size_t i = 0; i < s->run_count; i++) {
+        uint64_t offset = s->run[i].offset, end = s->run[i].first + s->run[i].count;
+        for (uint64_t k = s->run[i].first; k < end; k++) {
+            s->block[k] = bsi_scan_full(&s->brief[k], s->run[i].file, offset);
+            offset += s->brief[k].bytes;
+        }
+    }
+    s->block_count = s->brief_count;
+}
+
+void bsi_scan_forget_brief(bsi_scan *s) {
+    free(s->brief);
+    s->brief = NULL;
+    s->brief_count = 0;
+}
+
 size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx) {
-    found all = {0};
+    found all = {0}, before_it = {.block = s->block};
     size_t hits = 0;
     bsi_image_walk w = {.image = image};
     for (size_t i = 0; i < s->run_count; i++) {
@@ -1039,7 +1089,7 @@ size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ct
         if (!r.matched) {
             uint64_t from = r.first;
             r.first = all.blocks;
-            add_blocks(&all, s->block + from, r.count);
+            add_blocks(&all, &before_it, from, r.count);
             add_run(&all, &r);
             continue;
         }
@@ -1050,7 +1100,7 @@ size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ct
             found_step t = {.run = {.file = r.file, .offset = r.offset + before, .count = 1, .bytes = e->bytes, .records = e->records, .matched = true,
                               .first = r.first + k, .spill = r.spill == BSI_NO_SPILL ? BSI_NO_SPILL : r.spill + before}};
             if (open) t = opened(&r, e, before);
-            add_step(&all, &t);
+            add_step(&all, &t, false);
             hits += open;
             before += e->bytes;
         }
@@ -1176,8 +1226,10 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     scan->run = all.run;
     scan->run_count = all.runs;
     scan->block = all.block;
-    scan->block_count = all.blocks;
-    if (scan->block_count) bsi_memory_large();
+    scan->block_count = o->brief ? 0 : all.blocks;
+    scan->brief = all.brief;
+    scan->brief_count = o->brief ? all.blocks : 0;
+    if (all.blocks) bsi_memory_large();
     if (!st) settle_matches(scan, local.image);
     count_up(scan);
     for (size_t f = 0; f < scan->file_count && !st; f++) st = bsi_source_settled(scan->file[f].source, err);
@@ -1500,6 +1552,7 @@ void bsi_scan_close(bsi_scan *scan) {
     }
     free(scan->file);
     free(scan->block);
+    free(scan->brief);
     free(scan->run);
     *scan = (bsi_scan){0};
 }

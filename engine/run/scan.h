@@ -24,10 +24,18 @@ typedef struct bsi_scan_block {
     uint32_t part;       /* whoever sets the tag may use it */
 } bsi_scan_block;
 
+/** The same in few bytes, for who has all blocks open and few of them open for long: where it starts follows from the run. */
+typedef struct bsi_scan_brief {
+    bsi_hash128 plain;
+    uint64_t tag;
+    uint32_t bytes;
+    uint16_t records, flags; /* a block has no more than 65535 */
+} bsi_scan_brief;
+
 /** Blocks that stand one behind the other in a file: all matched with entries that stand one behind the other in the
  *  image, or all open. */
 typedef struct bsi_scan_run {
-    uint64_t first;      /* matched: index of the first entry in the image; open: index in bsi_scan.block */
+    uint64_t first;      /* matched: index of the first entry in the image; open: index in bsi_scan.block, or .brief */
     uint64_t count;
     uint64_t offset;     /* in the decoded file, of its first byte */
     uint64_t bytes, records;
@@ -61,6 +69,8 @@ typedef struct bsi_scan {
     size_t run_count;
     bsi_scan_block *block; /* the open ones, in order; "open" is an index here */
     size_t block_count;
+    bsi_scan_brief *brief; /* in place of block, where the options asked for it; NULL: they did not */
+    size_t brief_count;
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, all or some; NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
@@ -91,6 +101,7 @@ typedef struct bsi_scan_options {
     /** Gets those of them that the chain does not reach in the end, one at a time. Any worker (bsi_lane). Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;
+    bool brief;               /* no image is given, and open blocks are listed in brief: their fingerprints are not taken, nothing is spilled */
     bool no_plain;            /* the unseeded digests of blocks are not wanted */
     bool keep_stream_bytes;   /* every block of a stream may be read again */
     bool streams_twice;       /* few matched blocks are looked at again: of a stream that can be opened again they are not kept */
@@ -108,6 +119,13 @@ void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct);
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err);
 /** Open the matched blocks for which hit() says so; open indexes change. Returns how many. */
 size_t bsi_scan_reopen(bsi_scan *scan, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx);
+/** Of a scan in brief: the list of all blocks beside it; their fingerprints and blanks are not known. */
+void bsi_scan_expand(bsi_scan *scan);
+void bsi_scan_forget_brief(bsi_scan *scan);
+/** Block i of a run of a scan in brief, which starts at `offset`. */
+bsi_scan_block bsi_scan_full(const bsi_scan_brief *b, uint32_t file, uint64_t offset);
+/** The fingerprint of a block with these bytes. */
+bsi_hash128 bsi_scan_fingerprint(const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n);
 /** The bytes of open block i into buf (reused; 64 bytes of margin). Any thread, own buf. */
 bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_error *err);
 /** The same for who goes through blocks mostly one behind the other: those that follow are read with it. *p is good until the next call

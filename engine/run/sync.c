@@ -84,7 +84,7 @@ static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, b
 
 static void snapshot_digest(bsi_sync *s) {
     static const uint8_t unknown[32];
-    bool same = !s->scan.block_count && s->scan.ascending && s->scan.run_count == 1 && s->scan.blocks == s->image.count && s->scan.file_count == 1;
+    bool same = !s->scan.block_count && !s->scan.brief_count && s->scan.ascending && s->scan.run_count == 1 && s->scan.blocks == s->image.count && s->scan.file_count == 1;
     if (same && memcmp(s->feed->image_digest, unknown, 32)) { /* kept only of snapshots in one file */
         memcpy(s->snapshot_digest, s->feed->image_digest, 32);
         return;
@@ -97,8 +97,8 @@ static void snapshot_digest(bsi_sync *s) {
     bsi_image_walk w = {.image = &s->image};
     for (size_t i = 0; i < s->scan.run_count; i++) {
         const bsi_scan_run *r = &s->scan.run[i];
-        for (uint64_t k = 0; k < r->count; k++) {
-            part[n++] = r->matched ? bsi_image_next(&w, r->first + k)->plain : s->scan.block[r->first + k].plain;
+        for (uint64_t k = r->first; k < r->first + r->count; k++) {
+            part[n++] = r->matched ? bsi_image_next(&w, k)->plain : s->scan.brief ? s->scan.brief[k].plain : s->scan.block[k].plain;
             if (n < 256) continue;
             bsi_sha_add(h, part, sizeof part);
             n = 0;

@@ -19,9 +19,12 @@
  * nothing is lost but the time: all blocks stay open, and the join settles them. Few rows are expected to differ, since cells
  * for few stay in the cache (half the time a row); where they were too few, the rows are put into more.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/limits.h"
 #include "flow/difference.h"
@@ -37,11 +40,17 @@ enum {
 #define TAG_OPEN (1ull << 55)
 #define TAG_PLACE (TAG_OPEN - 1)
 
+typedef struct key_part { /* BSI_RECONCILE_PART low halves of key hashes */
+    uint32_t *kh;   /* NULL: they are in the file */
+    uint64_t place; /* there */
+} key_part;
+
 typedef struct lane {
     bsi_rows rows;
     bsi_difference *difference;
-    uint32_t *kh; /* the low half of each row's key hash, in the order of the blocks that this worker saw */
-    size_t count, cap;
+    key_part *part; /* of the list of all rows' key hashes, in the order of the blocks that this worker saw; in parts that stay
+                       where they are: a list that grows would be copied, into memory that is fresh each time */
+    size_t count, parts;
     uint64_t *hit; /* places in kh, ascending */
     size_t hits, hit_cap;
     uint32_t *odd; /* the same of rows that are kept back and have a key */
@@ -59,24 +68,23 @@ typedef struct bsi_reconcile {
     uint64_t *gone;  /* key hashes of taken, ascending */
     bool settled;    /* the difference could be told: only open blocks are in the scan */
     size_t most;     /* rows that may differ */
-    /* a filter of low halves of key hashes, and the halves, ascending */
+    /* low halves of key hashes: a filter, and a table of 2^x slots, 0: empty (then want_zero speaks of 0 itself) */
     uint64_t *filter;
+    unsigned filter_bits;
     uint32_t *want;
-    size_t want_count;
+    size_t want_count, want_mask;
+    bool want_zero;
     uint8_t *open_state; /* bit a state block */
     bsi_row_store *old;
+    int fd;          /* parts of lists that are too many; -1: not yet */
+    atomic_ullong kept, spilled; /* bytes of parts in memory, in the file */
     atomic_int status;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of err and fd */
     bomsync_error err;
 } bsi_reconcile;
 
 static int by_u64(const void *a, const void *b) {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static int by_u32(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
@@ -229,6 +237,7 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     r->s = s;
     r->lanes = s->workers + 1;
     r->most = BSI_RECONCILE_FEW;
+    r->fd = -1;
     r->lane = bsi_calloc((size_t)r->lanes, sizeof *r->lane);
     pthread_mutex_init(&r->lock, NULL);
     return BOMSYNC_OK;
@@ -238,7 +247,8 @@ static void close_lanes(bsi_reconcile *r) {
     for (int i = 0; r->lane && i < r->lanes; i++) {
         bsi_rows_free(&r->lane[i].rows);
         bsi_difference_close(r->lane[i].difference);
-        free(r->lane[i].kh);
+        for (size_t k = 0; k < r->lane[i].parts; k++) free(r->lane[i].part[k].kh);
+        free(r->lane[i].part);
         free(r->lane[i].hit);
         free(r->lane[i].odd);
     }
@@ -252,6 +262,7 @@ void bsi_reconcile_close(bsi_sync *s) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return;
     close_lanes(r);
+    if (r->fd >= 0) close(r->fd);
     free(r->added);
     free(r->taken);
     free(r->gone);
@@ -281,15 +292,60 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
         if (!w->bad[i]) put(d, &w->kh[i], &w->rh[i], 1);
 }
 
+static int spill_file(bsi_reconcile *r) {
+    pthread_mutex_lock(&r->lock);
+    if (r->fd < 0) r->fd = open(r->s->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int fd = r->fd;
+    pthread_mutex_unlock(&r->lock);
+    return fd;
+}
+
+/* A part that is full goes to the file, if there are many: then its memory serves for the next one. It is an economy: where
+ * there is no room on the device it stays. */
+static uint32_t *spill_part(bsi_reconcile *r, key_part *p) {
+    const size_t bytes = BSI_RECONCILE_PART * sizeof *p->kh;
+    int fd = atomic_load(&r->kept) < r->s->memory_bytes / BSI_RECONCILE_SHARE ? -1 : spill_file(r);
+    if (fd < 0) return NULL;
+    p->place = atomic_fetch_add(&r->spilled, bytes);
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pwrite(fd, (const char *)p->kh + done, bytes - done, (off_t)(p->place + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return NULL;
+        done += (size_t)n;
+    }
+    uint32_t *kh = p->kh;
+    p->kh = NULL;
+    return kh;
+}
+
+static void add_part(bsi_reconcile *r, lane *l) {
+    uint32_t *kh = l->parts ? spill_part(r, &l->part[l->parts - 1]) : NULL;
+    if (!kh) {
+        kh = bsi_alloc(BSI_RECONCILE_PART * sizeof *kh);
+        atomic_fetch_add(&r->kept, BSI_RECONCILE_PART * sizeof *kh);
+    }
+    l->part = bsi_realloc(l->part, (l->parts + 1) * sizeof *l->part);
+    l->part[l->parts++] = (key_part){.kh = kh};
+}
+
+static void list_keys(bsi_reconcile *r, lane *l, const uint64_t *kh, size_t count) {
+    for (size_t i = 0; i < count;) {
+        size_t at = l->count % BSI_RECONCILE_PART, n = BSI_MIN(count - i, BSI_RECONCILE_PART - at);
+        if (!at) add_part(r, l);
+        uint32_t *to = l->part[l->parts - 1].kh + at;
+        for (size_t k = 0; k < n; k++) to[k] = (uint32_t)kh[i + k];
+        l->count += n;
+        i += n;
+    }
+}
+
 static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, size_t bytes) {
     int number = bsi_lane();
     lane *l = &r->lane[number];
     bsi_rows *w = &l->rows;
     bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, bytes, false);
-    if (l->count + w->count > l->cap) l->kh = bsi_realloc(l->kh, (l->cap = (l->cap + w->count) * 3 / 2 + 4096) * sizeof *l->kh);
-    for (uint32_t i = 0; i < w->count; i++) l->kh[l->count + i] = (uint32_t)w->kh[i];
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
-    l->count += w->count;
+    list_keys(r, l, w->kh, w->count);
     for (uint32_t i = 0; i < w->bad_count; i++) {
         if (!w->bads[i].key_read) continue;
         if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 16) * sizeof *l->odd);
@@ -309,11 +365,16 @@ static bomsync_status take_unseen(bsi_reconcile *r, bomsync_error *err) {
     bsi_scan *scan = &r->s->scan;
     bsi_buf buf = {0};
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < scan->block_count && !st; i++) {
-        bsi_scan_block *b = &scan->block[i];
-        if (b->tag != BSI_NO_TAG) continue;
-        st = bsi_scan_bytes(scan, i, &buf, err);
-        if (!st) take_rows(r, scan->file[b->file].layout, b, buf.data, buf.len);
+    for (size_t i = 0; i < scan->run_count && !st; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        uint64_t before = 0;
+        for (uint64_t k = run->first; k < run->first + run->count && !st; k++) {
+            bsi_scan_block b = bsi_scan_full(&scan->brief[k], run->file, 0);
+            if (b.tag == BSI_NO_TAG) st = bsi_scan_range(scan, run, before, BSI_MIN((size_t)b.bytes, (size_t)BSI_RECORD_BYTES_MAX), &buf, err);
+            if (b.tag == BSI_NO_TAG && !st) take_rows(r, scan->file[run->file].layout, &b, buf.data, buf.len);
+            scan->brief[k].tag = b.tag;
+            before += b.bytes;
+        }
     }
     bsi_buf_free(&buf);
     return st;
@@ -328,6 +389,7 @@ static void take_dropped(void *ctx, const bsi_scan_block *b) {
 
 void bsi_reconcile_scan(bsi_sync *s, bsi_scan_options *o) {
     o->image = NULL;
+    o->brief = true;
     o->opened = take_opened;
     o->dropped = take_dropped;
     o->opened_ctx = s->reconcile;
@@ -379,35 +441,79 @@ static bool settle(bsi_reconcile *r) {
 
 /* ---- keys in the lists ---- */
 
-#define FILTER_BITS 24
+enum { FILTER_BITS_LEAST = 10, FILTER_BITS_MOST = 24 };
 
 static bool in_filter(const bsi_reconcile *r, uint32_t kh) {
-    uint32_t h = kh >> (32 - FILTER_BITS);
+    uint32_t h = kh >> (32 - r->filter_bits);
     return r->filter[h >> 6] >> (h & 63) & 1;
 }
 
-static bool wanted(const bsi_reconcile *r, uint32_t kh) {
-    return in_filter(r, kh) && bsearch(&kh, r->want, r->want_count, sizeof kh, by_u32) != NULL;
+static bool in_table(const bsi_reconcile *r, uint32_t kh) {
+    if (!kh) return r->want_zero;
+    size_t h = kh & r->want_mask;
+    while (r->want[h] && r->want[h] != kh) h = (h + 1) & r->want_mask;
+    return r->want[h];
 }
 
-static void want_these(bsi_reconcile *r, uint32_t *kh, size_t count) {
-    bsi_sort(kh, count, sizeof *kh, by_u32);
+static inline bool wanted(const bsi_reconcile *r, uint32_t kh) { return in_filter(r, kh) && in_table(r, kh); }
+
+/* The filter lets one of 64 pass or less; it is no larger than it must be, to stay in the cache. */
+static void want_these(bsi_reconcile *r, const uint32_t *kh, size_t count) {
+    r->filter_bits = FILTER_BITS_LEAST;
+    while (r->filter_bits < FILTER_BITS_MOST && ((size_t)1 << r->filter_bits) < count * 64) r->filter_bits++;
+    r->want_mask = 1;
+    while (r->want_mask < count * 2) r->want_mask = r->want_mask * 2 + 1;
+    free(r->filter);
     free(r->want);
-    r->want = kh;
+    r->filter = bsi_calloc((size_t)1 << (r->filter_bits - 6), sizeof *r->filter);
+    r->want = bsi_calloc(r->want_mask + 1, sizeof *r->want);
     r->want_count = count;
-    if (!r->filter) r->filter = bsi_alloc((1u << FILTER_BITS) / 8);
-    memset(r->filter, 0, (1u << FILTER_BITS) / 8);
-    for (size_t i = 0; i < count; i++) r->filter[kh[i] >> (32 - FILTER_BITS) >> 6] |= 1ull << (kh[i] >> (32 - FILTER_BITS) & 63);
+    r->want_zero = false;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bit = kh[i] >> (32 - r->filter_bits);
+        size_t h = kh[i] & r->want_mask;
+        while (r->want[h] && r->want[h] != kh[i]) h = (h + 1) & r->want_mask;
+        r->want[h] = kh[i];
+        r->want_zero |= !kh[i];
+        r->filter[bit >> 6] |= 1ull << (bit & 63);
+    }
+}
+
+static void add_hit(lane *l, size_t place) {
+    if (l->hits == l->hit_cap) l->hit = bsi_realloc(l->hit, (l->hit_cap = l->hit_cap ? l->hit_cap * 2 : 256) * sizeof *l->hit);
+    l->hit[l->hits++] = place;
+}
+
+static bomsync_status read_part(uint32_t *kh, int fd, const key_part *p, bomsync_error *err) {
+    const size_t bytes = BSI_RECONCILE_PART * sizeof *kh;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(fd, (char *)kh + done, bytes - done, (off_t)(p->place + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
+        done += (size_t)n;
+    }
+    return BOMSYNC_OK;
 }
 
 static void find_hits(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     lane *l = &r->lane[index];
-    for (size_t i = 0; i < l->count; i++) {
-        if (!wanted(r, l->kh[i])) continue;
-        if (l->hits == l->hit_cap) l->hit = bsi_realloc(l->hit, (l->hit_cap = l->hit_cap ? l->hit_cap * 2 : 256) * sizeof *l->hit);
-        l->hit[l->hits++] = i;
+    uint32_t *read = NULL;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    for (size_t p = 0; r->want_count && p < l->parts; p++) {
+        const uint32_t *kh = l->part[p].kh;
+        size_t from = p * BSI_RECONCILE_PART, n = BSI_MIN(l->count - from, (size_t)BSI_RECONCILE_PART);
+        if (!kh) {
+            if (!read) read = bsi_alloc(BSI_RECONCILE_PART * sizeof *read);
+            bomsync_status st = read_part(read, r->fd, &l->part[p], &err);
+            if (st) fail(r, st, &err);
+            if (st) break;
+            kh = read;
+        }
+        for (size_t i = 0; i < n; i++)
+            if (wanted(r, kh[i])) add_hit(l, from + i);
     }
+    free(read);
 }
 
 /* Keys of rows that only the snapshot has, and of rows that are kept back. */
@@ -420,12 +526,13 @@ static void want_changed(bsi_reconcile *r) {
     for (int i = 0; i < r->lanes; i++)
         for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
     want_these(r, kh, n);
+    free(kh);
 }
 
 /* ---- the blocks that stay open ---- */
 
 /* The first hit among the rows of a block: its place, or UINT64_MAX. */
-static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_block *b) {
+static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_brief *b) {
     const lane *l = &r->lane[b->tag >> LANE_SHIFT];
     uint64_t from = b->tag & TAG_PLACE;
     size_t lo = 0, hi = l->hits;
@@ -438,48 +545,79 @@ static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_block *b) {
 }
 
 /* Bit a block. If its first row may be new, what stands before it must be known: the block before is opened, too. */
-static uint8_t *open_blocks(const bsi_reconcile *r) {
+static uint8_t *open_blocks(const bsi_reconcile *r, size_t *count) {
     const bsi_scan *scan = &r->s->scan;
-    uint8_t *open = bsi_calloc(scan->block_count / 8 + 1, 1);
+    uint8_t *open = bsi_calloc(scan->brief_count / 8 + 1, 1);
     bool before = false; /* of the block behind: wants its neighbour */
-    for (size_t i = scan->block_count; i--;) {
-        const bsi_scan_block *b = &scan->block[i];
+    *count = 0;
+    for (size_t i = scan->brief_count; i--;) {
+        const bsi_scan_brief *b = &scan->brief[i];
         uint64_t hit = b->tag & TAG_OPEN ? 0 : first_hit(r, b);
-        if (before || hit != UINT64_MAX) open[i >> 3] |= (uint8_t)(1u << (i & 7));
+        if (before || hit != UINT64_MAX) {
+            open[i >> 3] |= (uint8_t)(1u << (i & 7));
+            ++*count;
+        }
         before = hit == 0 || (before && !b->records);
     }
     return open;
 }
 
-/* The scan is left with the open blocks, each a run with those behind it. */
-static void keep_open(bsi_reconcile *r, const uint8_t *open) {
-    bsi_scan *scan = &r->s->scan;
-    size_t kept = 0, runs = 0, cap = 0;
-    bsi_scan_run *run = NULL;
-    for (size_t i = 0; i < scan->block_count; i++) {
-        if (!(open[i >> 3] >> (i & 7) & 1)) continue;
-        const bsi_scan_block *b = &scan->block[i];
-        bsi_scan_run *last = runs ? &run[runs - 1] : NULL;
-        if (last && last->file == b->file && last->offset + last->bytes == b->offset) {
-            last->count++;
-            last->bytes += b->bytes;
-            last->records += b->records;
-        } else {
-            if (runs == cap) run = bsi_realloc(run, (cap = cap ? cap * 2 : 64) * sizeof *run);
-            run[runs++] = (bsi_scan_run){.first = kept, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records,
-                                         .spill = BSI_NO_SPILL, .file = b->file};
-        }
-        scan->block[kept++] = *b;
+typedef struct open_runs {
+    bsi_scan_run *run;
+    size_t count, cap;
+} open_runs;
+
+static void add_open(open_runs *o, const bsi_scan_block *b, size_t index) {
+    bsi_scan_run *last = o->count ? &o->run[o->count - 1] : NULL;
+    if (last && last->file == b->file && last->offset + last->bytes == b->offset) {
+        last->count++;
+        last->bytes += b->bytes;
+        last->records += b->records;
+        return;
     }
-    r->s->settled = scan->block_count - kept;
-    free(scan->run);
-    scan->run = run;
-    scan->run_count = runs;
-    scan->block_count = kept;
-    scan->block = bsi_realloc(scan->block, (kept + 1) * sizeof *scan->block);
+    if (o->count == o->cap) o->run = bsi_realloc(o->run, (o->cap = o->cap ? o->cap * 2 : 64) * sizeof *o->run);
+    o->run[o->count++] =
+        (bsi_scan_run){.first = index, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records, .spill = BSI_NO_SPILL, .file = b->file};
 }
 
-/* Once more into larger cells: all blocks of the snapshot are read again. */
+/* The scan is left with the open blocks, each a run with those behind it. */
+static void keep_open(bsi_reconcile *r, const uint8_t *open, size_t count) {
+    bsi_scan *scan = &r->s->scan;
+    open_runs runs = {0};
+    free(scan->block); /* of all blocks, if they were read again */
+    scan->block = bsi_alloc((count + 1) * sizeof *scan->block);
+    scan->block_count = 0;
+    for (size_t i = 0; i < scan->run_count; i++) {
+        const bsi_scan_run *run = &scan->run[i];
+        uint64_t offset = run->offset;
+        for (uint64_t k = run->first; k < run->first + run->count; k++) {
+            if (open[k >> 3] >> (k & 7) & 1) {
+                bsi_scan_block *b = &scan->block[scan->block_count];
+                *b = bsi_scan_full(&scan->brief[k], run->file, offset);
+                add_open(&runs, b, scan->block_count++);
+            }
+            offset += scan->brief[k].bytes;
+        }
+    }
+    r->s->settled = scan->brief_count - count;
+    free(scan->run);
+    scan->run = runs.run;
+    scan->run_count = runs.count;
+}
+
+/* Where nothing is settled the next image may be made of the blocks: what the list in brief lacked. */
+static bomsync_status complete(bsi_sync *s, size_t i, bsi_buf *buf, bsi_rows *w, bomsync_error *err) {
+    bsi_scan_block *b = &s->scan.block[i];
+    const bsi_layout *l = s->scan.file[b->file].layout;
+    bomsync_status st = bsi_scan_bytes(&s->scan, i, buf, err);
+    if (st) return st;
+    bsi_parse_block(w, l, bsi_store_secret(s->store), buf->data, buf->len, false);
+    b->fp = bsi_scan_fingerprint(l, bsi_store_secret(s->store), buf->data, buf->len);
+    b->blanks = b->flags & BSI_CUT_OVERSIZE ? 0 : w->blanks;
+    return BOMSYNC_OK;
+}
+
+/* Once more, into larger cells if the rows are not settled: all blocks of the snapshot are read again. */
 static void put_again(void *ctx, size_t index) {
     bsi_reconcile *r = ctx;
     bsi_sync *s = r->s;
@@ -489,13 +627,16 @@ static void put_again(void *ctx, size_t index) {
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->scan.block_count);
     for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
-        st = bsi_scan_bytes(&s->scan, i, &buf, &err);
-        if (st) break;
-        bsi_parse_block(&l->rows, s->scan.file[s->scan.block[i].file].layout, bsi_store_secret(s->store), buf.data, buf.len, false);
-        put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
+        st = complete(s, i, &buf, &l->rows, &err);
+        if (!st && !r->settled) put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
     }
     bsi_buf_free(&buf);
     if (st) fail(r, st, &err);
+}
+
+static bomsync_status read_again(bsi_reconcile *r, bomsync_error *err) {
+    bsi_parallel(r->s->workers, (r->s->scan.block_count + OLD_BLOCKS - 1) / OLD_BLOCKS, put_again, r);
+    return outcome(r, err);
 }
 
 static void forget_cells(bsi_reconcile *r) {
@@ -507,16 +648,33 @@ static void forget_cells(bsi_reconcile *r) {
 
 /* What is left when the state is taken out of the snapshot. */
 static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
-    const bsi_sync *s = r->s;
+    bsi_sync *s = r->s;
     bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, take_state, r);
     bomsync_status st = outcome(r, err);
     if (st || (r->settled = settle(r))) return st;
     forget_cells(r);
     if (r->most == BSI_RECONCILE_ROWS) return BOMSYNC_OK;
     r->most = BSI_RECONCILE_ROWS;
-    bsi_parallel(s->workers, (s->scan.block_count + OLD_BLOCKS - 1) / OLD_BLOCKS, put_again, r);
-    st = outcome(r, err);
+    bsi_scan_expand(&s->scan);
+    st = read_again(r, err);
     return st ? st : subtract(r, err);
+}
+
+static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
+    bsi_sync *s = r->s;
+    want_changed(r);
+    bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
+    bomsync_status st = outcome(r, err);
+    if (st) return st;
+    size_t count;
+    uint8_t *open = open_blocks(r, &count);
+    bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
+    keep_open(r, open, count);
+    free(open);
+    r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
+    for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
+    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
+    return s->settled ? BOMSYNC_OK : read_again(r, err);
 }
 
 bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
@@ -526,17 +684,9 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     if (!st) st = take_unseen(r, err);
     if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
     if (!st) st = subtract(r, err);
-    if (!st && r->settled) {
-        want_changed(r);
-        bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
-        bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
-        uint8_t *open = open_blocks(r);
-        keep_open(r, open);
-        free(open);
-        r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
-        for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
-        bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
-    }
+    if (!st && r->settled) st = cut_down(r, err);
+    bsi_sync_end_digest(s);
+    bsi_scan_forget_brief(&s->scan);
     for (size_t i = 0; i < s->scan.block_count; i++) s->scan.block[i].tag = BSI_NO_TAG; /* they spoke of the lists */
     bsi_sync_memory(s);
     close_lanes(r);
@@ -585,6 +735,7 @@ static bomsync_status keys_of_open(bsi_reconcile *r, bomsync_error *err) {
     bsi_rows_free(&own);
     bsi_buf_free(&buf);
     want_these(r, kh, n);
+    free(kh);
     return st;
 }
 
@@ -595,7 +746,7 @@ bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error 
     r->old = old;
     free(r->open_state);
     r->open_state = bsi_calloc(s->base_count / 8 + 1, 1);
-    bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
+    if (r->want_count) bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
     st = outcome(r, err);
     free(s->open_state);
     s->open_state = bsi_alloc((s->base_count + 1) * sizeof *s->open_state);
