@@ -248,7 +248,9 @@ typedef struct u64_list {
     size_t n, cap;
 } u64_list;
 
+/* Rows that stand together mostly lie in one block: it is named once. */
 static void u64_add(u64_list *l, uint64_t v) {
+    if (l->n && l->v[l->n - 1] == v) return;
     if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 256) * sizeof *l->v);
     l->v[l->n++] = v;
 }

@@ -19,11 +19,6 @@
 
 /* ---- which blocks are open ---- */
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void list_open(bsi_sync *s) {
     free(s->row_base);
     s->open_count = s->scan.block_count;
@@ -130,8 +125,8 @@ typedef struct old_rows_run {
     bsi_row_store *rows;      /* of this round */
     unsigned from, to;        /* its partitions */
     /* twin search */
-    const uint64_t *kh;    /* candidates, ascending */
-    size_t kh_count;
+    const uint64_t *kh;    /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
+    uint64_t kh_mask;
     const uint8_t *filter; /* 2^20 bits */
     const uint8_t *is_open; /* bit a state block */
     pthread_mutex_t lock;
@@ -166,6 +161,26 @@ static void add_old_rows(void *ctx, size_t lane) {
     }
 }
 
+/* Key hashes that were listed for the search: found by their low bits, as the filter looks at the high ones. */
+static uint64_t *candidates(const uint64_t *kh, size_t count, uint64_t *mask) {
+    for (*mask = 63; *mask < count * 2;) *mask = *mask * 2 + 1;
+    uint64_t *slot = bsi_calloc(*mask + 2, sizeof *slot);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t h = kh[i] & *mask;
+        while (slot[h] && slot[h] != kh[i]) h = (h + 1) & *mask;
+        slot[h] = kh[i];
+        if (!kh[i]) slot[*mask + 1] = 1;
+    }
+    return slot;
+}
+
+static bool is_candidate(const old_rows_run *r, uint64_t kh) {
+    if (!kh) return r->kh[r->kh_mask + 1];
+    uint64_t h = kh & r->kh_mask;
+    while (r->kh[h] && r->kh[h] != kh) h = (h + 1) & r->kh_mask;
+    return r->kh[h] != 0;
+}
+
 static void search_twins(void *ctx, size_t index) {
     old_rows_run *r = ctx;
     bsi_sync *s = r->s;
@@ -182,7 +197,7 @@ static void search_twins(void *ctx, size_t index) {
         for (uint32_t k = 0; k < rows.count; k++) {
             uint32_t h = (uint32_t)(rows.kh[k] >> 44);
             if (!(r->filter[h >> 3] >> (h & 7) & 1)) continue;
-            if (!bsearch(&rows.kh[k], r->kh, r->kh_count, sizeof *r->kh, by_u64)) continue;
+            if (!is_candidate(r, rows.kh[k])) continue;
             pthread_mutex_lock(&r->lock);
             if (r->hit_count == r->hit_cap) r->hit = bsi_realloc(r->hit, (r->hit_cap = r->hit_cap ? r->hit_cap * 2 : 16) * sizeof *r->hit);
             r->hit[r->hit_count++] = s->base[i];
@@ -200,17 +215,18 @@ static bool stands_for(void *ctx, uint64_t index, const bsi_image_entry *e) {
 
 static bool none_skipped(const bsi_sync *s) { return s->open_count == s->scan.blocks && !s->amended_count; }
 
-static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
+static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
     *opened = 0;
     if (none_skipped(s) || !s->base_count) return BOMSYNC_OK;
     bomsync_status st = BOMSYNC_OK;
-    bsi_sort(kh, count, sizeof *kh, by_u64);
-    old_rows_run r = {.s = s, .err = err, .kh = kh, .kh_count = count};
-    if (!st && count) {
+    old_rows_run r = {.s = s, .err = err};
+    if (count) {
         uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
         for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
         for (size_t i = 0; i < s->open_state_count; i++)
             if (!bsi_is_amended(s, s->open_state[i])) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
+        uint64_t *slot = candidates(kh, count, &r.kh_mask);
+        r.kh = slot;
         r.filter = filter;
         r.is_open = is_open;
         pthread_mutex_init(&r.lock, NULL);
@@ -218,6 +234,7 @@ static bomsync_status open_twins(bsi_sync *s, uint64_t *kh, size_t count, size_t
         pthread_mutex_destroy(&r.lock);
         free(filter);
         free(is_open);
+        free(slot);
         st = (bomsync_status)atomic_load(&r.status);
     }
     if (!st && r.hit_count) {
@@ -399,27 +416,67 @@ static void classify_task(void *ctx, size_t index) {
     bsi_row_reader_close(&b);
 }
 
-static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
+/* Places to delete, in order: partitions are looked up by several workers. */
+typedef struct gone_run {
+    bsi_sync *s;
+    class_task *task;
+} gone_run;
+enum { GONE_AT_ONCE = 4096 };
+
+static void classify_gone_task(void *ctx, size_t index) {
+    gone_run *r = ctx;
+    bsi_sync *s = r->s;
+    class_task *t = &r->task[index];
     bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);
-    bomsync_status st = BOMSYNC_OK;
-    size_t kept = 0;
-    for (size_t i = 0; i < s->gone_count && !st; i++) {
+    size_t end = BSI_MIN((index + 1) * GONE_AT_ONCE, s->gone_count);
+    t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    t->item = bsi_alloc(GONE_AT_ONCE * sizeof *t->item);
+    for (size_t i = index * GONE_AT_ONCE; i < end && !t->status; i++) {
         bsi_field p = {(const uint8_t *)"_", 1, false};
         if (s->feed->slots.partition >= 0) {
-            st = bsi_row_fetch(f, &b, s->gone[i], err);
-            if (st) break;
+            t->status = bsi_row_fetch(f, &b, s->gone[i], &t->err);
+            if (t->status) break;
             p = bsi_change_partition(&s->feed->slots, f);
         }
-        if (!in_scope(s, p.p, p.len)) continue;
-        s->gone[kept++] = s->gone[i];
-        item[(*count)++] = (bsi_item){.op = 'd', .was = s->gone[i], .part = bsi_part_of(&s->parts, p.p, p.len)};
+        if (in_scope(s, p.p, p.len)) t->item[t->count++] = (bsi_item){.op = 'd', .was = s->gone[i], .part = bsi_part_of(&t->parts, p.p, p.len)};
     }
-    s->gone_count = kept;
     free(f);
     bsi_row_reader_close(&b);
+}
+
+/* Numbers of a task's partitions among those of all. */
+static uint32_t *part_map(bsi_sync *s, const bsi_parts *parts) {
+    uint32_t *map = bsi_alloc(sizeof *map * (parts->count + 1));
+    for (uint32_t p = 0; p < parts->count; p++) map[p] = bsi_part_of(&s->parts, parts->name[p], parts->len[p]);
+    return map;
+}
+
+static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
+    size_t tasks = (s->gone_count + GONE_AT_ONCE - 1) / GONE_AT_ONCE, kept = 0;
+    gone_run r = {.s = s, .task = bsi_calloc(tasks + 1, sizeof *r.task)};
+    bomsync_status st = BOMSYNC_OK;
+    bsi_parallel(s->workers, tasks, classify_gone_task, &r);
+    for (size_t i = 0; i < tasks; i++) {
+        class_task *t = &r.task[i];
+        if (t->status && !st) {
+            st = t->status;
+            *err = t->err;
+        }
+        uint32_t *map = part_map(s, &t->parts);
+        for (size_t k = 0; k < t->count; k++) {
+            s->gone[kept++] = t->item[k].was;
+            item[*count] = t->item[k];
+            item[(*count)++].part = map[t->item[k].part];
+        }
+        free(map);
+        free(t->item);
+        bsi_parts_free(&t->parts);
+    }
+    s->gone_count = kept;
+    free(r.task);
     return st;
 }
 
@@ -493,8 +550,7 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
         class_task *t = &r.task[i];
         if (room < s->item_count + t->count) /* grows while the tasks' lists shrink: never both whole in memory */
             s->item = bsi_realloc(s->item, (room = BSI_MIN(total, (s->item_count + t->count) * 5 / 4)) * sizeof *s->item);
-        uint32_t *map = bsi_alloc(sizeof *map * (t->parts.count + 1));
-        for (uint32_t p = 0; p < t->parts.count; p++) map[p] = bsi_part_of(&s->parts, t->parts.name[p], t->parts.len[p]);
+        uint32_t *map = part_map(s, &t->parts);
         bsi_made_take(s, &t->made);
         for (size_t k = 0; k < t->count && !st; k++) {
             s->item[s->item_count] = t->item[k];
