@@ -136,12 +136,18 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
 typedef struct next_state {
     bsi_ref *exact;       /* [open blocks] the state block that holds just its records, or none */
     bsi_ref *refs;        /* whole, each of one open block */
-    uint32_t *open_of;    /* [ref_count] which */
+    uint32_t *open_of;    /* [ref_count] which; NULL: refs are exact, each of its own */
     size_t ref_count;
     bsi_state_edit *edit; /* else */
     size_t edit_count;
     bsi_ref_set replaced; /* state blocks that the edits took out */
 } next_state;
+
+static bsi_ref *no_refs(const bsi_sync *s) {
+    bsi_ref *ref = bsi_alloc((s->open_count + 1) * sizeof *ref);
+    memset(ref, 0xff, (s->open_count + 1) * sizeof *ref);
+    return ref;
+}
 
 static bool whole(const bsi_sync *s, size_t open) {
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++)
@@ -149,10 +155,25 @@ static bool whole(const bsi_sync *s, size_t open) {
     return s->row_base[open + 1] > s->row_base[open];
 }
 
+enum { NOT_EXACT = BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END };
+
+/* Mostly the state is just what was written: then one list serves for all, as fresh memory costs more than going through it. */
+static bool all_stay(const bsi_sync *s) {
+    for (size_t i = 0; i < s->open_count; i++)
+        if (s->first_ref[i] == BSI_REF_NONE || (s->scan.block[i].flags & NOT_EXACT) || !whole(s, i)) return false;
+    return true;
+}
+
 /* First load: blocks were written while they were parsed; those with rows that may not stay are written again. */
 static bomsync_status first_state(bsi_sync *s, next_state *next, bomsync_error *err) {
-    bsi_ref *exact = next->exact, **refs = &next->refs;
+    if (all_stay(s)) {
+        next->exact = next->refs = s->first_ref;
+        next->ref_count = s->open_count;
+        return BOMSYNC_OK;
+    }
+    bsi_ref *exact = no_refs(s), **refs = &next->refs;
     size_t *count = &next->ref_count;
+    next->exact = exact;
     *refs = bsi_alloc(sizeof **refs * (s->open_count + 1));
     next->open_of = bsi_alloc(sizeof *next->open_of * (s->open_count + 1));
     *count = 0;
@@ -623,12 +644,12 @@ static void keep_unspoken(bsi_sync *s) {
 
 static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     for (size_t i = 0; s->first_ref && i < s->open_count; i++)
-        if (s->scan.block[i].flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END)) n->exact[i] = BSI_REF_NONE;
+        if (s->scan.block[i].flags & NOT_EXACT) n->exact[i] = BSI_REF_NONE;
     if (s->first_ref) return;
     for (size_t i = 0; i < s->open_count; i++)
         if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
     for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
-        if ((s->scan.block[i].flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END)) || bsi_ref_has(&n->replaced, n->exact[i]))
+        if ((s->scan.block[i].flags & NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
             n->exact[i] = BSI_REF_NONE;
 }
 
@@ -641,9 +662,9 @@ typedef struct next_image {
 } next_image;
 
 static bsi_ref *first_orphans(const next_state *n, size_t *count) {
-    bsi_ref *out = bsi_alloc(sizeof *out * (n->ref_count + 1));
+    bsi_ref *out = bsi_alloc(sizeof *out * ((n->open_of ? n->ref_count : 0) + 1));
     *count = 0;
-    for (size_t i = 0; i < n->ref_count; i++)
+    for (size_t i = 0; n->open_of && i < n->ref_count; i++)
         if (n->exact[n->open_of[i]] != n->refs[i]) out[(*count)++] = n->refs[i];
     return out;
 }
@@ -749,9 +770,8 @@ static void forget_records(bsi_sync *s) {
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     int64_t at = bsi_now_ns();
-    next_state n = {.exact = bsi_alloc(sizeof *n.exact * (s->open_count + 1))};
+    next_state n = {0};
     next_image x = {0};
-    memset(n.exact, 0xff, sizeof *n.exact * (s->open_count + 1));
     bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
     if (!s->all_held) {
         keep_exceptions(s);
@@ -760,7 +780,12 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     }
     if (make && !st) {
         bsi_items_sort(s->item, s->item_count, &s->parts);
-        st = s->first_ref ? first_state(s, &n, err) : edited_state(s, &n, err);
+        if (s->first_ref) {
+            st = first_state(s, &n, err);
+        } else {
+            n.exact = no_refs(s);
+            st = edited_state(s, &n, err);
+        }
         bsi_store_flush(s->store);
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
@@ -781,6 +806,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         if (!st) st = bsi_write_manifest(s->store, g, err);
         bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
+    if (!n.exact) n.exact = no_refs(s);
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
@@ -807,8 +833,8 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     s->feed->slots.count = slot_count;
     bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
-    free(n.exact);
-    free(n.refs);
+    if (n.exact != s->first_ref) free(n.exact);
+    if (n.refs != s->first_ref) free(n.refs);
     free(n.open_of);
     free(n.replaced.slot);
     bsi_state_edits_free(n.edit, n.edit_count);

@@ -272,11 +272,26 @@ static int lock_once(int fd, int how) { /* 0 done, 1 another has it, -1 errno */
     }
 }
 
+/* A process that was killed in the middle of a write to the device is there until that ends: a zombie, or with SIGKILL pending. */
+static bool is_dying(long long pid) {
+    char path[64], text[4096], pending[] = "SigPnd:";
+    snprintf(path, sizeof path, "/proc/%lld/status", pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    if (n <= 0) return false;
+    text[n] = 0;
+    const char *state = strstr(text, "State:"), *signals = strstr(text, pending);
+    char letter = 0;
+    if (state && sscanf(state + 6, " %c", &letter) == 1 && (letter == 'Z' || letter == 'X')) return true;
+    return signals && (strtoull(signals + sizeof pending - 1, NULL, 16) >> (SIGKILL - 1) & 1);
+}
+
 static bool holder_is_dead(int fd) {
     char text[LOCK_TEXT_BYTES + 1] = {0};
     if (pread(fd, text, LOCK_TEXT_BYTES, 0) <= 0) return true;
     long long pid = atoll(text);
-    return pid <= 0 || (kill((pid_t)pid, 0) != 0 && errno == ESRCH);
+    return pid <= 0 || (kill((pid_t)pid, 0) != 0 && errno == ESRCH) || is_dying(pid);
 }
 
 /* While a lock was waited for, another store may have taken this one's place (store_format.c): then it is the lock of
