@@ -103,21 +103,35 @@ bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t
     return st;
 }
 
+/* Lists and pieces are long: room is made once for all of one. */
+enum { VARINT_MOST = 10 };
+static uint8_t *put_signed(uint8_t *at, int64_t v) { return bsi_varint_put(at, ((uint64_t)v << 1) ^ (uint64_t)(v >> 63)); }
+
+static uint8_t *put_pieces(uint8_t *at, const bsi_list *list) {
+    uint64_t last = 0;
+    for (size_t i = 0; i < list->piece_count; last = list->piece[i++].id) {
+        const bsi_list_piece *p = &list->piece[i];
+        at = bsi_varint_put(put_signed(at, (int64_t)(p->id - last)), p->count);
+        if (list->db == BSI_DB_STATE) {
+            memcpy(at, &p->check, 4);
+            at += 4;
+        } else {
+            at = bsi_varint_put(at, p->first);
+        }
+    }
+    last = 0;
+    for (size_t i = 0; i < list->orphan_count; last = list->orphan[i++]) at = put_signed(at, (int64_t)(list->orphan[i] - last));
+    return at;
+}
+
 bomsync_status bsi_list_save(bsi_lister *l, bsi_list *list, bomsync_error *err) {
     bsi_buf b = {0};
-    uint64_t id = l->counters.list + 1, last = 0;
+    uint64_t id = l->counters.list + 1;
     const uint64_t head[LIST_HEAD / 8] = {(uint64_t)list->db, list->count, list->piece_count, list->orphan_count};
     bsi_value_start(&b);
     bsi_buf_add(&b, head, sizeof head);
-    for (size_t i = 0; i < list->piece_count; last = list->piece[i++].id) {
-        const bsi_list_piece *p = &list->piece[i];
-        bsi_put_signed(&b, (int64_t)(p->id - last));
-        bsi_buf_varint(&b, p->count);
-        if (list->db == BSI_DB_STATE) bsi_buf_add(&b, &p->check, 4);
-        else bsi_buf_varint(&b, p->first);
-    }
-    bsi_ref before = 0;
-    for (size_t i = 0; i < list->orphan_count; before = list->orphan[i++]) bsi_put_signed(&b, (int64_t)(list->orphan[i] - before));
+    bsi_buf_reserve(&b, (list->piece_count * 2 + list->orphan_count) * VARINT_MOST);
+    b.len = (size_t)(put_pieces(b.data + b.len, list) - b.data);
     uint32_t packed = (uint32_t)(b.len - BSI_VALUE_HEAD - LIST_HEAD);
     memcpy(b.data + BSI_VALUE_HEAD + 4, &packed, 4);
     bomsync_status st = bsi_lister_room(l, b.len, err);
@@ -301,7 +315,10 @@ static bomsync_status add_state(bsi_list *list, bsi_lister *l, bsi_buf *value, c
     bsi_list_piece p = {.id = l->counters.piece + 1, .check = (uint32_t)digest.lo, .count = (uint32_t)count};
     bsi_ref last = 0;
     bsi_value_start(value);
-    for (size_t i = 0; i < count; last = ref[i++]) bsi_put_signed(value, (int64_t)(ref[i] - last));
+    bsi_buf_reserve(value, count * VARINT_MOST);
+    uint8_t *at = value->data + value->len;
+    for (size_t i = 0; i < count; last = ref[i++]) at = put_signed(at, (int64_t)(ref[i] - last));
+    value->len = (size_t)(at - value->data);
     bomsync_status st = bsi_lister_room(l, value->len + 40, err);
     if (!st) st = bsi_value_save(&l->s->root, l->txn, BSI_DB_STATE, bsi_key_id(&p.id), value, MDB_APPEND, err);
     if (st) return st;
