@@ -492,11 +492,15 @@ static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *cou
             *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
         }
     }
+    bsi_ref_set named = {0}; /* by open blocks: other bytes of the same records, say other quotes */
+    for (size_t i = 0; extra && i < s->open_count; i++)
+        if (exact[i] != BSI_REF_NONE) bsi_ref_add(&named, exact[i]);
     for (size_t i = 0; i < extra; i++) {
         const bsi_image_entry *e = bsi_image_next(&w, i);
-        if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT)) continue;
+        if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT) || bsi_ref_has(&named, e->ref)) continue;
         v[(*count)++] = *e; /* a snapshot of a part says nothing about the rest: it stays skippable */
     }
+    free(named.slot);
     free(used);
     return v;
 }

@@ -84,7 +84,7 @@ def snapshots(rng, folder):
 def run_one(folder, bom, seed):
     rng = random.Random(seed)
     paths = snapshots(rng, folder)
-    complete = ["--complete"] if rng.random() < 0.8 else []
+    complete = rng.choice((["--complete"], ["--complete"], ["--complete"], ["--mode", "upsert"], []))
     seen, blocks = {}, 0
     for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
         store, out = "%s/%s" % (folder, name), []
