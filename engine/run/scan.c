@@ -11,8 +11,9 @@
  *     the chain of its left neighbour arrives; until then the chain is walked again (stitch).
  *
  * Matching after a miss: look a few entries ahead (sequence), now and then far ahead, then everywhere (an index of all
- * fingerprints, built when a unit has been lost for so long that looking at its blocks has cost as much: building takes about
- * 45 ns an entry, an open block costs 5 us). Which entry a block takes is decided in file order when the units are stitched,
+ * fingerprints, built when workers have been lost for so many blocks that looking at these has cost as much: building takes
+ * about 45 ns an entry, an open block costs 5 us). What came and went before a unit has moved its place in the image: the unit
+ * before it tells by how much, if it is done. Which entry a block takes is decided in file order when the units are stitched,
  * so two equal blocks never depend on who was faster.
  *
  * What was found is a list of runs: matched blocks side by side take one run of 64 bytes however many they are, so that
@@ -70,6 +71,7 @@ const bsi_image_entry *bsi_image_next(bsi_image_walk *w, uint64_t index) {
 typedef struct fp_index {
     pthread_mutex_t lock;
     atomic_bool ready;
+    atomic_ullong lost; /* blocks that workers opened while they did not know where they were */
     uint32_t *slot; /* index + 1 */
     uint64_t mask;
 } fp_index;
@@ -269,9 +271,11 @@ static bool look_far(cursor *c, const bsi_scan_block *b, uint64_t near) {
 }
 
 /* Is it worth looking everywhere? Where there is an index already, soon; else it must be built first. */
-static bool look_everywhere(const cursor *c) {
+static bool look_everywhere(cursor *c) {
     if (!c->o->tier_sequence) return true;
-    return c->lost > LOST_AFTER && (atomic_load(&c->index->ready) || c->lost > c->o->image->count / INDEX_PER_BLOCK);
+    if (c->lost <= LOST_AFTER) return false;
+    if (atomic_load(&c->index->ready)) return true;
+    return atomic_fetch_add_explicit(&c->index->lost, 1, memory_order_relaxed) > c->o->image->count / INDEX_PER_BLOCK;
 }
 
 /* The exact entry with this fingerprint: a few ahead (sequence), then anywhere. */
@@ -619,6 +623,7 @@ typedef struct unit_run {
     unit *unit;
     size_t count;
     fp_index index;
+    atomic_llong drift; /* entries between the one that was expected at the end of a unit and the one that stood there */
     const bsi_scan_ahead *ahead;
     size_t *part_unit; /* [parts] */
     size_t parts;      /* that have a unit */
@@ -683,7 +688,7 @@ static void tell_progress(unit_run *r, size_t index, uint64_t *told, uint64_t of
 }
 
 /* Where the image says that a block starts, one starts if it is there; else any line start is a guess. */
-static bomsync_status find_start(cursor *c, bomsync_error *err) {
+static bomsync_status find_start(cursor *c, uint64_t else_next, bomsync_error *err) {
     bsi_scan_run probe;
     bool starved = false;
     bomsync_status st = c->buf->len > c->at ? BOMSYNC_OK : cursor_fill(c, err);
@@ -695,7 +700,7 @@ static bomsync_status find_start(cursor *c, bomsync_error *err) {
         c->offset = offset;
         c->at = at;
         if (st || probe.count) return st;
-        if (next != UINT64_MAX) c->next = next - BSI_MIN(next, (uint64_t)LOOK_AHEAD / 2); /* what changed before moved it either way */
+        if (next != UINT64_MAX) c->next = else_next - BSI_MIN(else_next, (uint64_t)LOOK_AHEAD / 2); /* it is about there */
     }
     return st ? st : to_line_start(c, err);
 }
@@ -714,6 +719,20 @@ static void use_arrival(cursor *c, unit_run *r, bsi_buf *view, const bsi_arrival
     c->direct = came->direct;
 }
 
+/* The entry that is expected at the start of a unit, if it is not the one that stood there. */
+static uint64_t drifted(unit_run *r, const unit *u) {
+    int64_t drift = atomic_load_explicit(&r->drift, memory_order_relaxed);
+    if (u->next == UINT64_MAX || !r->o->image) return u->next;
+    if (drift < 0) return u->next - BSI_MIN(u->next, (uint64_t)-drift);
+    return BSI_MIN(u->next + (uint64_t)drift, r->o->image->count);
+}
+
+static void tell_drift(unit_run *r, size_t index, const cursor *c) {
+    const unit *next = index + 1 < r->count ? &r->unit[index + 1] : NULL;
+    if (!next || next->file != c->file || next->next == UINT64_MAX || !c->trust || !r->o->image) return;
+    atomic_store_explicit(&r->drift, (int64_t)c->next - (int64_t)next->next, memory_order_relaxed);
+}
+
 static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
     unit *u = &r->unit[index];
     cursor c;
@@ -721,7 +740,7 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
     bsi_buf buf = take_buffer(r), view;
     cursor_open(&c, r->scan, u->file, r->o, &r->index, &buf, u->from, u->to, u->next);
     if (came) use_arrival(&c, r, &view, came);
-    if (!u->sure) u->status = find_start(&c, &err);
+    if (!u->sure) u->status = find_start(&c, drifted(r, u), &err);
     c.quiet = u->sure ? 0 : BSI_QUIET_BLOCKS; /* two chains meet after two or three */
     bool more = true;
     uint64_t told = c.offset;
@@ -733,6 +752,7 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
         tell_progress(r, index, &told, c.offset);
     }
     if (u->status) memcpy(u->err = bsi_alloc(sizeof err), &err, sizeof err);
+    else tell_drift(r, index, &c);
     give_buffer(r, buf);
     atomic_store(&u->walked, true);
 }
