@@ -11,10 +11,10 @@
  *     the chain of its left neighbour arrives; until then the chain is walked again (stitch).
  *
  * Matching after a miss: look a few entries ahead (sequence), now and then far ahead, then everywhere (an index of all
- * fingerprints, built when workers have been lost for so many blocks that looking at these has cost as much: building takes
- * about 45 ns an entry, an open block costs 5 us). What came and went before a unit has moved its place in the image: the unit
- * before it tells by how much, if it is done. Which entry a block takes is decided in file order when the units are stitched,
- * so two equal blocks never depend on who was faster.
+ * fingerprints, built when workers have been lost for so many blocks that looking at these has cost as much: building
+ * takes about 45 ns an entry, an open block costs 5 us). What came and went before a unit has moved its place in the
+ * image: the unit before it tells by how much, if it is done. Which entry a block takes is decided in file order when the
+ * units are stitched, so two equal blocks never depend on who was faster.
  *
  * What was found is a list of runs: matched blocks side by side take one run of 64 bytes however many they are, so that
  * an unchanged snapshot of any size costs no memory; only open blocks are listed one by one.
