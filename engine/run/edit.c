@@ -51,7 +51,7 @@ typedef struct editor {
     piece p;
     bsi_buf merged;
     size_t amended;            /* where the next of e->amended is looked for */
-    bsi_edit_pair pair[64];    /* of an amended block */
+    bsi_edit_pair pair[BSI_AMEND_ROWS_MAX]; /* of an amended block */
 } editor;
 
 static void add_ref(span *s, bsi_ref ref) {
@@ -203,9 +203,9 @@ static bomsync_status patch_block(editor *d, uint64_t block, pairs pair, bomsync
 static pairs pairs_of(editor *d, uint64_t block, size_t *pair) {
     const bsi_edit *e = d->e;
     while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
-    while (d->amended < e->amended_count && e->amended[d->amended].block < block) d->amended++;
-    const bsi_edit_amended *a = d->amended < e->amended_count && e->amended[d->amended].block == block ? &e->amended[d->amended] : NULL;
-    if (!a || d->old->count > 64) return (pairs){e->pair + *pair, e->pair_count - *pair};
+    while (d->amended < e->amended_count && e->amended[d->amended]->ordinal < block) d->amended++;
+    const bsi_amended *a = d->amended < e->amended_count && e->amended[d->amended]->ordinal == block ? e->amended[d->amended] : NULL;
+    if (!a || d->old->count > BSI_AMEND_ROWS_MAX) return (pairs){e->pair + *pair, e->pair_count - *pair};
     for (uint32_t i = 0; i < d->old->count; i++)
         d->pair[i] = (bsi_edit_pair){.was = block << 16 | i, .now = (uint64_t)a->open << 16 | i, .changed = a->changed >> i & 1, .aligned = true};
     return (pairs){d->pair, d->old->count};
@@ -250,7 +250,7 @@ static size_t first_amended(const bsi_edit *e, uint64_t block) {
     size_t lo = 0, hi = e->amended_count;
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
-        if (e->amended[mid].block < block) lo = mid + 1;
+        if (e->amended[mid]->ordinal < block) lo = mid + 1;
         else hi = mid;
     }
     return lo;

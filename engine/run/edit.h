@@ -18,12 +18,15 @@ typedef struct bsi_edit_insert {
     bool aligned;
 } bsi_edit_insert;
 
-/** A touched block whose rows one block of the snapshot holds one by one: they need no pairs. */
-typedef struct bsi_edit_amended {
-    uint64_t block;   /* ordinal */
-    uint64_t changed; /* bits: rows that are replaced */
-    uint32_t open;    /* block of the snapshot */
-} bsi_edit_amended;
+/** A block whose rows one block of the snapshot holds one by one (sync_amend.c): they need no pairs. */
+enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as `changed` has bits */
+typedef struct bsi_amended {
+    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
+    bsi_ref ref;         /* the state block */
+    uint64_t ordinal;    /* and where it stands in base */
+    uint32_t open;       /* the block of the snapshot */
+    uint32_t records;
+} bsi_amended;
 
 typedef struct bsi_edit {
     bsi_store *store;
@@ -37,7 +40,7 @@ typedef struct bsi_edit {
     size_t pair_count;
     bsi_edit_insert *insert;          /* sorted by bsi_edit_run */
     size_t insert_count;
-    const bsi_edit_amended *amended;  /* ascending by block */
+    const bsi_amended *const *amended; /* ascending by ordinal */
     size_t amended_count;
     const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside */
     size_t touched_count;

@@ -7,7 +7,7 @@
 #include <pthread.h>
 
 #include "flow/join.h"
-#include "run/changes.h"
+#include "run/edit.h"
 
 /** A record that was kept back, as parse saw it. */
 typedef struct bsi_kept_row {
@@ -23,14 +23,6 @@ typedef struct bsi_kept_row {
     uint32_t image_bytes, body_bytes;
     char *value;         /* the raw record, clipped; owned */
 } bsi_kept_row;
-
-/** An open block whose keys are those of one state block, row by row: see sync_amend.c. */
-typedef struct bsi_amended {
-    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
-    bsi_ref ref;         /* the state block */
-    uint64_t ordinal;    /* and where it stands in base */
-    uint32_t open, records;
-} bsi_amended;
 
 /** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. */
 typedef struct bsi_early_block {

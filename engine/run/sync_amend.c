@@ -21,8 +21,6 @@
 
 #include "run/sync.h"
 
-enum { ROWS_MOST = 64 }; /* as many as `changed` has bits */
-
 bool bsi_amend_possible(const bsi_sync *s) {
     if (!s->last || !s->tier_block || s->slots_before != s->feed->slots.count || s->scope) return false;
     for (size_t f = 0; f < s->scan.file_count; f++) {
@@ -44,7 +42,7 @@ static uint64_t rows_changed(const bsi_rows *w, const bsi_block_rows *old, bool 
 }
 
 bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref) {
-    if (!w->count || w->count > ROWS_MOST || w->bad_count || (b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END))) return false;
+    if (!w->count || w->count > BSI_AMEND_ROWS_MAX || w->bad_count || (b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END))) return false;
     bool same;
     uint64_t changed = rows_changed(w, old, &same);
     if (!same || (uint32_t)__builtin_popcountll(changed) * 4 > w->count) return false; /* a patch takes no more */
@@ -93,7 +91,8 @@ static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t o
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
 
-/* Open blocks [from, to), where entries from `past` on and before `next` of the image were taken by no matched one. The first that is free behind them. */
+/* Open blocks [from, to); no matched block took an entry of the image from `past` on and before `next`. Gives the first
+ * entry that is still free behind them. */
 static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to, uint64_t past, uint64_t next) {
     for (uint64_t i = from; i < to; i++) {
         bsi_scan_block *b = &s->scan.block[i];

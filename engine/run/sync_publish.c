@@ -10,7 +10,6 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
-#include "run/edit.h"
 #include "run/manifest.h"
 #include "run/sync.h"
 
@@ -321,111 +320,124 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
     }
 }
 
-static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *err) {
-    bit_set bits = {.word = bsi_calloc((s->base_count >> 6) + 1, sizeof *bits.word), .bits = s->base_count};
-    touched_blocks(s, &bits);
-    bsi_edit_pair *pair = bsi_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
-    bsi_edit_insert *insert = NULL;
-    size_t pairs = 0, inserts = 0, insert_cap = 0;
-    wanted *want = NULL;
-    size_t wants = 0, want_cap = 0;
-    /* anchors: what stands before each create. A matched run gives its last block that has records; its ordinal is found below */
-    const uint64_t MATCHED_ANCHOR = 1ull << 62;
-    uint64_t after = 0;
-    bsi_ref anchor = BSI_REF_NONE; /* of `after`, while it is MATCHED_ANCHOR */
+/* Behind which record of the state each create of the snapshot goes. */
+typedef struct anchors {
+    bsi_edit_insert *insert;
+    size_t count, cap;
+    wanted *want;        /* matched blocks that creates stand behind: their ordinals are found below */
+    size_t wants, want_cap;
+    uint64_t after;      /* where the snapshot stands: as in bsi_edit_insert, or MATCHED_ANCHOR and the number of a want, from 1 (0: none yet) */
+    bsi_ref matched;     /* the block of `after`, while it is MATCHED_ANCHOR */
+} anchors;
+#define MATCHED_ANCHOR (1ull << 62)
+
+/* A matched run gives its last block that has records. */
+static void pass_matched(anchors *x, const bsi_scan_run *run, bsi_image_walk *walk) {
+    for (uint64_t k = run->count; k; k--) {
+        const bsi_image_entry *e = bsi_image_next(walk, run->first + k - 1);
+        if (!e->records) continue;
+        x->after = MATCHED_ANCHOR;
+        x->matched = e->ref;
+        return;
+    }
+}
+
+static void add_insert(anchors *x, uint64_t now, bool aligned) {
+    if (x->after == MATCHED_ANCHOR) {
+        if (x->wants == x->want_cap) x->want = bsi_realloc(x->want, (x->want_cap = x->want_cap ? x->want_cap * 2 : 64) * sizeof *x->want);
+        x->want[x->wants] = (wanted){x->matched, x->wants};
+        x->after |= ++x->wants;
+    }
+    if (x->count == x->cap) x->insert = bsi_realloc(x->insert, (x->cap = x->cap ? x->cap * 2 : 256) * sizeof *x->insert);
+    x->insert[x->count++] = (bsi_edit_insert){.after = x->after, .now = now, .aligned = aligned};
+}
+
+static bool stays(uint64_t fate) {
+    return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
+}
+
+static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
+    bool aligned = in_order(s, open);
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
+        if (creates(s, k)) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
+        else if (stays(s->fate[k])) x->after = BSI_FATE_PLACE(s->fate[k]) + 1;
+    }
+}
+
+static void list_inserts(anchors *x, const bsi_sync *s) {
     bsi_image_walk walk = {.image = &s->image};
     bsi_amend_walk amended = {0};
     for (size_t at = 0; at < s->scan.run_count; at++) {
         const bsi_scan_run *run = &s->scan.run[at];
-        for (uint64_t k = run->count; run->matched && k; k--) {
-            const bsi_image_entry *e = bsi_image_next(&walk, run->first + k - 1);
-            if (!e->records) continue;
-            after = MATCHED_ANCHOR;
-            anchor = e->ref;
-            break;
-        }
+        if (run->matched) pass_matched(x, run, &walk);
         for (size_t i = run->first; !run->matched && i < run->first + run->count; i++) {
             const bsi_amended *a = bsi_amend_next(&amended, s, i);
-            if (a) {
-                after = (a->ordinal << 16 | (a->records - 1)) + 1;
-                continue;
-            }
-            bool aligned = in_order(s, i);
-            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
-                uint64_t f = s->fate[k], place = (uint64_t)i << 16 | (k - s->row_base[i]);
-                if (creates(s, k)) {
-                    if (after == MATCHED_ANCHOR) {
-                        if (wants == want_cap) want = bsi_realloc(want, (want_cap = want_cap ? want_cap * 2 : 64) * sizeof *want);
-                        want[wants] = (wanted){anchor, wants};
-                        after |= ++wants; /* 0: nothing was asked for yet */
-                    }
-                    if (inserts == insert_cap) insert = bsi_realloc(insert, (insert_cap = insert_cap ? insert_cap * 2 : 256) * sizeof *insert);
-                    insert[inserts++] = (bsi_edit_insert){.after = after, .now = place, .aligned = aligned};
-                    continue;
-                }
-                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
-                after = BSI_FATE_PLACE(f) + 1;
-                if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
-                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = place, .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
-            }
+            if (a) x->after = a->ordinal << 16 | a->records; /* its last row, and one */
+            else pass_open(x, s, i);
         }
     }
-    /* matched anchors: number of the want -> ref -> ordinal in the list */
-    uint64_t *place_of_want = NULL;
-    if (wants) {
-        bsi_sort(want, wants, sizeof *want, by_ref);
-        place_of_want = bsi_calloc(wants, sizeof *place_of_want);
-        for (size_t i = 0; i < s->base_count; i++) {
-            if (s->base[i] < want[0].ref || s->base[i] > want[wants - 1].ref) continue;
-            wanted key = {.ref = s->base[i]}, *w = bsearch(&key, want, wants, sizeof *want, by_ref);
-            if (w) place_of_want[w->ordinal] = (((uint64_t)i + 1) << 16); /* behind its last row: before the next block */
+}
+
+/* Number of a want -> ref -> place in the list. An open block in which a create stands is touched. */
+static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
+    uint64_t *place = bsi_calloc(x->wants + 1, sizeof *place);
+    if (x->wants) bsi_sort(x->want, x->wants, sizeof *x->want, by_ref);
+    for (size_t i = 0; x->wants && i < s->base_count; i++) {
+        if (s->base[i] < x->want[0].ref || s->base[i] > x->want[x->wants - 1].ref) continue;
+        wanted key = {.ref = s->base[i]}, *w = bsearch(&key, x->want, x->wants, sizeof *x->want, by_ref);
+        if (w) place[w->ordinal] = ((uint64_t)i + 1) << 16; /* behind its last row: before the next block */
+    }
+    for (size_t i = 0; i < x->count; i++) {
+        uint64_t *after = &x->insert[i].after;
+        if (*after & MATCHED_ANCHOR) *after = place[(*after & ~MATCHED_ANCHOR) - 1];
+        else if (*after && is_open_state(s, (*after - 1) >> 16)) set_bit(touched, (*after - 1) >> 16);
+    }
+    free(place);
+}
+
+/* Rows of touched blocks that the snapshot holds, too: once it is known which are touched. */
+static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set *touched) {
+    bsi_edit_pair *pair = bsi_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
+    bsi_amend_walk amended = {0};
+    *count = 0;
+    for (size_t i = 0; i < s->open_count; i++) {
+        if (bsi_amend_next(&amended, s, i)) continue;
+        bool aligned = in_order(s, i);
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
+            uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
+            if (!stays(f) || !has_bit(touched, was >> 16)) continue;
+            pair[(*count)++] = (bsi_edit_pair){.was = was, .now = (uint64_t)i << 16 | (k - s->row_base[i]),
+                                               .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
         }
     }
-    bool split = false;
-    for (size_t i = 0; i < inserts; i++) {
-        if (insert[i].after & MATCHED_ANCHOR) {
-            insert[i].after = place_of_want[(insert[i].after & ~MATCHED_ANCHOR) - 1];
-        } else if (insert[i].after && is_open_state(s, (insert[i].after - 1) >> 16)) {
-            set_bit(&bits, (insert[i].after - 1) >> 16); /* stands inside an open block */
-            split = true;
-        }
-    }
-    if (split) {
-        pairs = 0; /* more blocks are touched than the pairs above speak of */
-        amended = (bsi_amend_walk){0};
-        for (size_t i = 0; i < s->open_count; i++) {
-            if (bsi_amend_next(&amended, s, i)) continue;
-            bool aligned = in_order(s, i);
-            for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
-                uint64_t f = s->fate[k];
-                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
-                if (!has_bit(&bits, BSI_FATE_PLACE(f) >> 16)) continue;
-                pair[pairs++] = (bsi_edit_pair){.was = BSI_FATE_PLACE(f), .now = (uint64_t)i << 16 | (k - s->row_base[i]),
-                                                .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
-            }
-        }
-    }
-    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
-    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
+    return pair;
+}
+
+static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *err) {
+    bit_set bits = {.word = bsi_calloc((s->base_count >> 6) + 1, sizeof *bits.word), .bits = s->base_count};
+    anchors x = {.matched = BSI_REF_NONE};
+    size_t pairs;
     u64_list touched = {0};
+    touched_blocks(s, &bits);
+    list_inserts(&x, s);
+    place_inserts(&x, s, &bits);
+    bsi_edit_pair *pair = list_pairs(&pairs, s, &bits);
     bits_to_list(&touched, &bits);
     free(bits.word);
-    bsi_edit_amended *change = bsi_alloc((s->amended_count + 1) * sizeof *change);
-    for (size_t i = 0; i < s->amended_count; i++)
-        change[i] = (bsi_edit_amended){s->amended_state[i]->ordinal, s->amended_state[i]->changed, s->amended_state[i]->open};
-    bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
-                  .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = insert, .insert_count = inserts,
-                  .amended = change, .amended_count = s->amended_count, .touched = touched.v, .touched_count = touched.n, .block_records = s->block_records, .workers = s->workers, .exact = n->exact};
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
     bomsync_status st = bsi_sync_learn(s, (uint64_t)(s->t.created + s->t.updated), err);
-    e.dictionary = s->feed->dictionary;
+    bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
+                  .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = x.insert,
+                  .insert_count = x.count, .amended = s->amended_state, .amended_count = s->amended_count, .touched = touched.v,
+                  .touched_count = touched.n, .block_records = s->block_records, .dictionary = s->feed->dictionary,
+                  .workers = s->workers, .exact = n->exact};
     if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
     for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     free(touched.v);
-    free(change);
     free(pair);
-    free(insert);
-    free(want);
-    free(place_of_want);
+    free(x.insert);
+    free(x.want);
     return st;
 }
 
