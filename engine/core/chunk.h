@@ -28,6 +28,7 @@ static inline bsi_chunk bsi_chunk_load(const uint8_t *p) { return _mm512_loadu_s
 static inline uint64_t bsi_chunk_eq(bsi_chunk c, uint8_t b) {
     return _mm512_cmpeq_epi8_mask(c, _mm512_set1_epi8((char)b));
 }
+static inline uint64_t bsi_chunk_ne(bsi_chunk c, bsi_chunk d) { return _mm512_cmpneq_epi8_mask(c, d); }
 static inline uint64_t bsi_chunk_high(bsi_chunk c) { return _mm512_movepi8_mask(c); }
 #elif defined(__AVX2__)
 typedef struct bsi_chunk {
@@ -43,6 +44,9 @@ static inline uint64_t bsi_chunk_join(__m256i a, __m256i b) {
 static inline uint64_t bsi_chunk_eq(bsi_chunk c, uint8_t b) {
     __m256i v = _mm256_set1_epi8((char)b);
     return bsi_chunk_join(_mm256_cmpeq_epi8(c.a, v), _mm256_cmpeq_epi8(c.b, v));
+}
+static inline uint64_t bsi_chunk_ne(bsi_chunk c, bsi_chunk d) {
+    return ~bsi_chunk_join(_mm256_cmpeq_epi8(c.a, d.a), _mm256_cmpeq_epi8(c.b, d.b));
 }
 static inline uint64_t bsi_chunk_high(bsi_chunk c) { return bsi_chunk_join(c.a, c.b); }
 #else
@@ -72,6 +76,16 @@ static inline uint64_t bsi_chunk_eq(bsi_chunk c, uint8_t b) {
         uint64_t t = ~(((x & low) + low) | x | low);
         mask |= bsi_chunk_bits(t) << (8 * i);
     }
+    return mask;
+}
+/* bytes of x that are not zero */
+static inline uint64_t bsi_chunk_filled(uint64_t x) {
+    const uint64_t low = 0x7f7f7f7f7f7f7f7full;
+    return bsi_chunk_bits((((x & low) + low) | x) & ~low);
+}
+static inline uint64_t bsi_chunk_ne(bsi_chunk c, bsi_chunk d) {
+    uint64_t mask = 0;
+    for (int i = 0; i < 8; i++) mask |= bsi_chunk_filled(c.w[i] ^ d.w[i]) << (8 * i);
     return mask;
 }
 static inline uint64_t bsi_chunk_high(bsi_chunk c) {

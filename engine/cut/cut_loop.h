@@ -8,9 +8,17 @@
  * but the nearest. No cut before a third of the target, always one at four times the target or at 64 kB: the mean is
  * the target.
  *
- * The hash covers 32 bytes at either end and 16 in the middle: a constant plant in front or a constant unit at the end
- * must not make all records look alike. It is multiply and fold, about 15 cycles; a whole-record hash cost as much as
- * finding the line end did.
+ * The hash covers what tells the record from the one before it: all up to the end of the first field that differs.
+ *
+ *   1000,A00000007,production,1,20,A00014688,0020,24,EA       before
+ *   1000,A00000007,production,1,30,P00011279,0030,1,EA        hashed: 1000,A00000007,production,1,30
+ *
+ * Exports mostly have the key in front, so that is the key, and a changed value moves no cut: the block is then found
+ * changed in place (run/sync_amend.c). A hash of both ends and the middle moved the cut of one changed block in seven, and
+ * its neighbour's with it. Where the first 64 bytes are those of the record before, or there is none, it is that hash still.
+ * Multiply and fold; a whole-record hash cost as much as finding the line end did.
+ *
+ * A change of this rule is a new BSI_CUT_RULE (flow/block.h): what was cut by another one is not compared.
  */
 #include "core/chunk.h"
 #include "cut/cut_inner.h"
@@ -79,6 +87,32 @@ static inline uint32_t record_hash(const uint8_t *r, size_t n) {
     return (uint32_t)(h >> 32) ^ (uint32_t)h;
 }
 
+/* As many of the first bytes as tell r[0..n) from the record before it; 0: more than 64. Both may be read up to 64 bytes. */
+static inline size_t told_by(const uint8_t *before, const uint8_t *r, size_t n, uint8_t delimiter) {
+    bsi_chunk c = bsi_chunk_load(r);
+    uint64_t inside = n < 64 ? (1ull << n) - 1 : ~0ull;
+    uint64_t differ = bsi_chunk_ne(c, bsi_chunk_load(before)) & inside;
+    if (!differ) return n < 64 ? n : 0;
+    uint64_t from = ~((differ & -differ) - 1);
+    uint64_t stop = bsi_chunk_eq(c, delimiter) & inside & from;
+    return stop ? (size_t)__builtin_ctzll(stop) : BSI_MIN(n, (size_t)64);
+}
+
+/* n <= 64; r may be read up to r + 64. */
+static inline uint32_t front_hash(const uint8_t *r, size_t n) {
+    uint64_t a = n ^ K4;
+    for (; n >= 16; n -= 16, r += 16) a = fold(a ^ word(r), word(r + 8) ^ K1);
+    uint64_t low = n >= 8 ? ~0ull : (1ull << 8 * n) - 1, high = n > 8 ? (1ull << 8 * (n - 8)) - 1 : 0;
+    a = fold(fold(a ^ (word(r) & low) ^ K0, (word(r + 8) & high) ^ K1) ^ K2, K3);
+    return (uint32_t)(a >> 32) ^ (uint32_t)a;
+}
+
+/* before: the record that stands before it in the block, or NULL. */
+static inline uint32_t cut_hash(const uint8_t *before, const uint8_t *r, size_t n, uint8_t delimiter) {
+    size_t front = before ? told_by(before, r, n, delimiter) : 0;
+    return front ? front_hash(r, front) : record_hash(r, n);
+}
+
 /* What a chunk that holds quotes, CR or starts inside quotes needs. */
 typedef struct carry {
     uint64_t inside; /* all ones: the next chunk starts inside quotes */
@@ -111,9 +145,10 @@ int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n,
     const uint32_t most = target > 65535 / BSI_BLOCK_RECORDS_MAX_FACTOR ? 65535 : target * BSI_BLOCK_RECORDS_MAX_FACTOR;
     const uint32_t below = UINT32_MAX / (target - least + 1); /* cut if hash <= below */
     const uint64_t quotes = o->dialect.quote ? ~0ull : 0;
-    const uint8_t quote_byte = (uint8_t)o->dialect.quote;
+    const uint8_t quote_byte = (uint8_t)o->dialect.quote, delimiter = (uint8_t)o->dialect.delimiter;
     uint32_t records = 0, blanks = 0;
     size_t start = 0; /* of the record */
+    const uint8_t *before = NULL;
     carry k = {0, false};
     for (size_t i = 0; i < n; i += 64) {
         bsi_chunk c = bsi_chunk_load(p + i);
@@ -137,8 +172,9 @@ int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n,
             } else if (cut && e + 1 - start > BSI_RECORD_BYTES_MAX) {
                 *out = (bsi_cut){.bytes = start, .records = records, .blanks = blanks};
                 return bsi_cut_oversize(out, o, p, n, e + 1, at_end);
-            } else if (++records >= least && !cut) {
-                cut = records >= most || record_hash(p + start, stop - start) <= below;
+            } else {
+                if (++records >= least && !cut) cut = records >= most || cut_hash(before, p + start, stop - start, delimiter) <= below;
+                before = p + start;
             }
             start = e + 1;
             if (!cut) continue;

@@ -9,6 +9,8 @@
 
 #include "flow/layout.h"
 
+#define BSI_CUT_RULE 2u /* of cut/cut_loop.h: blocks of another rule are neither taken from a pack's index nor from an image */
+
 enum {
     BSI_CUT_AT_END = 1,       /* ended by the end of the file, not by a cut */
     BSI_CUT_NO_LINE_END = 2,  /* its last record has no line end */

@@ -9,7 +9,6 @@
 #include "core/base.h"
 
 #define BSI_PACK_VERSION 1u
-#define BSI_PACK_CUT_RULE 1u               /* of cut/: blocks of another rule are not taken from an index */
 #define BSI_PACK_HEAD_BYTES 16u            /* the skippable frame at the front that says: this is a pack */
 #define BSI_PACK_FOOTER_BYTES 40u
 #define BSI_PACK_FRAME_BYTES_MAX (32u << 20) /* content of one frame: a full frame and one record of the longest */

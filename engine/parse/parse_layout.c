@@ -209,6 +209,7 @@ static void sha_text(bsi_sha *s, const char *t) {
 static void take_digest(bsi_layout *l) {
     bsi_sha *s = bsi_sha_open();
     sha_text(s, "csv 1"); /* the way parse reads: a new number if it ever reads the same bytes otherwise */
+    sha_number(s, BSI_CUT_RULE);
     sha_number(s, (uint8_t)l->dialect.delimiter);
     sha_number(s, (uint8_t)l->dialect.quote);
     sha_number(s, l->dialect.lenient);

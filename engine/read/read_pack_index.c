@@ -75,7 +75,7 @@ bomsync_status bsi_pack_tail(bsi_buf *out, const bsi_pack_writer *w, bomsync_err
     }
     uint8_t fixed[FIXED_BYTES] = {(uint8_t)w->delimiter, (uint8_t)w->quote, w->transcoded};
     put(fixed + 4, w->block_records, 4);
-    put(fixed + 8, BSI_PACK_CUT_RULE, 4);
+    put(fixed + 8, BSI_CUT_RULE, 4);
     put(fixed + 16, w->content_bytes, 8);
     put(fixed + 24, w->header_bytes, 8);
     put(fixed + 32, w->records, 8);
@@ -190,7 +190,7 @@ bsi_pack *bsi_pack_read(uint8_t *index, size_t index_bytes, uint64_t at) {
     k->index = index;
     const uint8_t *foot = index + index_bytes;
     bool known = index_bytes >= FIXED_BYTES && get(foot, 8) == index_bytes && get(foot + 24, 4) == BSI_PACK_VERSION &&
-                 bsi_hash128_eq(get_hash(foot + 8), bsi_xxh128(index, index_bytes)) && get(index + 8, 4) == BSI_PACK_CUT_RULE;
+                 bsi_hash128_eq(get_hash(foot + 8), bsi_xxh128(index, index_bytes)) && get(index + 8, 4) == BSI_CUT_RULE;
     if (!known) {
         bsi_pack_free(k);
         return NULL;
