@@ -1,4 +1,4 @@
-/* core/hash.c - XXH3 for content, SHA-256 for what people and other programs compare.
+/* core/hash.c - XXH3, for content; SHA-256 stands in sha.c.
  *
  * XXH3 is compiled in (header only), so that short row images are hashed without a call through a table. Blocks and
  * pages are long: they take the widest instructions that this machine has (hash_long.h).
@@ -6,9 +6,7 @@
 #include "core/hash_inner.h"
 
 #define XXH_INLINE_ALL
-#include <openssl/evp.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <xxhash.h>
 
 #define SHORT_BYTES 240 /* XXH3_MIDSIZE_MAX: up to here it uses no vectors */
@@ -56,31 +54,4 @@ void bsi_hash128_hex(char out[33], bsi_hash128 h) {
     XXH128_canonical_t c;
     XXH128_canonicalFromHash(&c, (XXH128_hash_t){h.lo, h.hi});
     bsi_hex(out, c.digest, sizeof c.digest);
-}
-
-struct bsi_sha {
-    EVP_MD_CTX *ctx;
-};
-
-bsi_sha *bsi_sha_open(void) {
-    bsi_sha *s = bsi_alloc(sizeof *s);
-    s->ctx = EVP_MD_CTX_new();
-    if (!s->ctx || EVP_DigestInit_ex(s->ctx, EVP_sha256(), NULL) != 1) abort();
-    return s;
-}
-
-void bsi_sha_add(bsi_sha *s, const void *p, size_t n) {
-    if (EVP_DigestUpdate(s->ctx, p, n) != 1) abort();
-}
-
-void bsi_sha_close(bsi_sha *s, uint8_t out[32]) {
-    if (EVP_DigestFinal_ex(s->ctx, out, NULL) != 1) abort();
-    EVP_MD_CTX_free(s->ctx);
-    free(s);
-}
-
-void bsi_sha_once(const void *p, size_t n, uint8_t out[32]) {
-    bsi_sha *s = bsi_sha_open();
-    bsi_sha_add(s, p, n);
-    bsi_sha_close(s, out);
 }

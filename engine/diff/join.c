@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 enum { PARTS = BSI_JOIN_PARTS, CHUNK_ROWS = 256 };
+enum { FEW_ROWS = 1000 }; /* joined sooner than a thread is started */
 
 typedef struct chunk {
     struct chunk *next;
@@ -341,6 +342,7 @@ bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store
     join_run r = {.out = out, .n = n, .o = o, .from = from, .err = err};
     r.gone = (u64_list){out->gone, out->gone_count, out->gone_count};
     r.fresh = (u64_list){out->fresh, out->fresh_count, out->fresh_count};
+    if (bsi_row_store_count(n) + bsi_row_store_count(o) < FEW_ROWS) workers = 1;
     size_t lanes = (size_t)BSI_MAX(workers, 1);
     r.scratch = bsi_calloc(lanes, sizeof *r.scratch);
     pthread_mutex_init(&r.lock, NULL);

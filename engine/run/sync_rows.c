@@ -258,7 +258,7 @@ static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *e
     bomsync_status st = BOMSYNC_OK;
     for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {
         old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old};
-        bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
+        if (s->open_state_count) bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
         st = (bomsync_status)atomic_load(&r.status);
         if (!st) st = bsi_join_range(out, s->n_rows, old, from, r.to, s->workers, err);
         bsi_row_store_reset(old);

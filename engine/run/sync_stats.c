@@ -11,6 +11,7 @@
 #include "run/sync.h"
 
 enum { LOOKED_AT_MAX = 1 << 16 };
+enum { SHORT_NS = 200000 }; /* a stage of less takes no memory worth three system calls */
 
 /* ---- seconds and memory ---- */
 
@@ -19,8 +20,8 @@ void bsi_sync_memory(bsi_sync *s) { s->memory_peak = BSI_MAX(s->memory_peak, bsi
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start) {
     int64_t now = bsi_now_ns();
     s->seconds[stage] += (double)(now - *start) / 1e9;
+    if (now - *start > SHORT_NS) bsi_sync_memory(s);
     *start = now;
-    bsi_sync_memory(s);
 }
 
 /* ---- which way the run took, and why ---- */

@@ -52,3 +52,37 @@ Test(hash, unseeded_hashes_are_those_of_xxh3) {
     bsi_hash128_hex(hex, bsi_xxh128(zeros, sizeof zeros));
     cr_assert(eq(str, hex, "3fb94aea6d09b97224c1ea6074dd588c"));
 }
+
+static void fips(const char *want, const void *p, size_t n) {
+    uint8_t got[32];
+    char hex[65];
+    bsi_sha_once(p, n, got);
+    bsi_hex(hex, got, sizeof got);
+    cr_assert(eq(str, hex, (char *)(uintptr_t)want), "%zu bytes", n);
+}
+
+/* FIPS 180-4's examples, and those of its test suite. */
+Test(hash, sha_256_is_that_of_fips_180_4) {
+    char *million = bsi_alloc(1000000);
+    memset(million, 'a', 1000000);
+    fips("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "", 0);
+    fips("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "abc", 3);
+    fips("248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1", "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56);
+    fips("cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", million, 1000000);
+    free(million);
+}
+
+Test(hash, sha_256_of_parts_is_that_of_the_whole_for_any_length) {
+    uint8_t p[700], want[32], got[32];
+    fill(p, sizeof p, 3);
+    for (size_t n = 0; n < sizeof p; n++) {
+        bsi_sha_once(p, n, want);
+        bsi_sha *s = bsi_sha_open();
+        for (size_t at = 0, more; at < n; at += more) {
+            more = BSI_MIN(n - at, 1 + (at * 7 + n) % 150);
+            bsi_sha_add(s, p + at, more);
+        }
+        bsi_sha_close(s, got);
+        cr_assert(zero(int, memcmp(got, want, sizeof got)), "%zu bytes", n);
+    }
+}
