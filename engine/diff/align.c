@@ -23,7 +23,7 @@
 
 enum {
     HEAD = 4096, NEEDLE = 256,          /* a split: where its line is looked for in OLD, and how much of it in NEW */
-    NEAR = 64 << 10, FAR = 512 << 10,   /* around the place where it should be, and once more */
+    NEAR = 8 << 10, FAR = 512 << 10,    /* around the place where it should be, and eight times as far, and so on */
     LOOK_MAX = 4096,                    /* lines behind a difference: those of one read */
     PIECE_LINES = 16,                   /* a change is rendered from a piece: a small one is soon parsed */
     ODD_MAX = 16, UNSURE_MAX = 3,       /* units: one or two may have begun inside quotes */
@@ -391,8 +391,7 @@ static void find_anchor(void *ctx, size_t index) {
     if (!lf || end - lf < 16) return;
     size_t n = (size_t)BSI_MIN(end - lf, (ptrdiff_t)NEEDLE);
     u->old_from += (uint64_t)(lf + 1 - p);
-    u->now_from = find_line(r, &w->now, lf, n, u->old_from, NEAR);
-    if (!u->now_from) u->now_from = find_line(r, &w->now, lf, n, u->old_from, FAR);
+    for (uint64_t reach = NEAR; reach <= FAR && !u->now_from; reach *= 8) u->now_from = find_line(r, &w->now, lf, n, u->old_from, reach);
 }
 
 static void plan(align_run *r) {

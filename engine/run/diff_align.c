@@ -105,6 +105,7 @@ static bomsync_status align(align_state *s, bool *aligned, bomsync_error *err) {
 
 static void take_pieces(bsi_diff_side *side, const bsi_piece *p, size_t n, uint64_t same_records) {
     bsi_scan *scan = &side->scan;
+    bsi_scan_forget(scan);
     scan->block = bsi_realloc(scan->block, (n + 1) * sizeof *scan->block);
     scan->block_count = n;
     uint64_t records = same_records;

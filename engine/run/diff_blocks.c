@@ -149,6 +149,7 @@ static bomsync_status open_twins(key_run *r, bool *opened, bomsync_error *err) {
     if (!r->status && atomic_load(&r->any_hit)) {
         for (uint64_t i = 0; i < r->image.count; i++)
             if (r->hit[i]) d->old.settled[i] = 0;
+        bsi_scan_forget(&d->now.scan);
         bsi_scan_reopen(&d->now.scan, &r->image, is_hit, r->hit);
         *opened = true;
     }

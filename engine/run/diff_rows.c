@@ -1,4 +1,5 @@
 /* run/diff_rows.c - the rows of open blocks: parsed by several workers, in file order. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/limits.h"
@@ -35,7 +36,16 @@ typedef struct parse_run {
     bsi_diff_run *d;
     bsi_diff_side *s;
     parse_task *task;
+    atomic_ullong kept_bytes;
 } parse_run;
+
+/* Most pieces hold a change, and will be rendered: few of them are not read and parsed once more for that. */
+static void keep(parse_run *r, size_t block, const bsi_rows *w) {
+    size_t bytes = 0;
+    if (atomic_load_explicit(&r->kept_bytes, memory_order_relaxed) >= r->d->memory_bytes / 16) return;
+    r->s->scan.parsed[block] = bsi_scan_keep(w, 0, &bytes);
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes, memory_order_relaxed);
+}
 
 static void row_add(bsi_diff_rows *l, bsi_diff_row r) {
     if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 1024) * sizeof *l->v);
@@ -86,6 +96,7 @@ static void parse_blocks(void *ctx, size_t index) {
             bsi_scan_block *b = &scan->block[i + k];
             bsi_parse_block(&w, scan->file[b->file].layout, &r->d->secret, p, BSI_MIN((size_t)b->bytes, buf.len), false);
             p += b->bytes;
+            keep(r, i + k, &w);
             for (uint32_t row = 0, bad = 0; row < w.count; row++) {
                 if (w.bad[row]) {
                     t->bad++;
@@ -122,6 +133,8 @@ bomsync_status bsi_diff_parse(bsi_diff_run *d, bsi_diff_side *s, bomsync_error *
     bsi_diff_rows *rows = &s->rows;
     rows->n = s->bad = s->ragged = s->left_count = s->left_row_count = 0;
     parse_run r = {.d = d, .s = s};
+    bsi_scan_forget(&s->scan);
+    s->scan.parsed = bsi_calloc(s->scan.block_count + 1, sizeof *s->scan.parsed);
     r.task = bsi_calloc(tasks + 1, sizeof *r.task);
     bsi_parallel(d->workers, tasks, parse_blocks, &r);
     size_t total = 0;
