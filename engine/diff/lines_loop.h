@@ -1,7 +1,7 @@
 /* diff/lines_loop.h - line ends, delimiters and what needs care, 64 bytes at a time; keys against the key before.
  * Included once by each variant, which names VARIANT.
  *
- * Most chunks hold neither quotes nor CR nor bytes above 0x7f: they take the short way. A key is compared by its first 64
+ * Most chunks hold neither quotes nor CR nor bytes above 0x7f but characters of two bytes (with AVX-512; else none): they take the short way. A key is compared by its first 64
  * bytes: the first byte in which it differs from the one before tells which field differs, and where that field ends in either
  * which is longer. What 64 bytes do not settle goes to bsi_keys_compare.
  */
@@ -31,19 +31,19 @@ typedef struct outside { /* quotes: ends of lines and fields */
     uint64_t lf, sep;
 } outside;
 
-/* Are they all characters of two bytes, most of those there are? Then no byte needs to be looked at. */
-static inline bool only_pairs(job *j, bsi_chunk c, uint64_t high, size_t i) {
+/* Bytes above 0x7f of a chunk that are not characters of two bytes, most of those there are. *half: the chunk before ends in the middle of
+ * one; then this one does. Where they cannot be told in a few instructions: all. */
+INLINE uint64_t not_pairs(bsi_chunk c, uint64_t high, uint64_t *half) {
 #if defined(__AVX512BW__)
-    uint64_t second = _mm512_cmplt_epi8_mask(c, _mm512_set1_epi8(-64)), open = j->checked == i + 1; /* 80..bf */
+    uint64_t second = _mm512_cmplt_epi8_mask(c, _mm512_set1_epi8(-64)); /* 80..bf */
     uint64_t first = _mm512_cmplt_epu8_mask(_mm512_sub_epi8(c, _mm512_set1_epi8((char)0xc2)), _mm512_set1_epi8(0xe0 - 0xc2));
-    if ((first | second) != high || second != (first << 1 | open)) return false;
-    bool more = i + 64 < j->n && (j->p[i + 64] & 0xc0) == 0x80;
-    if (first >> 63 && !more) return false;
-    if (first >> 63) j->checked = i + 65;
-    return true;
+    uint64_t wrong = (second ^ (first << 1 | *half)) | (high ^ (first | second));
+    *half = first >> 63;
+    return wrong;
 #else
-    (void)j, (void)c, (void)high, (void)i;
-    return false;
+    (void)c;
+    *half = 0;
+    return high;
 #endif
 }
 
@@ -67,6 +67,16 @@ static void check_high(job *j, uint64_t high, size_t i) {
     }
 }
 
+/* The chunk before was not checked, and ends with the first byte of a character of two. */
+static void end_pair(job *j, size_t i) {
+    if (i < j->n && (j->p[i] & 0xc0) == 0x80) {
+        j->checked = BSI_MAX(j->checked, i + 1);
+    } else {
+        bsi_lines_odd(j->l, i - 1);
+        j->l->bad_utf8 = true;
+    }
+}
+
 /* Opening and bare quotes of a chunk: does one stand in a key column? total, line: delimiters before the chunk, before its first line. */
 static void look_for_key_quote(job *j, uint64_t opening, uint64_t ends, uint64_t sep, uint32_t total, uint32_t line) {
     for (; opening && !j->l->key_quote; opening &= opening - 1) {
@@ -77,14 +87,15 @@ static void look_for_key_quote(job *j, uint64_t opening, uint64_t ends, uint64_t
     }
 }
 
-/* A chunk with quotes, CR, NUL, bytes above 0x7f, or inside quotes: takes what stands inside quotes out of lf and sep, and notes
+/* A chunk with quotes, CR, NUL, bytes above 0x7f that are no pairs, or inside quotes; half: its first byte ends a pair. Takes what stands inside quotes out of lf and sep, and notes
  * the odd bytes. */
-static __attribute__((noinline)) outside hard_chunk(job *j, masks m, uint64_t valid, size_t i, uint32_t total, uint32_t line) {
+static __attribute__((noinline)) outside hard_chunk(job *j, masks m, uint64_t valid, size_t i, uint32_t total, uint32_t line, uint64_t half) {
     const bsi_line_shape *s = j->s;
     const uint8_t *p = j->p;
     const bsi_chunk c = bsi_chunk_load(p + i);
     uint64_t inside = j->inside, odd = bsi_chunk_eq(c, 0) & valid, quote = m.quote, cr = bsi_chunk_eq(c, '\r') & valid;
-    if (m.high && !only_pairs(j, c, m.high, i)) check_high(j, m.high, i);
+    if (half) end_pair(j, i);
+    if (m.high) check_high(j, m.high, i);
     if (!(quote | cr | odd | inside)) return (outside){m.lf, m.sep};
     if (quote) {
         uint64_t stops = m.lf | cr | m.sep, all = quote;
@@ -166,22 +177,26 @@ INLINE void read_lines(bsi_lines *l, const bsi_line_shape *s, const uint8_t *p, 
     out o = {l->start, l->seps, 0};
     *o.start = *o.seps = 0;
     size_t i = 0;
+    uint64_t half = 0; /* the chunk before ends in the middle of a character */
     for (; i + 64 <= n; i += 64) {
         bsi_chunk c = bsi_chunk_load(p + i);
         masks all = read_masks(c, delimiter, quote, quotes);
         outside m = {all.lf, all.sep};
-        if (__builtin_expect((unusual(c, &all, control) | j.inside) != 0, 0)) m = hard_chunk(&j, all, ~0ull, i, o.total, *o.seps);
+        uint64_t begun = half;
+        all.high = not_pairs(c, all.high, &half) ? all.high : 0;
+        if (__builtin_expect((unusual(c, &all, control) | j.inside) != 0, 0)) m = hard_chunk(&j, all, ~0ull, i, o.total, *o.seps, begun);
         if (keep) keep_masks(l, &o, m, i);
         put_ends(&o, m, i, free_ends);
     }
     if (i < n) {
         masks all = read_masks(bsi_chunk_load(p + i), delimiter, quote, quotes);
         uint64_t valid = (1ull << (n - i)) - 1;
-        outside m = hard_chunk(&j, (masks){all.lf & valid, all.sep & valid, all.quote & valid, all.high & valid}, valid, i, o.total, *o.seps);
+        outside m = hard_chunk(&j, (masks){all.lf & valid, all.sep & valid, all.quote & valid, all.high & valid}, valid, i, o.total, *o.seps, half);
         if (keep) keep_masks(l, &o, m, i);
         put_ends(&o, m, i, free_ends);
         i += 64;
     }
+    else if (half) end_pair(&j, i);
     if (keep) keep_masks(l, &o, (outside){0, 0}, i);
     l->count = (size_t)(o.start - l->start);
     l->open = j.inside;

@@ -204,3 +204,35 @@ Test(lines, keys_in_quotes_are_told_from_others) {
     }
     cr_assert(gt(u32, fit, 10000));
 }
+
+/* Pairs, longer characters, and bytes that are none, at any place: each variant finds the same lines good, and says the same of the stretch. */
+Test(lines, random_characters_are_read_alike_on_each_isa) {
+    static const char *const of[] = {"\xc3\xa9", "\xc3\xa9", "\xc3\xa9", "x", "y", ",", "\n", "\xe4\xb8\xad", "\xf0\x9f\x94\xa9", "\xc3", "\xa9", "\xc1\x81", "\""};
+    bsi_isa isa[3];
+    int count = isas(isa);
+    uint32_t seed = 11;
+    for (int round = 0; round < 4000; round++) {
+        uint8_t p[330 + 64] = {0};
+        size_t n = 0, most = next(&seed) % 320, kinds = round & 1 ? 7 : sizeof of / sizeof *of;
+        while (n < most) {
+            const char *c = of[next(&seed) % kinds];
+            memcpy(p + n, c, strlen(c));
+            n += strlen(c);
+        }
+        if (round & 2) n = BSI_MIN(n, (size_t)64 * (1 + next(&seed) % 4)); /* cut short anywhere, often at the end of a chunk */
+        uint8_t kind[330];
+        bool bad = false;
+        for (int v = 0; v < count; v++) {
+            bsi_lines l = {0};
+            bsi_lines_read(&l, &shape, isa[v], p, n);
+            for (size_t i = 0; i < l.count; i++) {
+                uint8_t k = l.kind ? l.kind[i] : LINE_GOOD;
+                if (v) cr_assert(eq(u8, k, kind[i]), "round %d, line %zu", round, i);
+                kind[i] = k;
+            }
+            if (v) cr_assert(eq(int, l.bad_utf8, bad), "round %d", round);
+            bad = l.bad_utf8;
+            bsi_lines_free(&l);
+        }
+    }
+}
