@@ -4,9 +4,11 @@
  *   index  ends of fields and records, found 64 bytes at a time (parse_index_loop.h)
  *   enc    04 1000 03 S-1 08 Bolt, M8 | 00   slots in order; the body up to "M8", then no nulls
  *
- * Three ways for a record of the right number of fields. Plain: copy what stands between two ends, without its quotes.
- * Odd: the same, but the few fields with a doubled quote, or a bare one that is data, are unquoted first. Careful: for
- * the rest (NUL, invalid UTF-8, bare quotes when strict, sizes): looks at each field, and knows why a record is kept back.
+ * Simple records take a way of their own where the machine allows it (parse_simple_vbmi2.c); for the others there is
+ * the index, and three ways for a record of the right number of fields. Plain: copy what stands between two ends,
+ * without its quotes. Odd: the same, but the few fields with a doubled quote, or a bare one that is data, are unquoted
+ * first. Careful: for the rest (NUL, invalid UTF-8, bare quotes when strict, sizes): looks at each field, and knows why
+ * a record is kept back.
  *
  * All rows of a block are written before the first is hashed: hashed at once, each load met the stores just made
  * and waited for them.
@@ -35,16 +37,17 @@ typedef struct job {
     const bsi_layout *l;
     const uint8_t *p;
     size_t n;
+    uint32_t base; /* p stands so far behind the start of the block */
     scratch *s;
-    uint32_t slots;    /* slots to write: all, or the key's */
+    uint32_t slots;        /* slots to write: all, or the key's */
     uint64_t null_lengths; /* bit n: a null text has n bytes (63: or more) */
     uint64_t null_first;   /* bit b & 63: one starts with byte b */
     bool check_utf8, careful;
 } job;
 
-typedef struct record { /* of the block */
+typedef struct record {        /* of the block */
     uint32_t row, start, stop; /* bytes without the line end */
-    uint32_t *pos;     /* pos[c]: end of column c; pos[-1] + 1 == start */
+    uint32_t *pos;             /* pos[c]: end of column c; pos[-1] + 1 == start */
     uint32_t fields;
     const uint32_t *odd; /* [odd_count] bytes that need care */
     size_t odd_count;
@@ -53,7 +56,7 @@ typedef struct record { /* of the block */
 
 /* ---- room ---- */
 
-static void make_rows(bsi_rows *r, size_t count) {
+void bsi_parse_rows_room(bsi_rows *r, size_t count) {
     if (count < r->cap) return;
     uint32_t cap = (uint32_t)(count + count / 2 + 16);
     r->kh = bsi_realloc(r->kh, cap * sizeof *r->kh);
@@ -103,7 +106,7 @@ void bsi_rows_free(bsi_rows *r) {
 }
 
 const char *bsi_rule_name(bsi_rule r) {
-    static const char *const names[] = {"",         "columns",     "quote",     "encoding",  "nul",
+    static const char *const names[] = {"",           "columns",     "quote",     "encoding",  "nul",
                                         "field-size", "record-size", "key-empty", "duplicate", "unfinished"};
     return (unsigned)r < sizeof names / sizeof *names ? names[r] : "";
 }
@@ -138,8 +141,10 @@ INLINE bool may_be_null(const job *j, const uint8_t *p, uint32_t len) {
 
 /* Reads and writes up to 32 bytes past len: both ends have a margin. */
 INLINE uint8_t *put_field(uint8_t *o, const uint8_t *p, uint32_t len) {
-    if (__builtin_expect(len < 128, 1)) *o++ = (uint8_t)len;
-    else o = bsi_varint_put(o, len);
+    if (__builtin_expect(len < 128, 1))
+        *o++ = (uint8_t)len;
+    else
+        o = bsi_varint_put(o, len);
     memcpy(o, p, 16);
     if (__builtin_expect(len > 16, 0)) {
         memcpy(o + 16, p + 16, 16);
@@ -199,21 +204,25 @@ INLINE void encode(const job *j, const record *r, bool quotes, bool general, boo
         if (s + 1 == keys) out->key[r->row] = (uint32_t)(o - begin);
     }
     out->body[r->row] = (uint32_t)(used - begin);
-    if (general) used = put_nulls(used, j->s->nulls, nulls);
-    else *used++ = 0;
+    if (general)
+        used = put_nulls(used, j->s->nulls, nulls);
+    else
+        *used++ = 0;
     out->enc.len = (size_t)(used - out->enc.data);
 }
 
-static void encode_fields(const job *j, const record *r) { encode(j, r, false, false, false); }
+static void encode_fields(const job *j, const record *r) {
+    encode(j, r, false, false, false);
+}
 
 /* Reads and writes up to 31 bytes past len: both ends have a margin. */
 INLINE void copy_over(uint8_t *o, const uint8_t *p, size_t len) {
     for (size_t k = 0; k < len; k += 32) memcpy(o + k, p + k, 32);
 }
 
-/* Without quotes a body has as many bytes as the record: a length before each field in place of a delimiter behind it. So
- * columns that stand in the order of their slots are copied as a whole, one byte further on, and the lengths are put over
- * the delimiters. Field by field took three times as long.
+/* Without quotes a body has as many bytes as the record: a length before each field in place of a delimiter behind it.
+ * So columns that stand in the order of their slots are copied as a whole, one byte further on, and the lengths are put
+ * over the delimiters. Field by field took three times as long.
  *
  *   record   1 0 0 0 , S - 1 , , E A           body   4 1 0 0 0 3 S - 1 0 2 E A
  */
@@ -249,8 +258,12 @@ static void encode_plain(const job *j, const record *r) {
     out->enc.len = (size_t)(o - out->enc.data);
 }
 
-static void encode_quoted(const job *j, const record *r) { encode(j, r, true, false, false); }
-static void encode_general(const job *j, const record *r) { encode(j, r, true, true, false); }
+static void encode_quoted(const job *j, const record *r) {
+    encode(j, r, true, false, false);
+}
+static void encode_general(const job *j, const record *r) {
+    encode(j, r, true, true, false);
+}
 
 static void encode_odd(const job *j, const record *r) {
     j->s->text.len = 0;
@@ -258,7 +271,8 @@ static void encode_odd(const job *j, const record *r) {
     encode(j, r, true, true, true);
 }
 
-/* Strict: nothing but doubled quotes. Of these the index gives the first; of a run of bare ones the last has none behind it. */
+/* Strict: nothing but doubled quotes. Of these the index gives the first; of a run of bare ones the last has none
+ * behind it. */
 static bool odd_is_data(const job *j, const record *r) {
     if (r->odd_count > ODD_MAX || j->s->ix.nul) return false;
     for (size_t i = 0; i < r->odd_count && !j->l->dialect.lenient; i++)
@@ -270,7 +284,8 @@ static bool odd_is_data(const job *j, const record *r) {
 
 static bool field_clean(const job *j, const bsi_parse_field *f) {
     return (j->l->dialect.lenient || f->bare == UINT32_MAX) && !f->unclosed && f->len <= BSI_FIELD_BYTES_MAX &&
-           !(j->s->ix.nul && f->len && memchr(f->p, 0, f->len)) && !(j->check_utf8 && bsi_parse_utf8(f->p, f->len) != f->len);
+           !(j->s->ix.nul && f->len && memchr(f->p, 0, f->len)) &&
+           !(j->check_utf8 && bsi_parse_utf8(f->p, f->len) != f->len);
 }
 
 /* The first rule that a record breaks, in the order of bsi_rule; *column, *byte say where. */
@@ -356,7 +371,7 @@ static void careful(const job *j, const record *r) {
         column = (uint32_t)l->column_of[0];
     }
     if (!rule) return;
-    bsi_bad_row *b = add_bad(out, r->row, rule, byte, column);
+    bsi_bad_row *b = add_bad(out, r->row, rule, j->base + byte, column);
     b->key_read = key_read && !empty;
     tell_partition(j, b, have);
 }
@@ -366,7 +381,7 @@ static void careful(const job *j, const record *r) {
 /* A record whose key has no text was copied all the same; now it is kept back. */
 static void check_key(const job *j, const record *r) {
     if (!j->l->key_count || j->out->key[r->row] != j->l->key_count) return;
-    bsi_bad_row *b = add_bad(j->out, r->row, BSI_RULE_KEY_EMPTY, r->start, (uint32_t)j->l->column_of[0]);
+    bsi_bad_row *b = add_bad(j->out, r->row, BSI_RULE_KEY_EMPTY, j->base + r->start, (uint32_t)j->l->column_of[0]);
     b->partition_read = j->l->partition < 0;
 }
 
@@ -383,13 +398,15 @@ static bool is_oversize(const job *j, uint32_t start, uint32_t end) {
 }
 
 /* bare: the way for records without any quote. */
-INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (*bare)(const job *, const record *), bool look) {
+INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (*bare)(const job *, const record *),
+                 bool look) {
     bsi_rows *out = j->out;
     bsi_parse_index *ix = &j->s->ix;
     uint32_t first = 1;
     size_t odd = 0, quote = 0;
     for (size_t k = 0; k < ix->end_count; k++) {
-        uint32_t last = ix->end[k], end = ix->pos[last], start = ix->pos[first - 1] + 1, stop = content_end(j, start, end);
+        uint32_t last = ix->end[k], end = ix->pos[last], start = ix->pos[first - 1] + 1,
+                 stop = content_end(j, start, end);
         uint32_t fields = last - first + 1;
         if (start == stop) {
             out->blanks++;
@@ -397,7 +414,7 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (
             continue;
         }
         record r = {.row = out->count++, .start = start, .stop = stop, .pos = ix->pos + first, .fields = fields};
-        out->raw[r.row] = start;
+        out->raw[r.row] = j->base + start;
         out->image[r.row] = (uint32_t)out->enc.len;
         out->bad[r.row] = 0;
         out->key[r.row] = 0;
@@ -412,9 +429,12 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (
         if (__builtin_expect(care, 0)) {
             careful(j, &r);
         } else {
-            if (look && r.odd_count) encode_odd(j, &r);
-            else if (look && (quote == ix->quote_count || ix->quote[quote] >= stop)) bare(j, &r);
-            else fast(j, &r);
+            if (look && r.odd_count)
+                encode_odd(j, &r);
+            else if (look && (quote == ix->quote_count || ix->quote[quote] >= stop))
+                bare(j, &r);
+            else
+                fast(j, &r);
             check_key(j, &r);
         }
         ix->pos[last] = end;
@@ -422,36 +442,110 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (
     }
 }
 
-static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
-    const uint8_t *enc = out->enc.data;
-    for (uint32_t i = 0; i < out->count; i++)
-        out->kh[i] = XXH3_64bits_withSecret(enc + out->image[i], out->key[i], secret->bytes, sizeof secret->bytes);
-    for (uint32_t i = 0; i < out->count; i++)
-        out->rh[i] = keys_only || out->bad[i]
-                         ? 0
-                         : XXH3_64bits_withSecret(enc + out->image[i], out->body[i], secret->bytes, sizeof secret->bytes);
+static uint64_t hash(const uint8_t *p, size_t n, const bsi_secret *s) {
+    return XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
 }
 
-void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n, bool keys_only) {
-    out->count = out->bad_count = out->blanks = 0;
+/* XXH3 of 17 to 128 bytes without asking how many: keys and records vary in length, and each wrong guess costs as much
+ * as the hash. The words that a shorter text does not have are read elsewhere in it and not counted; both hashes begin
+ * with the same words. */
+INLINE uint64_t word_pair(const uint8_t *p, const uint8_t *secret) {
+    return XXH3_mix16B(p, secret, 0);
+}
+
+INLINE uint64_t tail(const uint8_t *p, size_t n, const uint8_t *secret) {
+    uint64_t over32 = n > 32 ? ~0ull : 0, over64 = n > 64 ? ~0ull : 0, over96 = n > 96 ? ~0ull : 0;
+    return n * XXH_PRIME64_1 + word_pair(p + n - 16, secret + 16) +
+           (word_pair(p + ((n - 32) & over32), secret + 48) & over32) +
+           (word_pair(p + ((n - 48) & over64), secret + 80) & over64) +
+           (word_pair(p + ((n - 64) & over96), secret + 112) & over96);
+}
+
+INLINE uint64_t front(size_t n, const uint64_t word[4]) {
+    return word[0] + (n > 32 ? word[1] : 0) + (n > 64 ? word[2] : 0) + (n > 96 ? word[3] : 0);
+}
+
+INLINE bool is_middling(uint32_t n) {
+    return n - 17 <= 128 - 17;
+}
+
+/* Of enc, which can be read 64 bytes past its end. */
+INLINE void hash_both(uint64_t *kh, uint64_t *rh, const uint8_t *p, uint32_t key, uint32_t body,
+                      const uint8_t *secret) {
+    const uint64_t word[4] = {word_pair(p, secret), word_pair(p + 16, secret + 32), word_pair(p + 32, secret + 64),
+                              word_pair(p + 48, secret + 96)};
+    *kh = XXH3_avalanche(front(key, word) + tail(p, key, secret));
+    *rh = XXH3_avalanche(front(body, word) + tail(p, body, secret));
+}
+
+static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
+    bsi_buf_reserve(&out->enc, 64);
+    const uint8_t *enc = out->enc.data;
+    for (uint32_t i = 0; i < out->count; i++) {
+        const uint8_t *p = enc + out->image[i];
+        uint32_t key = out->key[i], body = out->body[i];
+        if (__builtin_expect(is_middling(key) && is_middling(body), 1)) {
+            hash_both(&out->kh[i], &out->rh[i], p, key, body, secret->bytes);
+        } else {
+            out->kh[i] = hash(p, key, secret);
+            out->rh[i] = keys_only || out->bad[i] ? 0 : hash(p, body, secret);
+        }
+    }
+    for (uint32_t i = 0; keys_only && i < out->count; i++) out->rh[i] = 0;
+    for (uint32_t i = 0; i < out->bad_count; i++) out->rh[out->bads[i].row] = 0;
+}
+
+static bool is_utf8(const bsi_layout *l, const bsi_parse_index *ix, const uint32_t *high_at, const uint8_t *p,
+                    size_t n) {
+    bool ascii = !(((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80);
+    return !ix->high_count || (ascii && bsi_parse_utf8_chunks(p, n, high_at, ix->high_count));
+}
+
+/* Simple records need no index. Of a block that is no UTF-8 none is simple. */
+static uint32_t parse_simple(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n) {
+    bsi_parse_index *ix = &out->scratch->ix;
+    size_t done = bsi_parse_simple(out, l, p, n, ix);
+    if (is_utf8(l, ix, ix->pos, p, n)) return (uint32_t)done;
+    out->count = out->blanks = 0;
     out->enc.len = 0;
-    make_scratch(out, l);
+    return 0;
+}
+
+static void parse_rest(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t base, bool keys_only) {
     bsi_parse_index *ix = &out->scratch->ix;
     bsi_parse_index_build(ix, &l->dialect, p, n);
-    make_rows(out, ix->end_count);
+    bsi_parse_rows_room(out, out->count + ix->end_count);
     bsi_buf_reserve(&out->enc, n + 64);
-    job j = {.out = out, .l = l, .p = p, .n = n, .s = out->scratch, .slots = keys_only ? l->key_count : l->slot_count};
+    job j = {.out = out,
+             .l = l,
+             .p = p,
+             .n = n,
+             .base = base,
+             .s = out->scratch,
+             .slots = keys_only ? l->key_count : l->slot_count};
     bool general = l->null_count || l->absent_count;
-    bool ascii = !(((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80);
-    j.check_utf8 = ix->high && !(ascii && bsi_parse_utf8_chunks(p, n, ix->high_at, ix->high_count));
+    j.check_utf8 = !is_utf8(l, ix, ix->high_at, p, n);
     j.careful = j.check_utf8 || ix->open || n > BSI_FIELD_BYTES_MAX;
     for (uint32_t i = 0; i < l->null_count; i++) {
         j.null_lengths |= 1ull << BSI_MIN(l->null_bytes[i], 63u);
         j.null_first |= 1ull << ((uint8_t)l->nulls[i][0] & 63);
     }
-    if (general) walk(&j, encode_general, encode_general, true);
-    else if (ix->quotes || ix->odd_count || j.careful) walk(&j, encode_quoted, encode_plain, true);
-    else walk(&j, encode_plain, encode_plain, false);
+    if (general)
+        walk(&j, encode_general, encode_general, true);
+    else if (ix->quotes || ix->odd_count || j.careful)
+        walk(&j, encode_quoted, encode_plain, true);
+    else
+        walk(&j, encode_plain, encode_plain, false);
+}
+
+void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n,
+                     bool keys_only) {
+    out->count = out->bad_count = out->blanks = 0;
+    out->enc.len = 0;
+    make_scratch(out, l);
+    bsi_parse_rows_room(out, 0);
+    uint32_t done = keys_only ? 0 : parse_simple(out, l, p, n);
+    if (done < n) parse_rest(out, l, p + done, n - done, done, keys_only);
     out->raw[out->count] = (uint32_t)n;
     out->image[out->count] = (uint32_t)out->enc.len;
     if (secret) hash_rows(out, secret, keys_only);

@@ -16,7 +16,9 @@ static int newest(int isa) {
     return isa;
 }
 
-void bsi_parse_use_isa(int isa) { atomic_store(&chosen, newest(isa)); }
+void bsi_parse_use_isa(int isa) {
+    atomic_store(&chosen, newest(isa));
+}
 
 static int best(void) {
     int isa = BSI_ISA_SCALAR;
@@ -25,8 +27,8 @@ static int best(void) {
     bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul") &&
                  __builtin_cpu_supports("popcnt");
     if (small && __builtin_cpu_supports("avx2")) isa = BSI_ISA_AVX2;
-    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
+    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
         isa = BSI_ISA_AVX512;
 #endif
     isa = newest(isa);
@@ -68,6 +70,23 @@ void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint
     bsi_parse_index_scalar(ix, d, p, n);
 }
 
+/* Where nothing is faster than the index, no record is simple. */
+size_t bsi_parse_simple(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, bsi_parse_index *ix) {
+    enum { COLUMNS = 63, BYTES = 128 << 10 };
+    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (isa < 0) isa = best();
+    ix->high_count = 0;
+    if (isa != VBMI2 || l->null_count || l->absent_count || l->column_count > COLUMNS || !l->slot_count || n > BYTES)
+        return 0;
+#if defined(__x86_64__)
+    make_room(ix, n);
+    bsi_buf_reserve(&out->enc, n * 2 + 512);
+    return bsi_parse_simple_vbmi2(out, l, p, n, ix->pos, &ix->high_count);
+#else
+    return 0;
+#endif
+}
+
 void bsi_parse_index_free(bsi_parse_index *ix) {
     free(ix->pos);
     free(ix->end);
@@ -78,7 +97,8 @@ void bsi_parse_index_free(bsi_parse_index *ix) {
 }
 
 /* As Python's csv reader (strict=False): after the closing quote everything up to the end of the field is data. */
-void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to) {
+void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from,
+                       uint32_t to) {
     *f = (bsi_parse_field){.p = p + from, .len = to - from, .bare = UINT32_MAX};
     const uint8_t *end = p + to;
     if (!d->quote || from == to) return;

@@ -20,7 +20,8 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 X86 = os.uname().machine in ("x86_64", "AMD64")
 SMALL = ["-mbmi", "-mbmi2", "-mpclmul", "-mlzcnt", "-mpopcnt"]
-FLAGS = {"avx2": ["-mavx2"] + SMALL, "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"] + SMALL}
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"] + SMALL
+FLAGS = {"avx2": ["-mavx2"] + SMALL, "avx512": AVX512, "vbmi2": AVX512 + ["-mavx512vbmi", "-mavx512vbmi2"]}
 MARGIN = 64
 
 

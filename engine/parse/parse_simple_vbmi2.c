@@ -1,0 +1,181 @@
+/* parse/parse_simple_vbmi2.c - records to row images in registers, with AVX512 and VBMI2. The build gives this file its
+ * -m flags; it is called only where they run.
+ *
+ * A row image has a length before each field where a record has a delimiter behind it. A record of some lines of 64
+ * bytes is loaded once; quotes are packed away, and the lengths are put over the delimiters, all of a line at once:
+ *
+ *   bytes     1 0 0 0 , " B o l t , M 8 " , 7 \n
+ *   seps      . . . . 1 . . . . . . . . . 1 . .        delimiters outside quotes
+ *   packed    1 0 0 0 , B o l t , M 8 , 7              seps of it: 4 and 12, the end: 14
+ *   image   4 1 0 0 0 7 B o l t , M 8 1 7              differences of these places
+ *
+ * Where a record ends is known from its own line ends, so no index of the block is needed. What is not simple (doubled
+ * or bare quotes, CR, NUL and other control characters, another number of fields, more than 3 lines, a field above 127
+ * bytes) ends it: the rest of the block goes the way of parse_block.c.
+ */
+#include "parse/parse_inner.h"
+
+#if defined(__x86_64__)
+#include "core/chunk.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { LINES = 3, LINE = 64, COPY = 256, CONTROL = 14 };
+
+typedef struct reader {
+    bsi_rows *out;
+    const bsi_layout *l;
+    __m512i delimiter, quote, feed, control, number, next;
+    uint64_t quotes; /* all ones: there is a quote */
+    bool straight;   /* slots are the first columns, in order */
+} reader;
+
+/* Bits up to and with the lowest one; all if there is none. */
+INLINE uint64_t up_to(uint64_t bits) {
+    return bits ^ (bits - 1);
+}
+
+/* Bytes [at, at + LINE) of p[0..n) that are there. */
+INLINE __m512i load(const uint8_t *p, size_t at, size_t n) {
+    size_t left = n > at ? n - at : 0;
+    return _mm512_maskz_loadu_epi8(left >= LINE ? ~0ull : (1ull << left) - 1, p + (left ? at : 0));
+}
+
+/* Columns in the order of the slots, from the image of all columns. */
+static uint8_t *copy_stretches(const reader *r, uint8_t *o, const uint8_t *all, const uint8_t *end) {
+    const bsi_layout *l = r->l;
+    for (const bsi_stretch *t = l->stretch; t < l->stretch + l->stretch_count; t++) {
+        uint32_t from = t->column ? end[t->column - 1] + 1u : 0, to = end[t->column + t->count - 1] + 1u;
+        for (uint32_t k = from; k < to; k += 32) memcpy(o + (k - from), all + k, 32);
+        o += to - from;
+    }
+    return o;
+}
+
+static uint32_t key_of(const reader *r, const uint8_t *end) {
+    const bsi_layout *l = r->l;
+    uint32_t key = 0, slots = 0;
+    for (const bsi_stretch *t = l->stretch; slots < l->key_count; slots += t++->count) {
+        uint32_t count = BSI_MIN(t->count, l->key_count - slots);
+        key += end[t->column + count - 1] + 1u - (t->column ? end[t->column - 1] + 1u : 0);
+    }
+    return key;
+}
+
+/* One record of at most `lines` lines. Returns its bytes with the line end; 0: it is not simple, or longer. *high gets
+ * a bit for each line that holds a byte >= 0x80. */
+INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uint32_t *high) {
+    const bsi_layout *l = r->l;
+    bsi_rows *out = r->out;
+    __m512i c[LINES], ends = _mm512_setzero_si512();
+    uint64_t seps[LINES], kept[LINES], open = 0, past = ~0ull, behind = 1, bad = 0, closing = 0;
+    size_t stop = 0;
+    *high = 0;
+    /* past: all ones until the record has ended; behind: bit 0, a field starts with the line; closing: bit 63, a quote
+     * closed with the last byte of the line before */
+    for (int k = 0; k < lines; k++) {
+        c[k] = load(p, (size_t)k * LINE, n); /* what stands behind the block must not end a record */
+        uint64_t lf = _mm512_cmpeq_epi8_mask(c[k], r->feed), sep = _mm512_cmpeq_epi8_mask(c[k], r->delimiter);
+        uint64_t quote = _mm512_cmpeq_epi8_mask(c[k], r->quote) & r->quotes;
+        uint64_t inside = bsi_prefix_xor(quote) ^ open, end = lf & ~inside, here = up_to(end) & past;
+        uint64_t in_text = here & ~(end & here); /* without the line end */
+        open = (uint64_t)((int64_t)inside >> 63);
+        sep &= ~inside & in_text;
+        quote &= in_text;
+        uint64_t stops = sep | (end & here), shut = quote & ~inside;
+        bad |= quote & inside & ~(sep << 1 | behind);
+        bad |= shut & ~(stops >> 1) & ~(1ull << 63);
+        bad |= closing & ~(stops << 63);
+        closing = shut & (1ull << 63);
+        behind = sep >> 63;
+        bad |= _mm512_cmplt_epu8_mask(c[k], r->control) & in_text & ~lf & ~sep;
+        *high |= (uint32_t)((_mm512_movepi8_mask(c[k]) & in_text) != 0) << k;
+        seps[k] = sep;
+        kept[k] = in_text & ~quote;
+        stop += (size_t)__builtin_popcountll(in_text);
+        past = end ? 0 : past;
+    }
+    if (__builtin_expect(past || bad, 0)) return 0;
+    uint32_t before[LINES + 1], fields[LINES + 1]; /* bytes that are kept, delimiters: in front of each line */
+    before[0] = fields[0] = 0;
+    for (int k = 0; k < lines; k++) {
+        c[k] = _mm512_maskz_compress_epi8(kept[k], c[k]);
+        seps[k] = _pext_u64(seps[k], kept[k]);
+        before[k + 1] = before[k] + (uint32_t)__builtin_popcountll(kept[k]);
+        fields[k + 1] = fields[k] + (uint32_t)__builtin_popcountll(seps[k]);
+    }
+    if (__builtin_expect(fields[lines] + 1 != l->column_count, 0)) return 0;
+    for (int k = 0; k < lines; k++) {
+        __m512i at = _mm512_add_epi8(_mm512_maskz_compress_epi8(seps[k], r->number), _mm512_set1_epi8((char)before[k]));
+        ends = k ? _mm512_mask_expand_epi8(ends, ~0ull << fields[k], at) : at;
+    }
+    ends = _mm512_mask_expand_epi8(ends, ~0ull << fields[lines], _mm512_set1_epi8((char)before[lines]));
+    __m512i length =
+        _mm512_sub_epi8(_mm512_permutexvar_epi8(r->next, ends), _mm512_add_epi8(ends, _mm512_set1_epi8(1)));
+    uint8_t end[LINE], copy[COPY];
+    _mm512_storeu_si512(end, ends);
+    if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return 0;
+    uint8_t *begin = out->enc.data + out->enc.len, *o = begin, *to = r->straight ? begin : copy;
+    *to = end[0];
+    for (int k = 0; k < lines; k++)
+        _mm512_storeu_si512(
+            to + 1 + before[k],
+            _mm512_mask_expand_epi8(c[k], seps[k], _mm512_maskz_compress_epi8(~0ull << fields[k], length)));
+    o = r->straight ? begin + end[l->slot_count - 1] + 1 : copy_stretches(r, begin, copy, end);
+    uint32_t key = r->straight ? (l->key_count ? end[l->key_count - 1] + 1u : 0) : key_of(r, end), row = out->count;
+    if (__builtin_expect(l->key_count && key == l->key_count, 0)) return 0; /* it has no text */
+    while (o > begin + key && !o[-1]) o--;
+    out->image[row] = (uint32_t)out->enc.len;
+    out->key[row] = key;
+    out->body[row] = (uint32_t)(o - begin);
+    out->bad[row] = 0;
+    *o++ = 0;
+    out->enc.len = (size_t)(o - out->enc.data);
+    out->count++;
+    return stop + 1;
+}
+
+size_t bsi_parse_simple_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t *high_at,
+                              size_t *high_count) {
+    static const uint8_t number[LINE] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                         16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                         32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                         48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    reader r = {.out = out,
+                .l = l,
+                .delimiter = _mm512_set1_epi8(l->dialect.delimiter),
+                .quote = _mm512_set1_epi8(l->dialect.quote),
+                .feed = _mm512_set1_epi8('\n'),
+                .control = _mm512_set1_epi8(CONTROL),
+                .number = _mm512_loadu_si512(number),
+                .quotes = l->dialect.quote ? ~0ull : 0,
+                .straight = l->stretch_count == 1 && !l->stretch[0].column};
+    r.next = _mm512_add_epi8(r.number, _mm512_set1_epi8(1));
+    uint32_t *high = high_at;
+    size_t at = 0;
+    bool wide = false; /* the last record took more than two lines */
+    while (at < n) {
+        if (p[at] == '\n') {
+            out->blanks++;
+            at++;
+            continue;
+        }
+        if (out->count >= out->cap) bsi_parse_rows_room(out, (size_t)out->count * 2 + 64);
+        uint32_t lines;
+        size_t bytes = wide ? 0 : record(&r, p + at, n - at, 2, &lines);
+        if (!bytes) bytes = record(&r, p + at, n - at, LINES, &lines), wide = bytes > 0;
+        if (!bytes) break;
+        for (uint32_t k = 0; k < LINES; k++) {
+            *high = (uint32_t)(at + k * LINE);
+            high += lines >> k & 1;
+        }
+        out->raw[out->count - 1] = (uint32_t)at;
+        at += bytes;
+    }
+    *high_count = (size_t)(high - high_at);
+    return at;
+}
+
+#else
+typedef int bsi_parse_simple_vbmi2_unused; /* a translation unit may not be empty */
+#endif
