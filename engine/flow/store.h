@@ -158,6 +158,9 @@ typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free
     void *dctx;                   /* the decoder, one per thread */
 } bsi_block_data;
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
+/** The same, but only the first `front` rows must be there: a row is made from the one before, so those behind cost as much
+ *  again. Images of others may have length 0. */
+bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err);
 void bsi_block_data_free(bsi_block_data *d);
 
 /** Blocks are added by many threads: each has its own bsi_block_writer. Refs are good at once for this run's lists, and

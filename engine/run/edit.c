@@ -199,12 +199,28 @@ static bomsync_status patch_block(editor *d, uint64_t block, pairs pair, bomsync
     return BOMSYNC_OK;
 }
 
+/* NULL: it is none. Blocks are asked for in order. */
+static const bsi_amended *amended_at(editor *d, uint64_t block) {
+    const bsi_edit *e = d->e;
+    while (d->amended < e->amended_count && e->amended[d->amended]->ordinal < block) d->amended++;
+    return d->amended < e->amended_count && e->amended[d->amended]->ordinal == block ? e->amended[d->amended] : NULL;
+}
+
+static bomsync_status load_whole(editor *d, uint64_t block, bomsync_error *err) {
+    return bsi_block_load(&d->old, &d->own, d->e->was->cache, d->e->store, d->e->base, block, err);
+}
+
+/* The old rows: of an amended block, which mostly is patched, those up to the last one that changed. */
+static bomsync_status load_old(editor *d, uint64_t block, const bsi_amended *a, bomsync_error *err) {
+    if (!a || !a->changed) return load_whole(d, block, err);
+    d->old = &d->own;
+    return bsi_store_front(&d->own, d->e->store, d->e->base[block], 64 - (uint32_t)__builtin_clzll(a->changed), err);
+}
+
 /* Its pairs: those that the sync lists, or of an amended block all its rows. */
-static pairs pairs_of(editor *d, uint64_t block, size_t *pair) {
+static pairs pairs_of(editor *d, uint64_t block, const bsi_amended *a, size_t *pair) {
     const bsi_edit *e = d->e;
     while (*pair < e->pair_count && e->pair[*pair].was >> 16 < block) (*pair)++;
-    while (d->amended < e->amended_count && e->amended[d->amended]->ordinal < block) d->amended++;
-    const bsi_amended *a = d->amended < e->amended_count && e->amended[d->amended]->ordinal == block ? e->amended[d->amended] : NULL;
     if (!a || d->old->count > BSI_AMEND_ROWS_MAX) return (pairs){e->pair + *pair, e->pair_count - *pair};
     for (uint32_t i = 0; i < d->old->count; i++)
         d->pair[i] = (bsi_edit_pair){.was = block << 16 | i, .now = (uint64_t)a->open << 16 | i, .changed = a->changed >> i & 1, .aligned = true};
@@ -214,14 +230,17 @@ static pairs pairs_of(editor *d, uint64_t block, size_t *pair) {
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
-    bomsync_status st = bsi_block_load(&d->old, &d->own, e->was->cache, e->store, e->base, block, err);
+    const bsi_amended *a = amended_at(d, block);
+    bomsync_status st = load_old(d, block, a, err);
     if (st) return st;
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
-    pairs p = pairs_of(d, block, pair);
+    pairs p = pairs_of(d, block, a, pair);
     if (d->old->count <= 256 && patchable(d, block, *insert, *gone, p)) {
         st = patch_block(d, block, p, err);
         return st ? st : put_inserts(d, insert, block << 16 | d->old->count, err);
     }
+    if (a) st = load_whole(d, block, err);
+    if (st) return st;
     if (d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, NULL, 0);
     st = bsi_store_rows(&rows, e->store, e->base[block], err);
     if (!st && rows.count != d->old->count) st = damaged(err);

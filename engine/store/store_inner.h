@@ -146,6 +146,9 @@ bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
 bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
 /** The row images again, in out (used anew) at image[i]. p may be read BSI_RESIDUAL_MARGIN bytes past end. */
 bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end);
+/** The first `front` of count rows, since each is made from the one before; those behind them have images of length 0. */
+bool bsi_residual_front(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, uint32_t front, const uint8_t *p,
+                        const uint8_t *end);
 
 /* ---- symbols (store_symbols.c) ---- */
 #define BSI_SYMBOLS_MAX 4096 /* codes of 12 bits */

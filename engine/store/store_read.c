@@ -315,14 +315,14 @@ static void data_room(bsi_block_data *d, uint32_t records) {
     d->body = bsi_realloc(d->body, d->cap * sizeof *d->body);
 }
 
-/* The images of a whole block: found in its group, or made from its residual. */
-static bool find_images(bsi_block_data *d, decoder *c, unpacked *u, const bsi_block_place *b) {
+/* The images of a whole block: found in its group, or those of its first `front` rows made from its residual. */
+static bool find_images(bsi_block_data *d, decoder *c, unpacked *u, const bsi_block_place *b, uint32_t front) {
     data_room(d, b->records);
     d->count = b->records;
     d->slot_count = u->segment.slot_count;
     if (u->segment.symbols) {
         const uint8_t *p = c->residual.data;
-        if (!bsi_residual_get(&u->raw, d->image, d->body, d->slot_count, d->count, p, p + c->residual.len)) return false;
+        if (!bsi_residual_front(&u->raw, d->image, d->body, d->slot_count, d->count, front, p, p + c->residual.len)) return false;
         d->raw = u->raw;
         return true;
     }
@@ -393,11 +393,15 @@ static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, 
     if (st) return st;
     if (is_patch(below, base) || base->records != records || below->segment.slot_count != slots)
         return bad_segment(err, s, BSI_DB_DATA, id, "a patch is over another block than it says");
-    if (!find_images(d, c, below, base)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
+    if (!find_images(d, c, below, base, UINT32_MAX)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
     return merge_images(d, &c->merged, &p) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, id, "a patch is too long");
 }
 
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
+    return bsi_store_front(out, s, ref, UINT32_MAX, err);
+}
+
+bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err) {
     decoder *c = get_decoder(out);
     unpacked *u;
     const bsi_block_place *b;
@@ -405,7 +409,7 @@ bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bo
     bomsync_status st = find_block(&u, &b, c, s, ref, err);
     if (st) return st;
     if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, err);
-    if (find_images(out, c, u, b)) return BOMSYNC_OK;
+    if (find_images(out, c, u, b, front)) return BOMSYNC_OK;
     out->count = 0;
     return bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
 }

@@ -238,7 +238,8 @@ static bool get_row(rebuild *r, uint32_t *body) {
     return true;
 }
 
-bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end) {
+/* *rest: bytes behind the last of them. */
+static bool get_rows(size_t *rest, bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end) {
     rebuild r = {.out = out, .p = p, .end = end, .slots = slots, .null_bytes = 1, .row_bytes = slots};
     if (slots > BSI_RESIDUAL_SLOTS) return false;
     out->len = 0;
@@ -248,5 +249,23 @@ bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t sl
         if (!get_row(&r, &body[i])) return false;
     }
     image[count] = (uint32_t)out->len;
-    return (size_t)(r.end - r.p) < BSI_RESIDUAL_TAIL;
+    *rest = (size_t)(r.end - r.p);
+    return true;
+}
+
+bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end) {
+    size_t rest;
+    return get_rows(&rest, out, image, body, slots, count, p, end) && rest < BSI_RESIDUAL_TAIL;
+}
+
+bool bsi_residual_front(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, uint32_t front, const uint8_t *p,
+                        const uint8_t *end) {
+    size_t rest;
+    if (front >= count) return bsi_residual_get(out, image, body, slots, count, p, end);
+    if (!get_rows(&rest, out, image, body, slots, front, p, end)) return false;
+    for (uint32_t i = front; i < count; i++) {
+        image[i + 1] = image[front];
+        body[i] = 0;
+    }
+    return true;
 }

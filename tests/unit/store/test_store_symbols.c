@@ -97,6 +97,27 @@ Test(store_symbols, residuals_give_the_rows_again) {
     bsi_buf_free(&raw);
 }
 
+Test(store_symbols, the_front_of_a_residual_is_that_of_the_rows) {
+    uint64_t seed = 4;
+    table t = {0};
+    bsi_buf out = {0}, raw = {0};
+    uint32_t image[S_ROWS + 1], body[S_ROWS];
+    for (int round = 0; round < 300; round++) {
+        make_table(&t, &seed, some_slots(&seed), 1 + round % 6);
+        cr_assert(residual_of(&out, &t));
+        for (uint32_t front = 0; front <= t.count + 1; front++) {
+            cr_assert(bsi_residual_front(&raw, image, body, t.slots, t.count, front, out.data, out.data + out.len));
+            uint32_t there = BSI_MIN(front, t.count);
+            for (uint32_t i = 0; i <= t.count; i++) cr_assert(eq(u32, image[i] - image[0], t.off[BSI_MIN(i, there)]));
+            cr_assert(zero(int, memcmp(body, t.body, there * sizeof *body)));
+            cr_assert(zero(int, t.off[there] ? memcmp(raw.data + image[0], t.images.data, t.off[there]) : 0));
+        }
+    }
+    bsi_buf_free(&t.images);
+    bsi_buf_free(&out);
+    bsi_buf_free(&raw);
+}
+
 Test(store_symbols, what_is_no_row_of_so_many_slots_is_not_taken) {
     table t = {.slots = 2, .count = 1};
     bsi_buf out = {0};
