@@ -322,23 +322,19 @@ static int insert_order(const void *a, const void *b) {
     return x->now < y->now ? -1 : x->now > y->now;
 }
 
-static span *add_span(span **v, size_t *count, size_t *cap) {
-    if (*count == *cap) *v = bsi_realloc(*v, (*cap = *cap ? *cap * 2 : 64) * sizeof **v);
-    (*v)[*count] = (span){0};
-    return &(*v)[(*count)++];
-}
-
 /* The block that an insert stands before, if the one it stands behind is left alone. */
 static uint64_t stands_before(const bsi_edit_insert *i) { return i->after == 0 ? 0 : ((i->after - 1) >> 16) + 1; }
 
 /* Runs in list order, each with where its inserts, deletes and pairs begin. */
 static void plan(edit_run *r) {
     bsi_edit *e = r->e;
-    size_t cap = 0, ins = 0, gone = 0, pair = 0;
+    size_t ins = 0, gone = 0, pair = 0;
+    size_t most = e->touched_count + BSI_MIN(e->insert_count, e->base_count + 1); /* what is not used is not touched */
+    r->span = bsi_alloc((most + 1) * sizeof *r->span);
     for (size_t t = 0; t < e->touched_count || ins < e->insert_count;) {
         uint64_t next = t < e->touched_count ? e->touched[t] : UINT64_MAX;
-        span *s = add_span(&r->span, &r->count, &cap);
-        s->insert = ins;
+        span *s = &r->span[r->count++];
+        *s = (span){.insert = ins};
         if (ins < e->insert_count && stands_before(&e->insert[ins]) < next) {
             s->first = s->end = stands_before(&e->insert[ins]);
             while (ins < e->insert_count && stands_before(&e->insert[ins]) == s->first) ins++;
