@@ -99,7 +99,7 @@ typedef enum bsi_hash_isa { BSI_HASH_SCALAR, BSI_HASH_AVX2, BSI_HASH_AVX512, BSI
 void bsi_hash_use(bsi_hash_isa isa); /* what cannot run here is not used. Any thread */
 void bsi_hash128_hex(char out[33], bsi_hash128 h);                            /* canonical byte order, lower case */
 
-/* SHA-256. */
+/* SHA-256, by libcrypto (sha.c). */
 typedef struct bsi_sha bsi_sha;
 bsi_sha *bsi_sha_open(void);
 void bsi_sha_add(bsi_sha *s, const void *p, size_t n);

@@ -1,8 +1,8 @@
 /* diff/lines_loop.h - line ends, delimiters and what needs care, 64 bytes at a time; keys against the key before.
  * Included once by each variant, which names VARIANT.
  *
- * Most chunks hold neither quotes nor CR nor bytes above 0x7f but characters of two bytes (with AVX-512; else none): they take the short way. A key is compared by its first 64
- * bytes: the first byte in which it differs from the one before tells which field differs, and where that field ends in either
+ * Most chunks hold neither quotes nor CR, and no bytes above 0x7f but characters of two bytes (with AVX-512; else none): they
+ * take the short way. A key is compared by its first 64 bytes: the first byte in which it differs from the one before tells which field differs, and where that field ends in either
  * which is longer. What 64 bytes do not settle goes to bsi_keys_compare.
  */
 #include "core/chunk.h"
@@ -87,8 +87,8 @@ static void look_for_key_quote(job *j, uint64_t opening, uint64_t ends, uint64_t
     }
 }
 
-/* A chunk with quotes, CR, NUL, bytes above 0x7f that are no pairs, or inside quotes; half: its first byte ends a pair. Takes what stands inside quotes out of lf and sep, and notes
- * the odd bytes. */
+/* A chunk with quotes, CR, NUL, bytes above 0x7f that are no pairs, or inside quotes; half: its first byte ends a pair. Takes
+ * what stands inside quotes out of lf and sep, and notes the odd bytes. */
 static __attribute__((noinline)) outside hard_chunk(job *j, masks m, uint64_t valid, size_t i, uint32_t total, uint32_t line, uint64_t half) {
     const bsi_line_shape *s = j->s;
     const uint8_t *p = j->p;

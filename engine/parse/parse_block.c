@@ -39,15 +39,15 @@ typedef struct job {
     size_t n;
     uint32_t base; /* p stands so far behind the start of the block */
     scratch *s;
-    uint32_t slots;        /* slots to write: all, or the key's */
+    uint32_t slots;    /* slots to write: all, or the key's */
     uint64_t null_lengths; /* bit n: a null text has n bytes (63: or more) */
     uint64_t null_first;   /* bit b & 63: one starts with byte b */
     bool check_utf8, careful;
 } job;
 
-typedef struct record {        /* of the block */
+typedef struct record { /* of the block */
     uint32_t row, start, stop; /* bytes without the line end */
-    uint32_t *pos;             /* pos[c]: end of column c; pos[-1] + 1 == start */
+    uint32_t *pos;     /* pos[c]: end of column c; pos[-1] + 1 == start */
     uint32_t fields;
     const uint32_t *odd; /* [odd_count] bytes that need care */
     size_t odd_count;
@@ -106,7 +106,7 @@ void bsi_rows_free(bsi_rows *r) {
 }
 
 const char *bsi_rule_name(bsi_rule r) {
-    static const char *const names[] = {"",           "columns",     "quote",     "encoding",  "nul",
+    static const char *const names[] = {"",         "columns",     "quote",     "encoding",  "nul",
                                         "field-size", "record-size", "key-empty", "duplicate", "unfinished"};
     return (unsigned)r < sizeof names / sizeof *names ? names[r] : "";
 }
@@ -141,10 +141,8 @@ INLINE bool may_be_null(const job *j, const uint8_t *p, uint32_t len) {
 
 /* Reads and writes up to 32 bytes past len: both ends have a margin. */
 INLINE uint8_t *put_field(uint8_t *o, const uint8_t *p, uint32_t len) {
-    if (__builtin_expect(len < 128, 1))
-        *o++ = (uint8_t)len;
-    else
-        o = bsi_varint_put(o, len);
+    if (__builtin_expect(len < 128, 1)) *o++ = (uint8_t)len;
+    else o = bsi_varint_put(o, len);
     memcpy(o, p, 16);
     if (__builtin_expect(len > 16, 0)) {
         memcpy(o + 16, p + 16, 16);
@@ -204,25 +202,21 @@ INLINE void encode(const job *j, const record *r, bool quotes, bool general, boo
         if (s + 1 == keys) out->key[r->row] = (uint32_t)(o - begin);
     }
     out->body[r->row] = (uint32_t)(used - begin);
-    if (general)
-        used = put_nulls(used, j->s->nulls, nulls);
-    else
-        *used++ = 0;
+    if (general) used = put_nulls(used, j->s->nulls, nulls);
+    else *used++ = 0;
     out->enc.len = (size_t)(used - out->enc.data);
 }
 
-static void encode_fields(const job *j, const record *r) {
-    encode(j, r, false, false, false);
-}
+static void encode_fields(const job *j, const record *r) { encode(j, r, false, false, false); }
 
 /* Reads and writes up to 31 bytes past len: both ends have a margin. */
 INLINE void copy_over(uint8_t *o, const uint8_t *p, size_t len) {
     for (size_t k = 0; k < len; k += 32) memcpy(o + k, p + k, 32);
 }
 
-/* Without quotes a body has as many bytes as the record: a length before each field in place of a delimiter behind it.
- * So columns that stand in the order of their slots are copied as a whole, one byte further on, and the lengths are put
- * over the delimiters. Field by field took three times as long.
+/* Without quotes a body has as many bytes as the record: a length before each field in place of a delimiter behind it. So
+ * columns that stand in the order of their slots are copied as a whole, one byte further on, and the lengths are put over
+ * the delimiters. Field by field took three times as long.
  *
  *   record   1 0 0 0 , S - 1 , , E A           body   4 1 0 0 0 3 S - 1 0 2 E A
  */
@@ -258,12 +252,8 @@ static void encode_plain(const job *j, const record *r) {
     out->enc.len = (size_t)(o - out->enc.data);
 }
 
-static void encode_quoted(const job *j, const record *r) {
-    encode(j, r, true, false, false);
-}
-static void encode_general(const job *j, const record *r) {
-    encode(j, r, true, true, false);
-}
+static void encode_quoted(const job *j, const record *r) { encode(j, r, true, false, false); }
+static void encode_general(const job *j, const record *r) { encode(j, r, true, true, false); }
 
 static void encode_odd(const job *j, const record *r) {
     j->s->text.len = 0;
@@ -271,8 +261,7 @@ static void encode_odd(const job *j, const record *r) {
     encode(j, r, true, true, true);
 }
 
-/* Strict: nothing but doubled quotes. Of these the index gives the first; of a run of bare ones the last has none
- * behind it. */
+/* Strict: nothing but doubled quotes. Of these the index gives the first; of a run of bare ones the last has none behind it. */
 static bool odd_is_data(const job *j, const record *r) {
     if (r->odd_count > ODD_MAX || j->s->ix.nul) return false;
     for (size_t i = 0; i < r->odd_count && !j->l->dialect.lenient; i++)
@@ -284,8 +273,7 @@ static bool odd_is_data(const job *j, const record *r) {
 
 static bool field_clean(const job *j, const bsi_parse_field *f) {
     return (j->l->dialect.lenient || f->bare == UINT32_MAX) && !f->unclosed && f->len <= BSI_FIELD_BYTES_MAX &&
-           !(j->s->ix.nul && f->len && memchr(f->p, 0, f->len)) &&
-           !(j->check_utf8 && bsi_parse_utf8(f->p, f->len) != f->len);
+           !(j->s->ix.nul && f->len && memchr(f->p, 0, f->len)) && !(j->check_utf8 && bsi_parse_utf8(f->p, f->len) != f->len);
 }
 
 /* The first rule that a record breaks, in the order of bsi_rule; *column, *byte say where. */
@@ -398,15 +386,13 @@ static bool is_oversize(const job *j, uint32_t start, uint32_t end) {
 }
 
 /* bare: the way for records without any quote. */
-INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (*bare)(const job *, const record *),
-                 bool look) {
+INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (*bare)(const job *, const record *), bool look) {
     bsi_rows *out = j->out;
     bsi_parse_index *ix = &j->s->ix;
     uint32_t first = 1;
     size_t odd = 0, quote = 0;
     for (size_t k = 0; k < ix->end_count; k++) {
-        uint32_t last = ix->end[k], end = ix->pos[last], start = ix->pos[first - 1] + 1,
-                 stop = content_end(j, start, end);
+        uint32_t last = ix->end[k], end = ix->pos[last], start = ix->pos[first - 1] + 1, stop = content_end(j, start, end);
         uint32_t fields = last - first + 1;
         if (start == stop) {
             out->blanks++;
@@ -429,12 +415,9 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (
         if (__builtin_expect(care, 0)) {
             careful(j, &r);
         } else {
-            if (look && r.odd_count)
-                encode_odd(j, &r);
-            else if (look && (quote == ix->quote_count || ix->quote[quote] >= stop))
-                bare(j, &r);
-            else
-                fast(j, &r);
+            if (look && r.odd_count) encode_odd(j, &r);
+            else if (look && (quote == ix->quote_count || ix->quote[quote] >= stop)) bare(j, &r);
+            else fast(j, &r);
             check_key(j, &r);
         }
         ix->pos[last] = end;

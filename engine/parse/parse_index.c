@@ -16,9 +16,7 @@ static int newest(int isa) {
     return isa;
 }
 
-void bsi_parse_use_isa(int isa) {
-    atomic_store(&chosen, newest(isa));
-}
+void bsi_parse_use_isa(int isa) { atomic_store(&chosen, newest(isa)); }
 
 static int best(void) {
     int isa = BSI_ISA_SCALAR;
@@ -27,8 +25,8 @@ static int best(void) {
     bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul") &&
                  __builtin_cpu_supports("popcnt");
     if (small && __builtin_cpu_supports("avx2")) isa = BSI_ISA_AVX2;
-    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
         isa = BSI_ISA_AVX512;
 #endif
     isa = newest(isa);
@@ -97,8 +95,7 @@ void bsi_parse_index_free(bsi_parse_index *ix) {
 }
 
 /* As Python's csv reader (strict=False): after the closing quote everything up to the end of the field is data. */
-void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from,
-                       uint32_t to) {
+void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to) {
     *f = (bsi_parse_field){.p = p + from, .len = to - from, .bare = UINT32_MAX};
     const uint8_t *end = p + to;
     if (!d->quote || from == to) return;

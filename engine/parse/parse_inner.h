@@ -15,9 +15,9 @@
  */
 typedef struct bsi_parse_index {
     uint32_t *pos, *end;
-    uint32_t *odd;     /* bytes that need care: bare and doubled quotes, data behind a closing quote, NUL */
-    uint32_t *quote;   /* all quotes */
-    uint32_t *high_at; /* where chunks of 64 bytes begin that hold a byte >= 0x80 */
+    uint32_t *odd;       /* bytes that need care: bare and doubled quotes, data behind a closing quote, NUL */
+    uint32_t *quote;     /* all quotes */
+    uint32_t *high_at;   /* where chunks of 64 bytes begin that hold a byte >= 0x80 */
     size_t pos_count, end_count, odd_count, quote_count, high_count, cap;
     bool quotes, cr, nul, high, open; /* any quote that counts, CR, NUL, byte >= 0x80; a quote is open at the end */
 } bsi_parse_index;
@@ -51,14 +51,13 @@ void bsi_parse_rows_room(bsi_rows *r, size_t count);
 
 /** One field as it stands in the file to its text. */
 typedef struct bsi_parse_field {
-    const uint8_t *p; /* in the file, or in the text buffer if quotes were taken out of its middle */
+    const uint8_t *p;    /* in the file, or in the text buffer if quotes were taken out of its middle */
     uint32_t len;
-    uint32_t bare; /* offset of a bare quote or of data behind a closing quote; UINT32_MAX: none */
-    bool unclosed; /* its quote is open at the end of the bytes */
+    uint32_t bare;       /* offset of a bare quote or of data behind a closing quote; UINT32_MAX: none */
+    bool unclosed;       /* its quote is open at the end of the bytes */
 } bsi_parse_field;
 /** text must have room for to - from more bytes: what is borrowed from it must not move. */
-void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from,
-                       uint32_t to);
+void bsi_parse_unquote(bsi_parse_field *f, bsi_buf *text, const bsi_dialect *d, const uint8_t *p, uint32_t from, uint32_t to);
 
 /** Is all of it UTF-8? Only these chunks of 64 bytes are looked at: the others are ASCII. */
 bool bsi_parse_utf8_chunks(const uint8_t *p, size_t n, const uint32_t *chunk, size_t count);
