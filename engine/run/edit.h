@@ -23,10 +23,14 @@ enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as `changed` has bits */
 typedef struct bsi_amended {
     uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
     bsi_ref ref;         /* the state block */
-    uint64_t ordinal;    /* and where it stands in base */
+    bsi_ref made;        /* what stands in its place from now on, written with the scan; BSI_REF_NONE: not yet */
+    uint64_t entry;      /* the image's entry that stood for it */
+    uint64_t ordinal;    /* where it stands in base; BSI_AMEND_NOWHERE: not known yet */
+    bsi_rows *old;       /* its rows that changed, images alone; NULL: nobody kept them. Owned by the sync */
     uint32_t open;       /* the block of the snapshot */
     uint32_t records;
 } bsi_amended;
+#define BSI_AMEND_NOWHERE UINT64_MAX
 
 typedef struct bsi_edit {
     bsi_store *store;

@@ -28,7 +28,6 @@ typedef struct bsi_kept_row {
 typedef struct bsi_early_block {
     bsi_rows *rows;      /* kept: of an amended block those that changed, NULL: none */
     bool amends;
-    uint64_t expect;     /* amends: the image's entry whose place it takes */
     bsi_amended amended;
     uint32_t count;      /* hashes of each row, for the join; amends: none */
     uint64_t hash[];     /* [2 * count] key hashes, then row hashes */
@@ -142,7 +141,7 @@ void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64
 /* sync_amend.c */
 bool bsi_amend_possible(const bsi_sync *s);
 /** Does a block with these rows stand for the state block `ref`, whose rows are old? Any thread. */
-bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref);
+bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref, uint64_t entry);
 void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
 bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err);       /* their state blocks in base, with open_state */
 /** The amended blocks while open ones are gone through in ascending order. Zero-initialise. */
@@ -152,6 +151,7 @@ typedef struct bsi_amend_walk {
 const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t open); /* NULL: it is none */
 bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal);              /* a state block that one of them stands for? */
 void bsi_amend_forget(bsi_sync *s);
+void bsi_amend_forget_rows(bsi_sync *s);                               /* of their rows what was kept to render them */
 void bsi_early_free(bsi_early_block *e);                               /* NULL is fine */
 
 /* sync_rows.c */

@@ -41,23 +41,32 @@ static uint64_t rows_changed(const bsi_rows *w, const bsi_block_rows *old, bool 
     return changed;
 }
 
-bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref) {
+bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref, uint64_t entry) {
     if (!w->count || w->count > BSI_AMEND_ROWS_MAX || w->bad_count || (b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END))) return false;
     bool same;
     uint64_t changed = rows_changed(w, old, &same);
     if (!same || (uint32_t)__builtin_popcountll(changed) * 4 > w->count) return false; /* a patch takes no more */
-    *a = (bsi_amended){.changed = changed, .ref = ref, .records = w->count};
+    *a = (bsi_amended){.changed = changed, .ref = ref, .made = BSI_REF_NONE, .entry = entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
     return true;
 }
 
 void bsi_early_free(bsi_early_block *e) {
     if (e) free(e->rows);
+    if (e) free(e->amended.old);
     free(e);
 }
 
 /* ---- the list ---- */
 
+void bsi_amend_forget_rows(bsi_sync *s) {
+    for (size_t i = 0; i < s->amended_count; i++) {
+        free(s->amended[i].old);
+        s->amended[i].old = NULL;
+    }
+}
+
 void bsi_amend_forget(bsi_sync *s) {
+    bsi_amend_forget_rows(s);
     free(s->amended);
     free(s->amended_state);
     free(s->is_amended);
@@ -98,9 +107,10 @@ static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to,
         bsi_scan_block *b = &s->scan.block[i];
         bsi_early_block *e = b->tag == BSI_NO_TAG ? NULL : (bsi_early_block *)(uintptr_t)b->tag;
         if (!e || !e->amends) continue;
-        if (s->scan.ascending && e->expect >= past && e->expect < next) {
+        if (s->scan.ascending && e->amended.entry >= past && e->amended.entry < next) {
             add_amended(s, cap, &e->amended, i);
-            past = e->expect + 1;
+            e->amended.old = NULL;
+            past = e->amended.entry + 1;
         } else { /* another block has taken its place: it is joined, as a whole */
             bsi_early_free(e);
             b->tag = BSI_NO_TAG;
@@ -128,38 +138,54 @@ void bsi_amend_settle(bsi_sync *s) {
 
 /* ---- their state blocks ---- */
 
-static uint64_t slot_of(bsi_ref ref, uint64_t mask) { return (ref * 0x9E3779B97F4A7C15ull >> 17) & mask; }
+static int by_ref(const void *a, const void *b) {
+    const bsi_amended *x = *(bsi_amended *const *)a, *y = *(bsi_amended *const *)b;
+    return x->ref < y->ref ? -1 : x->ref > y->ref;
+}
 
-/* Number + 1 of the amended block of each state block, by its ref. */
-static uint32_t *by_ref(const bsi_sync *s, uint64_t *mask) {
-    for (*mask = 63; *mask < s->amended_count * 2;) *mask = *mask * 2 + 1;
-    uint32_t *slot = bsi_calloc(*mask + 1, sizeof *slot);
+/* Those that did not stand where they were looked for. */
+static void find_rest(bsi_sync *s) {
+    bsi_ref_set rest = {0};
+    bsi_amended **lost = NULL;
+    size_t n = 0, cap = 0;
     for (size_t i = 0; i < s->amended_count; i++) {
-        uint64_t h = slot_of(s->amended[i].ref, *mask);
-        while (slot[h]) h = (h + 1) & *mask;
-        slot[h] = (uint32_t)i + 1;
+        if (s->amended[i].ordinal != BSI_AMEND_NOWHERE) continue;
+        bsi_ref_add(&rest, s->amended[i].ref);
+        if (n == cap) lost = bsi_realloc(lost, (cap = cap ? cap * 2 : 16) * sizeof(bsi_amended *));
+        lost[n++] = &s->amended[i];
     }
-    return slot;
+    bsi_sort(lost, n, sizeof(bsi_amended *), by_ref);
+    for (size_t i = 0; i < s->open_state_count && n; i++) {
+        bsi_amended key = {.ref = s->base[s->open_state[i]]}, *wanted = &key;
+        bsi_amended **found = bsi_ref_has(&rest, key.ref) ? bsearch(&wanted, lost, n, sizeof(bsi_amended *), by_ref) : NULL;
+        if (found) (*found)->ordinal = s->open_state[i];
+    }
+    free(lost);
+    free(rest.slot);
+}
+
+static int by_ordinal(const void *a, const void *b) {
+    const bsi_amended *x = *(const bsi_amended *const *)a, *y = *(const bsi_amended *const *)b;
+    return x->ordinal < y->ordinal ? -1 : x->ordinal > y->ordinal;
 }
 
 bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
     if (!s->amended_count) return BOMSYNC_OK;
-    uint64_t mask;
-    uint32_t *slot = by_ref(s, &mask);
-    size_t found = 0;
+    find_rest(s);
+    bool ascending = true;
     s->amended_state = bsi_alloc(s->amended_count * sizeof *s->amended_state);
     s->is_amended = bsi_calloc(s->base_count / 8 + 1, 1);
-    for (size_t i = 0; i < s->open_state_count && found < s->amended_count; i++) {
-        uint64_t ordinal = s->open_state[i], h = slot_of(s->base[ordinal], mask);
-        while (slot[h] && s->amended[slot[h] - 1].ref != s->base[ordinal]) h = (h + 1) & mask;
-        if (!slot[h]) continue;
-        s->amended[slot[h] - 1].ordinal = ordinal;
-        s->amended_state[found++] = &s->amended[slot[h] - 1];
+    for (size_t i = 0; i < s->amended_count; i++) {
+        uint64_t ordinal = s->amended[i].ordinal;
+        if (ordinal == BSI_AMEND_NOWHERE) {
+            bsi_fail(err, BOMSYNC_E_INTEGRITY, "the image of feed \"%s\" names a state block that the state does not hold", s->feed_name);
+            bsi_hint(err, "nothing was changed; bomsync verify --repair drops the image, and the next sync makes it anew");
+            return BOMSYNC_E_INTEGRITY;
+        }
+        s->amended_state[i] = &s->amended[i];
         s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
+        ascending = ascending && (!i || s->amended[i - 1].ordinal < ordinal);
     }
-    free(slot);
-    if (found == s->amended_count) return BOMSYNC_OK;
-    bsi_fail(err, BOMSYNC_E_INTEGRITY, "the image of feed \"%s\" names a state block that the state does not hold", s->feed_name);
-    bsi_hint(err, "nothing was changed; bomsync verify --repair drops the image, and the next sync makes it anew");
-    return BOMSYNC_E_INTEGRITY;
+    if (!ascending) bsi_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);
+    return BOMSYNC_OK;
 }

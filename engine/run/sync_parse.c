@@ -238,13 +238,6 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_er
     return st;
 }
 
-/* What the join would find. */
-static void set_fates(bsi_sync *s, const bsi_amended *a) {
-    uint64_t *fate = s->fate + s->row_base[a->open];
-    for (uint32_t i = 0; i < a->records; i++)
-        fate[i] = BSI_FATE_MATCHED | a->ordinal << 16 | i | (a->changed >> i & 1 ? BSI_FATE_CHANGED : 0);
-}
-
 static void parse_task(void *ctx, size_t index) {
     parse_run *r = ctx;
     bsi_sync *s = r->s;
@@ -255,10 +248,7 @@ static void parse_task(void *ctx, size_t index) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
-    bsi_amend_walk walk = {0};
     for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !st;) {
-        const bsi_amended *a = bsi_amend_next(&walk, s, i);
-        if (a) set_fates(s, a);
         if (is_early(&s->scan.block[i])) {
             st = take_early(r, lane, i++, &err);
             continue;
@@ -380,14 +370,13 @@ static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, c
     bsi_block_rows old;
     bsi_ref ref = BSI_REF_NONE;
     bsi_amended a = {0};
-    bool known = expected_rows(&old, &ref, r->s, expect), amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref);
+    bool known = expected_rows(&old, &ref, r->s, expect), amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref, expect);
     atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
     if (!room && !amends) return false;
     size_t bytes, more = 0;
     bsi_early_block *k = early_block(w, amends, &bytes);
     k->amended = a;
-    k->expect = expect;
     bool some = known && w->count <= 64; /* as many as can be named */
     uint64_t only = amends ? a.changed : some ? rows_not_in(&old, w) : 0;
     if (room && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);

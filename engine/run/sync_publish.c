@@ -296,9 +296,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
         if (s->amended[i].changed) set_bit(t, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
-        bsi_amend_walk amended = {0};
         for (size_t i = 0; i < s->open_count; i++) {
-            if (bsi_amend_next(&amended, s, i)) continue;
             bool touches = false, aligned = pass && in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
@@ -407,10 +405,8 @@ static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
 /* Rows of touched blocks that the snapshot holds, too: once it is known which are touched. */
 static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set *touched) {
     bsi_edit_pair *pair = bsi_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
-    bsi_amend_walk amended = {0};
     *count = 0;
     for (size_t i = 0; i < s->open_count; i++) {
-        if (bsi_amend_next(&amended, s, i)) continue;
         bool aligned = in_order(s, i);
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
             uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
@@ -673,6 +669,8 @@ static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     if (s->first_ref) return;
     for (size_t i = 0; i < s->open_count; i++)
         if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
+    for (size_t i = 0; i < s->amended_count; i++)
+        if (n->exact[s->amended[i].open] == BSI_REF_NONE && !s->amended[i].changed) n->exact[s->amended[i].open] = s->amended[i].ref;
     for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
         if ((s->scan.block[i].flags & NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
             n->exact[i] = BSI_REF_NONE;

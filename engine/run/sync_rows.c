@@ -19,37 +19,84 @@
 
 /* ---- which blocks are open ---- */
 
+/* Rows of blocks that were changed in place are settled: they have no index. */
 static void list_open(bsi_sync *s) {
     free(s->row_base);
     s->open_count = s->scan.block_count;
     s->row_base = bsi_alloc(sizeof *s->row_base * (s->open_count + 1));
     uint64_t rows = 0;
+    bsi_amend_walk amended = {0};
     for (size_t i = 0; i < s->open_count; i++) {
         s->row_base[i] = rows;
-        rows += s->scan.block[i].records;
+        if (!bsi_amend_next(&amended, s, i)) rows += s->scan.block[i].records;
     }
     s->row_base[s->open_count] = rows;
 }
 
-static void add_refs(bsi_ref_set *open, bsi_image_walk *w, uint64_t from, uint64_t to) {
+/* The places of state blocks in base, for entries of the image that are gone through in order. Mostly the state stands in
+ * the same order, a few entries more or less: then the place follows from the one before. What is not where it was looked
+ * for is searched at the end, in one pass over all refs. */
+typedef struct place_finder {
+    bsi_sync *s;
+    uint64_t entry, ordinal; /* found last; looked for next: as far behind it */
+    size_t amended; /* the next one whose entry is not passed yet */
+    bsi_ref_set rest;
+    bool ascending;
+} place_finder;
+enum { PLACE_NEAR = 24 };
+
+static bool find_near(uint64_t *ordinal, const place_finder *f, bsi_ref ref, uint64_t entry) {
+    const bsi_sync *s = f->s;
+    uint64_t guess = f->ordinal + (entry - f->entry);
+    if (guess < s->base_count && s->base[guess] == ref) return *ordinal = guess, true;
+    uint64_t lo = guess > PLACE_NEAR ? guess - PLACE_NEAR : 0, hi = BSI_MIN(guess + PLACE_NEAR, s->base_count);
+    for (*ordinal = lo; *ordinal < hi; ++*ordinal)
+        if (s->base[*ordinal] == ref) return true;
+    return false;
+}
+
+static void add_state(place_finder *f, uint64_t ordinal) {
+    bsi_sync *s = f->s;
+    if (s->open_state_count && s->open_state[s->open_state_count - 1] >= ordinal) f->ascending = false;
+    s->open_state[s->open_state_count++] = ordinal;
+}
+
+/* Both ascend by their entries. */
+static void place_amended(place_finder *f, uint64_t entry, uint64_t ordinal) {
+    bsi_sync *s = f->s;
+    while (f->amended < s->amended_count && s->amended[f->amended].entry < entry) f->amended++;
+    if (f->amended < s->amended_count && s->amended[f->amended].entry == entry) s->amended[f->amended].ordinal = ordinal;
+}
+
+static void add_refs(place_finder *f, bsi_image_walk *w, uint64_t from, uint64_t to) {
     for (; from < to; from++) {
         const bsi_image_entry *e = bsi_image_next(w, from);
-        if (e->flags & BSI_IMAGE_EXACT) bsi_ref_add(open, e->ref);
+        uint64_t ordinal;
+        if (!(e->flags & BSI_IMAGE_EXACT)) continue;
+        if (!find_near(&ordinal, f, e->ref, from)) {
+            bsi_ref_add(&f->rest, e->ref);
+            continue;
+        }
+        f->entry = from;
+        f->ordinal = ordinal;
+        add_state(f, ordinal);
+        place_amended(f, from, ordinal);
     }
 }
 
 /* State blocks whose entry matched no block of this snapshot. */
-static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
+static void unmatched_refs(place_finder *f) {
+    const bsi_sync *s = f->s;
     bsi_image_walk w = {.image = &s->image};
     if (s->scan.ascending) {
         uint64_t at = 0;
         for (size_t i = 0; i < s->scan.run_count; i++) {
             const bsi_scan_run *r = &s->scan.run[i];
             if (!r->matched) continue;
-            add_refs(open, &w, at, r->first);
+            add_refs(f, &w, at, r->first);
             at = r->first + r->count;
         }
-        add_refs(open, &w, at, s->image.count);
+        add_refs(f, &w, at, s->image.count);
         return;
     }
     uint8_t *used = bsi_calloc(s->image.count / 8 + 1, 1);
@@ -58,7 +105,7 @@ static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
         for (uint64_t k = r->first; r->matched && k < r->first + r->count; k++) used[k >> 3] |= (uint8_t)(1u << (k & 7));
     }
     for (uint64_t i = 0; i < s->image.count; i++)
-        if (!(used[i >> 3] >> (i & 7) & 1)) add_refs(open, &w, i, i + 1);
+        if (!(used[i >> 3] >> (i & 7) & 1)) add_refs(f, &w, i, i + 1);
     free(used);
 }
 
@@ -66,20 +113,43 @@ static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
 enum { FILTER_BITS = 20 };
 static uint32_t filter_bit(bsi_ref ref) { return (uint32_t)(ref * 0x9E3779B97F4A7C15ull >> (64 - FILTER_BITS)); }
 
-static void list_open_state(bsi_sync *s, const bsi_ref_set *open) {
+static void find_rest(place_finder *f) {
+    bsi_sync *s = f->s;
+    const bsi_ref_set *open = &f->rest;
+    if (!open->count) return;
     uint8_t *filter = bsi_calloc(1u << (FILTER_BITS - 3), 1);
     for (uint64_t i = 0; open->slot && i <= open->mask; i++)
         if (open->slot[i] != BSI_REF_NONE) filter[filter_bit(open->slot[i]) >> 3] |= (uint8_t)(1u << (filter_bit(open->slot[i]) & 7));
-    for (size_t i = 0; i < s->base_count && open->count; i++) {
+    for (size_t i = 0; i < s->base_count; i++) {
         uint32_t bit = filter_bit(s->base[i]);
-        if ((filter[bit >> 3] >> (bit & 7) & 1) && bsi_ref_has(open, s->base[i])) s->open_state[s->open_state_count++] = i;
+        if ((filter[bit >> 3] >> (bit & 7) & 1) && bsi_ref_has(open, s->base[i])) add_state(f, i);
     }
     free(filter);
 }
 
+static int by_ordinal(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* State blocks whose entry matched no block of this snapshot, and those that had none. */
+static void list_open_state(bsi_sync *s) {
+    place_finder f = {.s = s, .ascending = true};
+    unmatched_refs(&f);
+    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&f.rest, s->image.orphan[i]);
+    find_rest(&f);
+    free(f.rest.slot);
+    if (f.ascending) return;
+    bsi_sort(s->open_state, s->open_state_count, sizeof *s->open_state, by_ordinal);
+    size_t n = 0;
+    for (size_t i = 0; i < s->open_state_count; i++)
+        if (!n || s->open_state[n - 1] != s->open_state[i]) s->open_state[n++] = s->open_state[i];
+    s->open_state_count = n;
+}
+
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
-    list_open(s);
     bsi_amend_settle(s);
+    list_open(s);
     uint64_t matched = s->scan.blocks - s->open_count;
     free(s->open_state);
     s->open_state_count = 0;
@@ -92,16 +162,12 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
         if (st) return st;
     }
     free(s->open_state);
-    s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + 1));
+    s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + s->image.count + 1)); /* at most; what is not used is not touched */
     if (!matched) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return bsi_amend_place(s, err);
     }
-    bsi_ref_set open = {0};
-    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&open, s->image.orphan[i]);
-    unmatched_refs(s, &open);
-    list_open_state(s, &open);
-    free(open.slot);
+    list_open_state(s);
     return bsi_amend_place(s, err);
 }
 
@@ -363,6 +429,30 @@ static bool schema_only(const bsi_sync *s, const bsi_layout *l, const bsi_field 
     return true;
 }
 
+static void add_item(class_task *t, const bsi_item *it) {
+    if (t->count == t->cap) t->item = bsi_realloc(t->item, (t->cap = t->cap ? t->cap * 2 : 64) * sizeof *t->item);
+    t->item[t->count++] = *it;
+}
+
+/* Its rows were found with the scan: no column came or went, and all partitions are spoken of. */
+static void classify_amended(class_task *t, const bsi_sync *s, const bsi_amended *a, bsi_row_reader *reader, bsi_field *f) {
+    uint32_t known = s->block_part ? s->block_part[a->open] : UINT32_MAX;
+    for (uint64_t left = a->changed; left && !t->status; left &= left - 1) {
+        uint64_t row = (uint64_t)__builtin_ctzll(left);
+        bsi_item it = {.now = (uint64_t)a->open << 16 | row, .was = a->ordinal << 16 | row, .op = 'u'};
+        if (known != UINT32_MAX) {
+            it.part = bsi_part_of(&t->parts, s->block_parts.name[known], s->block_parts.len[known]);
+        } else if (s->feed->slots.partition >= 0) {
+            if ((t->status = bsi_row_fetch(f, reader, it.now, &t->err))) break;
+            bsi_field p = bsi_change_partition(&s->feed->slots, f);
+            it.part = bsi_part_of(&t->parts, p.p, p.len);
+        } else {
+            it.part = bsi_part_of(&t->parts, "_", 1);
+        }
+        add_item(t, &it);
+    }
+}
+
 static void classify_task(void *ctx, size_t index) {
     class_run *r = ctx;
     bsi_sync *s = r->s;
@@ -376,7 +466,10 @@ static void classify_task(void *ctx, size_t index) {
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * slots), *g = bsi_alloc(sizeof *g * slots);
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
-    for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !t->status; i++)
+    bsi_amend_walk amended = {0};
+    for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !t->status; i++) {
+        const bsi_amended *changed = bsi_amend_next(&amended, s, i);
+        if (changed) classify_amended(t, s, changed, &a, f);
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1] && !t->status; k++) {
             uint64_t fate = s->fate[k];
             bool skip = fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE);
@@ -407,9 +500,9 @@ static void classify_task(void *ctx, size_t index) {
             }
             if (r->count_only) bsi_made_of(&t->made, t->parts.name[it.part], t->parts.len[it.part])[0]--; /* counted, but not made */
             if (skip || same) continue;
-            if (t->count == t->cap) t->item = bsi_realloc(t->item, (t->cap = t->cap ? t->cap * 2 : 64) * sizeof *t->item);
-            t->item[t->count++] = it;
+            add_item(t, &it);
         }
+    }
     free(f);
     free(g);
     bsi_row_reader_close(&a);

@@ -42,8 +42,11 @@ static bomsync_status take_sample(bsi_sync *s, bsi_dict_sample *x, bomsync_error
 }
 
 static uint64_t bytes_of(const bsi_sync *s, uint64_t records) {
-    uint64_t bytes = 0, rows = s->row_base[s->open_count];
-    for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
+    uint64_t bytes = 0, rows = 0;
+    for (size_t i = 0; i < s->open_count; i++) {
+        bytes += s->scan.block[i].bytes;
+        rows += s->scan.block[i].records;
+    }
     return rows ? (uint64_t)((double)bytes / (double)rows * (double)records) : 0;
 }
 
