@@ -60,6 +60,44 @@ char *bsi_strndup(const char *s, size_t n) {
     return p;
 }
 
+struct bsi_arena_chunk {
+    struct bsi_arena_chunk *next;
+};
+enum { ARENA_BYTES = 256 << 10 };
+
+void *bsi_arena_take(bsi_arena *a, size_t bytes) {
+    bytes = (bytes + 7) & ~(size_t)7;
+    if (bytes > a->left) {
+        size_t size = BSI_MAX(bytes + sizeof(struct bsi_arena_chunk), (size_t)ARENA_BYTES);
+        struct bsi_arena_chunk *c = bsi_alloc(size);
+        c->next = a->chunk;
+        a->chunk = c;
+        a->at = (uint8_t *)(c + 1);
+        a->left = size - sizeof *c;
+    }
+    void *p = a->at;
+    a->at += bytes;
+    a->left -= bytes;
+    return p;
+}
+
+void bsi_arena_join(bsi_arena *to, bsi_arena *from) {
+    struct bsi_arena_chunk **end = &from->chunk;
+    while (*end) end = &(*end)->next;
+    *end = to->chunk;
+    to->chunk = from->chunk;
+    to->left = 0;
+    *from = (bsi_arena){0};
+}
+
+void bsi_arena_free(bsi_arena *a) {
+    for (struct bsi_arena_chunk *c = a->chunk, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    *a = (bsi_arena){0};
+}
+
 char *bsi_strdup(const char *s) { return bsi_strndup(s, strlen(s)); }
 
 char *bsi_format(const char *fmt, ...) {

@@ -42,6 +42,16 @@ char *bsi_strndup(const char *s, size_t n);
 /** printf into a fresh string; free(). */
 char *bsi_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/** Memory that is given back all at once. Zero-initialise. One thread. */
+typedef struct bsi_arena {
+    struct bsi_arena_chunk *chunk; /* the one that is being filled; behind it the others */
+    uint8_t *at;
+    size_t left;
+} bsi_arena;
+void *bsi_arena_take(bsi_arena *a, size_t bytes);       /* aligned to 8 */
+void bsi_arena_join(bsi_arena *to, bsi_arena *from);    /* from is empty then */
+void bsi_arena_free(bsi_arena *a);
+
 /** Growable bytes. Zero-initialise; bsi_buf_free ends it. data is owned by the buffer, valid until it grows. */
 typedef struct bsi_buf {
     uint8_t *data;

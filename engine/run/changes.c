@@ -178,10 +178,46 @@ static bomsync_status load_old(bsi_row_reader *r, uint64_t block, bomsync_error 
     return st;
 }
 
+/* Blocks are mostly asked for in order. */
+static const bsi_amended *kept_rows(bsi_row_reader *r, uint64_t block) {
+    const bsi_row_source *s = r->source;
+    size_t lo = 0, hi = s->amended_count, at = r->amended;
+#define BLOCK_AT(i) (s->scan ? s->amended[i]->open : s->amended[i]->ordinal)
+    if (at < hi && BLOCK_AT(at) < block) at++;
+    if (at >= hi || BLOCK_AT(at) != block) {
+        while (lo < hi) {
+            size_t mid = lo + (hi - lo) / 2;
+            if (BLOCK_AT(mid) < block) lo = mid + 1;
+            else hi = mid;
+        }
+        at = lo;
+    }
+    if (at >= s->amended_count || BLOCK_AT(at) != block) return NULL;
+#undef BLOCK_AT
+    r->amended = at;
+    return s->amended[at]->kept ? s->amended[at] : NULL;
+}
+
+/* *ok: its fields could be read. False: this row was not kept. */
+static bool kept_fields(bool *ok, bsi_field *out, const bsi_amended *a, uint32_t row, bool now, uint32_t slots) {
+    if (row >= BSI_AMEND_ROWS_MAX || !(a->changed >> row & 1)) return false;
+    uint32_t at = (uint32_t)__builtin_popcountll(a->changed & ((1ull << row) - 1));
+    const bsi_kept_pair *p = a->kept;
+    const uint8_t *image = (const uint8_t *)(p + __builtin_popcountll(a->changed));
+    for (uint32_t i = 0; i < at; i++) image += p[i].now_bytes + p[i].old_bytes;
+    *ok = now ? bsi_image_fields(out, slots, image, p[at].now_body, p[at].now_bytes, slots)
+              : bsi_image_fields(out, slots, image + p[at].now_bytes, p[at].old_body, p[at].old_bytes, slots);
+    return true;
+}
+
 static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_error *err) {
     const bsi_row_source *s = r->source;
     r->block = UINT64_MAX;
     bomsync_status st;
+    if ((r->kept = s->amended_count ? kept_rows(r, block) : NULL)) {
+        r->block = block;
+        return BOMSYNC_OK;
+    }
     if (s->scan && s->scan->parsed && s->scan->parsed[block]) {
         r->at = s->scan->parsed[block];
         st = BOMSYNC_OK;
@@ -195,45 +231,57 @@ static bomsync_status load_block(bsi_row_reader *r, uint64_t block, bomsync_erro
     return st;
 }
 
+static bomsync_status fetch_new(bool *ok, bsi_field *out, bsi_row_reader *r, uint64_t place, bomsync_error *err) {
+    const bsi_row_source *s = r->source;
+    uint64_t block = place >> 16;
+    const bsi_rows *w = r->at;
+    uint32_t row = r->row = w ? bsi_rows_index(w, place & 0xffff) : UINT32_MAX;
+    if (row == UINT32_MAX && (!w || w->only)) { /* not kept, as it seemed to be unchanged */
+        bomsync_status st = parse_again(r, block, err);
+        if (st) {
+            r->block = UINT64_MAX;
+            return st;
+        }
+        w = r->at;
+        row = r->row = bsi_rows_index(w, place & 0xffff);
+    }
+    if (row == UINT32_MAX) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
+    uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
+    *ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
+    r->wide = w->image[row + 1] + 32u <= w->enc.cap;
+    return BOMSYNC_OK;
+}
+
+static bomsync_status fetch_old(bool *ok, bsi_field *out, bsi_row_reader *r, uint64_t block, uint32_t row, bomsync_error *err) {
+    const bsi_block_data *d = r->old;
+    if (!d || (is_sparse(d) && row < d->count && d->image[row] == d->image[row + 1])) {
+        bomsync_status st = load_old(r, block, err);
+        if (st) {
+            r->block = UINT64_MAX;
+            return st;
+        }
+        d = r->old;
+    }
+    *ok = row < d->count && bsi_image_fields(out, r->source->slot_count, d->raw.data + d->image[row], d->body[row],
+                                             d->image[row + 1] - d->image[row], d->slot_count);
+    r->wide = *ok && d->image[row + 1] + 32u <= d->raw.len;
+    return BOMSYNC_OK;
+}
+
 bomsync_status bsi_row_fetch(bsi_field *out, bsi_row_reader *r, uint64_t place, bomsync_error *err) {
     uint64_t block = place >> 16;
-    uint32_t row = place & 0xffff;
-    if (r->block != block) {
-        bomsync_status st = load_block(r, block, err);
-        if (st) return st;
-    }
+    bomsync_status st = r->block == block ? BOMSYNC_OK : load_block(r, block, err);
+    if (st) return st;
     const bsi_row_source *s = r->source;
-    bool ok;
-    if (s->scan) {
-        const bsi_rows *w = r->at;
-        row = r->row = bsi_rows_index(w, place & 0xffff);
-        if (row == UINT32_MAX && w->only) { /* not kept, as it seemed to be unchanged */
-            bomsync_status st = parse_again(r, block, err);
-            if (st) {
-                r->block = UINT64_MAX;
-                return st;
-            }
-            w = r->at;
-            row = r->row = bsi_rows_index(w, place & 0xffff);
-        }
-        if (row == UINT32_MAX) return bsi_fail(err, BOMSYNC_E_REFUSED, "the file changed while it was read");
-        uint32_t made = s->scan->file[s->scan->block[block].file].layout->slot_count;
-        ok = bsi_image_fields(out, s->slot_count, w->enc.data + w->image[row], w->body[row], w->image[row + 1] - w->image[row], made);
-        r->wide = w->image[row + 1] + 32u <= w->enc.cap;
-    } else {
-        const bsi_block_data *d = r->old;
-        if (is_sparse(d) && row < d->count && d->image[row] == d->image[row + 1]) {
-            bomsync_status st = load_old(r, block, err);
-            if (st) {
-                r->block = UINT64_MAX;
-                return st;
-            }
-            d = r->old;
-        }
-        ok = row < d->count && bsi_image_fields(out, s->slot_count, d->raw.data + d->image[row], d->body[row],
-                                                d->image[row + 1] - d->image[row], d->slot_count);
-        r->wide = ok && d->image[row + 1] + 32u <= d->raw.len;
+    bool ok = false, kept = r->kept && kept_fields(&ok, out, r->kept, place & 0xffff, s->scan != NULL, s->slot_count);
+    if (kept) r->wide = true;
+    if (r->kept && !kept) { /* one that did not change */
+        r->kept = NULL;
+        r->at = NULL;
+        r->old = NULL;
     }
+    if (!kept) st = s->scan ? fetch_new(&ok, out, r, place, err) : fetch_old(&ok, out, r, block, place & 0xffff, err);
+    if (st) return st;
     return ok ? BOMSYNC_OK : bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
 }
 

@@ -28,12 +28,32 @@ void bsi_block_cache_close(bsi_block_cache *c); /* NULL is fine */
 bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
                               uint64_t block, bomsync_error *err);
 
+/** A block whose rows one block of the snapshot holds one by one (sync_amend.c). */
+enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as `changed` has bits */
+typedef struct bsi_amended {
+    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
+    bsi_ref ref;         /* the state block */
+    bsi_ref made;        /* what stands in its place from now on, written with the scan; BSI_REF_NONE: not yet */
+    uint64_t entry;      /* the image's entry that stood for it */
+    uint64_t ordinal;    /* where it stands in base; BSI_AMEND_NOWHERE: not known yet */
+    const struct bsi_kept_pair *kept; /* [rows that changed], then their images, now and old of each in turn, and a margin; NULL: nobody kept them */
+    uint32_t open;       /* the block of the snapshot */
+    uint32_t records;
+} bsi_amended;
+#define BSI_AMEND_NOWHERE UINT64_MAX
+typedef struct bsi_kept_pair {
+    uint32_t now_bytes, now_body, old_bytes, old_body;
+} bsi_kept_pair;
+enum { BSI_KEPT_MARGIN = 32 }; /* who renders may look so far past a field */
+
 /** Where the records of a change are read again. A place is block << 16 | row. */
 typedef struct bsi_row_source {
     bsi_scan *scan;              /* a snapshot: block = index in the scan, or */
     bsi_store *store;            /* a state: block = index in refs */
     const bsi_ref *refs;
     bsi_block_cache *cache;      /* of the state's blocks, or NULL */
+    const bsi_amended *const *amended; /* those with rows that are kept, ascending by open where the source is a scan, else by ordinal */
+    size_t amended_count;
     const bsi_secret *secret;
     uint32_t slot_count;         /* of the feed, now */
 } bsi_row_source;
@@ -46,6 +66,8 @@ typedef struct bsi_row_reader {
     uint32_t row;                /* and where that of the last fetch stands in them */
     bsi_rows rows;
     const bsi_block_data *old;   /* a state's block: in the cache, or `data` */
+    const bsi_amended *kept;     /* the block's rows are kept so; NULL: in at or old */
+    size_t amended;              /* where the next block is looked for among the source's */
     bsi_block_data data;
     bsi_scan_window window;      /* bytes of a scan's blocks; */
     const uint8_t *raw;          /* those that `rows` were made of */

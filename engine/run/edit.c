@@ -131,7 +131,13 @@ static bomsync_status put_new(editor *d, uint64_t now, bool aligned, bomsync_err
     return put(d, aligned ? now >> 16 : NO_TAG, now & 0xffff, image, bytes, body, w->kh[row], w->rh[row], err);
 }
 
-/* Old and new row of one key: attributes that are equal keep the old text, so that null stays null and empty empty. */
+uint32_t bsi_edit_merge(bsi_buf *out, bsi_field *old, const bsi_field *now, const bsi_slots *slots) {
+    uint32_t key;
+    for (uint32_t i = 0; i < slots->count; i++)
+        if (!bsi_field_eq(&old[i], &now[i])) old[i] = now[i];
+    return bsi_image_build(out, old, slots->count, slots->key_count, &key);
+}
+
 static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pair *p, bomsync_error *err) {
     const bsi_slots *s = d->e->slots;
     bomsync_status st = bsi_row_fetch(d->g, &d->now, p->now, err);
@@ -139,11 +145,8 @@ static bomsync_status put_merged(editor *d, uint32_t old_row, const bsi_edit_pai
     if (!bsi_image_fields(d->f, s->count, d->old->raw.data + d->old->image[old_row], d->old->body[old_row],
                           d->old->image[old_row + 1] - d->old->image[old_row], d->old->slot_count))
         return damaged(err);
-    for (uint32_t i = 0; i < s->count; i++)
-        if (!bsi_field_eq(&d->f[i], &d->g[i])) d->f[i] = d->g[i];
     d->merged.len = 0;
-    uint32_t key, row = p->now & 0xffff;
-    uint32_t body = bsi_image_build(&d->merged, d->f, s->count, s->key_count, &key);
+    uint32_t row = p->now & 0xffff, body = bsi_edit_merge(&d->merged, d->f, d->g, s);
     return put(d, p->aligned ? p->now >> 16 : NO_TAG, row, d->merged.data, d->merged.len, body, d->now.at->kh[d->now.row],
                d->now.at->rh[d->now.row], err);
 }
@@ -227,10 +230,30 @@ static pairs pairs_of(editor *d, uint64_t block, const bsi_amended *a, size_t *p
     return (pairs){d->pair, d->old->count};
 }
 
+/* Written with the scan, and nothing comes between its rows or goes from them. */
+static bool is_made(const editor *d, uint64_t block, const bsi_amended *a, size_t insert, size_t gone) {
+    const bsi_edit *e = d->e;
+    while (gone < e->gone_count && e->gone[gone] >> 16 < block) gone++;
+    if (gone < e->gone_count && e->gone[gone] >> 16 == block) return false;
+    return insert == d->s->insert_end || e->insert[insert].after >= (block << 16 | a->records);
+}
+
+static bomsync_status take_made(editor *d, const bsi_amended *a, bomsync_error *err) {
+    bomsync_status st = flush(d, err);
+    if (st) return st;
+    add_ref(d->s, a->made);
+    d->e->exact[a->open] = a->made;
+    return BOMSYNC_OK;
+}
+
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
     const bsi_amended *a = amended_at(d, block);
+    if (a && a->made != BSI_REF_NONE && is_made(d, block, a, *insert, *gone)) {
+        bomsync_status flushed = take_made(d, a, err);
+        return flushed ? flushed : put_inserts(d, insert, block << 16 | a->records, err);
+    }
     bomsync_status st = load_old(d, block, a, err);
     if (st) return st;
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;

@@ -18,20 +18,6 @@ typedef struct bsi_edit_insert {
     bool aligned;
 } bsi_edit_insert;
 
-/** A block whose rows one block of the snapshot holds one by one (sync_amend.c): they need no pairs. */
-enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as `changed` has bits */
-typedef struct bsi_amended {
-    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
-    bsi_ref ref;         /* the state block */
-    bsi_ref made;        /* what stands in its place from now on, written with the scan; BSI_REF_NONE: not yet */
-    uint64_t entry;      /* the image's entry that stood for it */
-    uint64_t ordinal;    /* where it stands in base; BSI_AMEND_NOWHERE: not known yet */
-    bsi_rows *old;       /* its rows that changed, images alone; NULL: nobody kept them. Owned by the sync */
-    uint32_t open;       /* the block of the snapshot */
-    uint32_t records;
-} bsi_amended;
-#define BSI_AMEND_NOWHERE UINT64_MAX
-
 typedef struct bsi_edit {
     bsi_store *store;
     const bsi_slots *slots;
@@ -53,6 +39,9 @@ typedef struct bsi_edit {
     int workers;
     bsi_ref *exact;                   /* [open blocks of the scan] set to the new state block that holds just its records; may be NULL */
 } bsi_edit;
+/** Old and new row of one key to a row image, appended to out; returns the bytes of its body. Attributes that are equal keep the
+ *  old text, so that null stays null and empty empty; `old` becomes what was built. */
+uint32_t bsi_edit_merge(bsi_buf *out, bsi_field *old, const bsi_field *now, const bsi_slots *slots);
 /** edits of the base list, ascending; bsi_state_edits_free. */
 bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err);
 void bsi_state_edits_free(bsi_state_edit *edits, size_t count);

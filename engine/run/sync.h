@@ -78,7 +78,8 @@ typedef struct bsi_sync {
     uint64_t *fate;             /* [row_base[open_count]] */
     bsi_amended *amended;       /* blocks that were changed in place, ascending by open */
     size_t amended_count;
-    const bsi_amended **amended_state; /* the same, ascending by ordinal */
+    const bsi_amended **amended_open, **amended_state; /* the same, by open; ascending by ordinal */
+    bsi_arena amended_kept;     /* their rows that changed */
     uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
     bsi_row_store *n_rows;
     uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending */
@@ -142,6 +143,12 @@ void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64
 bool bsi_amend_possible(const bsi_sync *s);
 /** Does a block with these rows stand for the state block `ref`, whose rows are old? Any thread. */
 bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref, uint64_t entry);
+/** Writes the state blocks that stand in the place of theirs, while both rows are at hand. One a thread; close writes the last of them. */
+typedef struct bsi_amend_writer bsi_amend_writer;
+bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err);
+/** now: all rows of the block. Sets a->made and a->old, which takes *bytes; neither where the block must be written as a whole later. */
+bomsync_status bsi_amend_write(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err);
+bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err); /* NULL is fine */
 void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
 bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err);       /* their state blocks in base, with open_state */
 /** The amended blocks while open ones are gone through in ascending order. Zero-initialise. */

@@ -50,27 +50,108 @@ bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, 
     return true;
 }
 
+/* ---- written with the scan ---- */
+
+struct bsi_amend_writer {
+    bsi_sync *s;
+    bsi_block_writer *writer;
+    bsi_block_data old;
+    bsi_field *f, *g;
+    bsi_buf enc;
+    bsi_arena kept; /* rows, until they are rendered: goes over to the sync */
+    uint32_t row[BSI_AMEND_ROWS_MAX / 4], image[BSI_AMEND_ROWS_MAX / 4 + 1], body[BSI_AMEND_ROWS_MAX / 4];
+    uint64_t kh[BSI_AMEND_ROWS_MAX / 4], rh[BSI_AMEND_ROWS_MAX / 4];
+};
+
+bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err) {
+    bsi_amend_writer *w = bsi_calloc(1, sizeof *w);
+    uint32_t slots = s->feed->slots.count;
+    w->s = s;
+    w->f = bsi_alloc(slots * sizeof *w->f);
+    w->g = bsi_alloc(slots * sizeof *w->g);
+    *out = w;
+    return bsi_block_writer_open(&w->writer, s->store, slots, s->feed->dictionary, err);
+}
+
+bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
+    if (!w) return BOMSYNC_OK;
+    bomsync_status st = bsi_block_writer_close(w->writer, err);
+    bsi_arena_join(&w->s->amended_kept, &w->kept);
+    bsi_block_data_free(&w->old);
+    bsi_buf_free(&w->enc);
+    free(w->f);
+    free(w->g);
+    free(w);
+    return st;
+}
+
+static bool merge_row(bsi_amend_writer *w, uint32_t at, uint32_t row, const bsi_rows *now) {
+    const bsi_slots *s = &w->s->feed->slots;
+    const bsi_block_data *d = &w->old;
+    if (!bsi_image_fields(w->f, s->count, d->raw.data + d->image[row], d->body[row], d->image[row + 1] - d->image[row], d->slot_count) ||
+        !bsi_image_fields(w->g, s->count, now->enc.data + now->image[row], now->body[row], now->image[row + 1] - now->image[row], s->count))
+        return false;
+    w->row[at] = row;
+    w->image[at] = (uint32_t)w->enc.len;
+    w->body[at] = bsi_edit_merge(&w->enc, w->f, w->g, s);
+    w->kh[at] = now->kh[row];
+    w->rh[at] = now->rh[row];
+    return true;
+}
+
+static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint32_t n, const bsi_rows *now) {
+    const bsi_block_data *d = &w->old;
+    *bytes = n * sizeof(bsi_kept_pair) + BSI_KEPT_MARGIN;
+    for (uint32_t i = 0; i < n; i++) *bytes += now->image[w->row[i] + 1] - now->image[w->row[i]] + d->image[w->row[i] + 1] - d->image[w->row[i]];
+    bsi_kept_pair *p = bsi_arena_take(&w->kept, *bytes);
+    uint8_t *to = (uint8_t *)(p + n);
+    for (uint32_t i = 0, row; i < n; i++) {
+        row = w->row[i];
+        p[i] = (bsi_kept_pair){now->image[row + 1] - now->image[row], now->body[row], d->image[row + 1] - d->image[row], d->body[row]};
+        memcpy(to, now->enc.data + now->image[row], p[i].now_bytes);
+        memcpy(to += p[i].now_bytes, d->raw.data + d->image[row], p[i].old_bytes);
+        to += p[i].old_bytes;
+    }
+    return p;
+}
+
+bomsync_status bsi_amend_write(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err) {
+    bsi_block_data *d = &w->old;
+    *bytes = 0;
+    if (!a->changed) return BOMSYNC_OK;
+    bomsync_status st = bsi_store_front(d, w->s->store, a->ref, 64 - (uint32_t)__builtin_clzll(a->changed), err);
+    if (st || d->slot_count != w->s->feed->slots.count) return st; /* of fewer columns: written again, as a whole */
+    uint32_t n = 0;
+    bool good = d->count == a->records;
+    w->enc.len = 0;
+    for (uint64_t left = a->changed; good && left; left &= left - 1) good = merge_row(w, n++, (uint32_t)__builtin_ctzll(left), now);
+    if (!good) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+    w->image[n] = (uint32_t)w->enc.len;
+    st = bsi_block_writer_patch(&a->made, w->writer, a->ref, n, w->row, w->enc.data, w->image, w->body, w->kh, w->rh, err);
+    if (!st) a->kept = keep_pairs(bytes, w, n, now);
+    return st;
+}
+
 void bsi_early_free(bsi_early_block *e) {
     if (e) free(e->rows);
-    if (e) free(e->amended.old);
     free(e);
 }
 
 /* ---- the list ---- */
 
 void bsi_amend_forget_rows(bsi_sync *s) {
-    for (size_t i = 0; i < s->amended_count; i++) {
-        free(s->amended[i].old);
-        s->amended[i].old = NULL;
-    }
+    for (size_t i = 0; i < s->amended_count; i++) s->amended[i].kept = NULL;
+    bsi_arena_free(&s->amended_kept);
 }
 
 void bsi_amend_forget(bsi_sync *s) {
     bsi_amend_forget_rows(s);
     free(s->amended);
+    free(s->amended_open);
     free(s->amended_state);
     free(s->is_amended);
     s->amended = NULL;
+    s->amended_open = NULL;
     s->amended_state = NULL;
     s->is_amended = NULL;
     s->amended_count = 0;
@@ -109,7 +190,6 @@ static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to,
         if (!e || !e->amends) continue;
         if (s->scan.ascending && e->amended.entry >= past && e->amended.entry < next) {
             add_amended(s, cap, &e->amended, i);
-            e->amended.old = NULL;
             past = e->amended.entry + 1;
         } else { /* another block has taken its place: it is joined, as a whole */
             bsi_early_free(e);
@@ -186,6 +266,8 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
         s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
         ascending = ascending && (!i || s->amended[i - 1].ordinal < ordinal);
     }
+    s->amended_open = bsi_alloc(s->amended_count * sizeof *s->amended_open);
+    memcpy(s->amended_open, s->amended_state, s->amended_count * sizeof *s->amended_open);
     if (!ascending) bsi_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);
     return BOMSYNC_OK;
 }

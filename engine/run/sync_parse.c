@@ -32,7 +32,8 @@ typedef struct parse_run {
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
     atomic_ullong opened, amended; /* blocks that were parsed with the scan, and those of them that were changed in place */
-    bool may_amend;
+    bool may_amend, may_write;
+    bsi_amend_writer **amend;  /* one a lane */
     bsi_twins *twins;          /* a first load: keys alone */
     bsi_made *made;                /* one a lane: a first load, whose creates are only counted; else NULL */
     bsi_block_writer **writer; /* one a lane */
@@ -346,6 +347,15 @@ static bool has_room(const parse_run *r, bool *rows) {
     return *rows || (kept < r->keep_bytes + r->keep_bytes / 2 && amended * 2 > opened);
 }
 
+/* Its state block is written at once: later both rows would have to be found again. */
+static bomsync_status write_amended(parse_run *r, bsi_amended *a, size_t *bytes, const bsi_rows *w, bomsync_error *err) {
+    bsi_amend_writer **writer = &r->amend[bsi_lane()];
+    *bytes = 0;
+    if (!r->may_write) return BOMSYNC_OK;
+    bomsync_status st = *writer ? BOMSYNC_OK : bsi_amend_writer_open(writer, r->s, err);
+    return st ? st : bsi_amend_write(a, bytes, *writer, w, err);
+}
+
 static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *bytes) {
     uint32_t hashes = amends ? 0 : w->count;
     *bytes = sizeof(bsi_early_block) + 16ull * hashes;
@@ -374,15 +384,21 @@ static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, c
     atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
     if (!room && !amends) return false;
-    size_t bytes, more = 0;
+    size_t bytes, more = 0, kept = 0;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = amends && room ? write_amended(r, &a, &kept, w, &err) : BOMSYNC_OK;
+    if (st) {
+        fail_parse(r, st, &err);
+        return false;
+    }
     bsi_early_block *k = early_block(w, amends, &bytes);
     k->amended = a;
     bool some = known && w->count <= 64; /* as many as can be named */
     uint64_t only = amends ? a.changed : some ? rows_not_in(&old, w) : 0;
-    if (room && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);
+    if (room && !a.kept && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);
     b->tag = (uint64_t)(uintptr_t)k;
     b->part = one_partition(r, w);
-    atomic_fetch_add_explicit(&r->kept_bytes, bytes + more, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes + more + kept, memory_order_relaxed);
     return amends;
 }
 
@@ -399,6 +415,7 @@ static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
     pthread_mutex_init(&r->lock, NULL);
     r->writer = bsi_calloc((size_t)s->workers + 1, sizeof *r->writer);
     r->rows = bsi_calloc((size_t)s->workers + 1, sizeof *r->rows);
+    r->amend = bsi_calloc((size_t)s->workers + 1, sizeof *r->amend);
     if (!first_load) return;
     if (!s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
     r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 8, s->tmp);
@@ -407,9 +424,13 @@ static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
 static bomsync_status end_run(parse_run *r, bomsync_error *err) {
     for (int i = 0; i <= r->s->workers; i++) {
         bomsync_status st = r->writer[i] ? bsi_block_writer_close(r->writer[i], err) : BOMSYNC_OK;
+        bomsync_status closed = bsi_amend_writer_close(r->amend[i], st ? NULL : err);
+        if (!st) st = closed;
         if (st && !r->status) r->status = st;
         bsi_rows_free(&r->rows[i]);
     }
+    free(r->amend);
+    r->amend = NULL;
     free(r->writer);
     free(r->rows);
     r->writer = NULL;
@@ -425,6 +446,7 @@ bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_err
     e->run.err = &e->err;
     e->run.keep_bytes = s->memory_bytes / 5;
     e->run.may_amend = bsi_amend_possible(s);
+    e->run.may_write = !s->o->dry_run && s->feed->dictionary; /* without: this run may be the one that learns it */
     o->opened = first_load ? early_first : early_keep;
     o->dropped = first_load ? early_uncount : early_forget;
     o->opened_ctx = e;

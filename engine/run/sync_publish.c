@@ -785,6 +785,7 @@ static char *tell_stats(void *ctx) {
 static void forget_records(bsi_sync *s) {
     bool many = s->open_count > 1u << 15;
     bsi_scan_forget(&s->scan);
+    bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);
     s->cache = NULL;
     if (many) bsi_memory_give_back();
@@ -812,8 +813,10 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_store_flush(s->store);
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
-        bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
-        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
+        bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count,
+                              .amended = s->amended_open, .amended_count = s->amended_count};
+        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .amended = s->amended_state, .amended_count = s->amended_count,
+                              .slot_count = s->feed->slots.count};
         bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};
         bsi_item_source items = bsi_items_of(&array);
         bsi_creates *creates = NULL;
