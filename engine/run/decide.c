@@ -201,7 +201,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     bsi_image_unexact(&image, &d->image, &replaced);
     bsi_image_edits_end(&image);
     size_t orphan_count;
-    bsi_ref *orphan = bsi_orphans_after(&orphan_count, d->image.orphan, d->image.orphan_count, &replaced, edits, edit_count, &covered);
+    bsi_ref *orphan = bsi_orphans_after(&orphan_count, d->image.orphan, d->image.orphan_count, &replaced, e.loose, e.loose_count, &covered);
     d->feed->records = g->totals.records;
     char *journal = decision_json("approve", h, by, why, g->number);
     bsi_publish p = {.feed = d->feed, .generation = g, .state_edit = edits, .state_edit_count = edit_count, .edit_state = true,
@@ -216,6 +216,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     free(kept);
     free(hold);
     bsi_state_edits_free(edits, edit_count);
+    free(e.loose);
     free(touched);
     free(item);
     bsi_parts_free(&parts);

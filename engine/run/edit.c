@@ -18,8 +18,8 @@ typedef struct span { /* one run */
     uint64_t first, end;          /* ordinals of touched blocks [first, end); empty: inserts behind first - 1 */
     size_t insert, insert_end;
     size_t gone, pair;
-    bsi_ref *ref;
-    size_t ref_count, ref_cap;
+    bsi_ref *ref, *loose;
+    size_t ref_count, ref_cap, loose_count, loose_cap;
 } span;
 
 typedef struct edit_run {
@@ -59,6 +59,13 @@ static void add_ref(span *s, bsi_ref ref) {
     s->ref[s->ref_count++] = ref;
 }
 
+/* No block of the snapshot holds just its records. */
+static void add_loose(span *s, bsi_ref ref) {
+    if (s->loose_count == s->loose_cap)
+        s->loose = bsi_realloc(s->loose, (s->loose_cap = s->loose_cap ? s->loose_cap * 2 : 4) * sizeof *s->loose);
+    s->loose[s->loose_count++] = ref;
+}
+
 static bomsync_status flush(editor *d, bomsync_error *err) {
     piece *p = &d->p;
     if (!p->count) return BOMSYNC_OK;
@@ -66,8 +73,11 @@ static bomsync_status flush(editor *d, bomsync_error *err) {
     bomsync_status st = bsi_block_writer_add(&ref, d->writer, p->count, p->enc.data, p->off, p->body, p->kh, p->rh, err);
     if (st) return st;
     span *s = d->s;
+    const bsi_scan_block *b = p->tag != NO_TAG && p->whole && d->e->exact ? &d->e->now->scan->block[p->tag] : NULL;
+    bool exact = b && p->count == b->records && !(b->flags & BSI_EDIT_NOT_EXACT);
     add_ref(s, ref);
-    if (p->tag != NO_TAG && p->whole && d->e->exact && p->count == d->e->now->scan->block[p->tag].records) d->e->exact[p->tag] = ref;
+    if (exact) d->e->exact[p->tag] = ref;
+    else add_loose(s, ref);
     p->count = 0;
     p->enc.len = 0;
     return BOMSYNC_OK;
@@ -198,7 +208,8 @@ static bomsync_status patch_block(editor *d, uint64_t block, pairs pair, bomsync
     p->enc.len = 0;
     if (st) return st;
     add_ref(d->s, ref);
-    e->exact[pair.v[0].now >> 16] = ref;
+    if (!n || (e->now->scan->block[pair.v[0].now >> 16].flags & BSI_EDIT_NOT_EXACT)) add_loose(d->s, ref); /* none: it is the block itself, which counts as replaced */
+    else e->exact[pair.v[0].now >> 16] = ref;
     return BOMSYNC_OK;
 }
 
@@ -375,6 +386,18 @@ static void plan(edit_run *r) {
     }
 }
 
+static void take_loose(bsi_edit *e, edit_run *r) {
+    size_t n = 0;
+    for (size_t i = 0; i < r->count; i++) n += r->span[i].loose_count;
+    e->loose = bsi_alloc((n + 1) * sizeof *e->loose);
+    for (size_t i = 0; i < r->count; i++) {
+        span *s = &r->span[i];
+        if (s->loose_count) memcpy(e->loose + e->loose_count, s->loose, s->loose_count * sizeof *s->loose);
+        e->loose_count += s->loose_count;
+        free(s->loose);
+    }
+}
+
 bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err) {
     edit_run r = {.e = e, .err = err};
     bsi_sort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
@@ -384,6 +407,7 @@ bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, 
     bsi_parallel(e->workers, (r.count + r.per_task - 1) / r.per_task, edit_task, &r);
     *edits = bsi_alloc(sizeof **edits * (r.count + 1));
     *count = r.count;
+    take_loose(e, &r);
     for (size_t i = 0; i < r.count; i++)
         (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),
                                        .ref = r.span[i].ref, .count = r.span[i].ref_count};
@@ -450,16 +474,17 @@ void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref
         }
 }
 
-bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced,
-                           const bsi_state_edit *edits, size_t edit_count, const bsi_ref_set *covered) {
-    size_t most = before_count;
-    for (size_t i = 0; i < edit_count; i++) most += edits[i].count;
-    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
+bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced, const bsi_ref *loose,
+                           size_t loose_count, const bsi_ref_set *covered) {
+    bsi_ref *out = bsi_alloc(sizeof *out * (before_count + loose_count + 1));
     *count = 0;
     for (size_t i = 0; i < before_count; i++)
         if (!bsi_ref_has(replaced, before[i]) && !bsi_ref_has(covered, before[i])) out[(*count)++] = before[i];
-    for (size_t i = 0; i < edit_count; i++)
-        for (size_t k = 0; k < edits[i].count; k++)
-            if (!bsi_ref_has(covered, edits[i].ref[k])) out[(*count)++] = edits[i].ref[k];
+    for (size_t i = 0; i < loose_count; i++) out[(*count)++] = loose[i];
     return out;
+}
+
+void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries) {
+    if (x->cap - x->count < edits) x->edit = bsi_realloc(x->edit, (x->cap = x->count + edits) * sizeof *x->edit);
+    if (x->entry_cap - x->entries < entries) x->entry = bsi_realloc(x->entry, (x->entry_cap = x->entries + entries) * sizeof *x->entry);
 }

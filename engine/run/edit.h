@@ -18,6 +18,9 @@ typedef struct bsi_edit_insert {
     bool aligned;
 } bsi_edit_insert;
 
+/** Blocks that are looked at again however their bytes are: no state block is exact for them. */
+enum { BSI_EDIT_NOT_EXACT = BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END };
+
 typedef struct bsi_edit {
     bsi_store *store;
     const bsi_slots *slots;
@@ -38,6 +41,8 @@ typedef struct bsi_edit {
     uint64_t dictionary;              /* of the feed */
     int workers;
     bsi_ref *exact;                   /* [open blocks of the scan] set to the new state block that holds just its records; may be NULL */
+    bsi_ref *loose;                   /* out: new state blocks that no entry of exact names; free() */
+    size_t loose_count;
 } bsi_edit;
 /** Old and new row of one key to a row image, appended to out; returns the bytes of its body. Attributes that are equal keep the
  *  old text, so that null stays null and empty empty; `old` becomes what was built. */
@@ -56,11 +61,12 @@ typedef struct bsi_image_edits {
     size_t entries, entry_cap;
 } bsi_image_edits;
 void bsi_image_edits_add(bsi_image_edits *x, uint64_t first, uint64_t end, const bsi_image_entry *entry, size_t count);
+void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries); /* at once, where it is known how many will be added */
 void bsi_image_edits_end(bsi_image_edits *x); /* sets the edits' pointers */
 void bsi_image_edits_free(bsi_image_edits *x);
 void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref_set *replaced);
-/** State blocks that no exact entry stands for: those of before that still stand, and the new ones; less covered. Malloc'ed. */
-bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced,
-                           const bsi_state_edit *edits, size_t edit_count, const bsi_ref_set *covered);
+/** State blocks that no exact entry stands for: those of before that still stand and are not covered, and the loose ones. Malloc'ed. */
+bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced, const bsi_ref *loose,
+                           size_t loose_count, const bsi_ref_set *covered);
 
 #endif

@@ -109,7 +109,7 @@ static void snapshot_digest(bsi_sync *s) {
 }
 
 /* It takes one core longer than the steps beside it take two: so it goes on while they do. Only the scan is read:
- * who changes that (opening twins) ends it first. */
+ * who changes that (opening twins, making entries of blocks) and who needs the digest end it first. */
 static void *digest_thread(void *s) {
     snapshot_digest(s);
     return NULL;
@@ -125,6 +125,12 @@ void bsi_sync_end_digest(bsi_sync *s) {
     s->digesting = false;
 }
 
+void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g) {
+    bsi_sync_end_digest(s);
+    memcpy(g->snapshot_digest, s->snapshot_digest, 32);
+    if (!s->all_held) memcpy(s->feed->last_snapshot_digest, s->snapshot_digest, 32);
+}
+
 /* ---- the report ---- */
 
 static void fill_generation(bsi_sync *s, bsi_generation *g) {
@@ -132,7 +138,6 @@ static void fill_generation(bsi_sync *s, bsi_generation *g) {
     g->kind = bsi_strdup(s->o->baseline ? "baseline" : "sync");
     g->effective_time = s->effective_time;
     g->committed_at = s->clock;
-    memcpy(g->snapshot_digest, s->snapshot_digest, 32);
     g->totals = s->t;
     g->file_count = s->scan.file_count;
     g->files = bsi_calloc(g->file_count + 1, sizeof *g->files);
@@ -263,7 +268,6 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (!st) st = bsi_reconcile_run(s, err);
     bsi_sync_stage_ends(s, BSI_SYNC_JOIN, &t);
     if (!st) st = diff_records(s, err);
-    bsi_sync_end_digest(s);
     t = bsi_now_ns();
     if (!st) {
         st = bsi_sync_guard(s, err);
@@ -284,6 +288,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
     g->base = bsi_store_generation(s->store);
     fill_holds(s, g);
     g->exit_code = (int)outcome(s, g);
+    if (s->o->dry_run) bsi_sync_note_digest(s, g);
     if (s->o->dry_run) return BOMSYNC_OK;
     if (make) {
         g->number = g->base + 1;
@@ -295,7 +300,6 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
     }
     if (!s->all_held) {
         s->feed->records = s->t.records;
-        memcpy(s->feed->last_snapshot_digest, s->snapshot_digest, 32);
         memset(s->feed->approved_all, 0, 32);
         if (s->sequence_given) s->feed->last_sequence = s->sequence;
         if (s->as_of_given) s->feed->last_as_of = s->as_of;
@@ -304,6 +308,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
 }
 
 static void release(bsi_sync *s) {
+    bsi_sync_end_digest(s); /* it reads what is freed here */
     bsi_sync_early_close(s);
     bsi_reconcile_close(s);
     bsi_scan_close(&s->scan);

@@ -122,6 +122,7 @@ typedef struct bsi_sync {
 
 /* sync.c */
 void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the scan's lists */
+void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g); /* as late as it can be: then it goes into the generation and the feed */
 
 #define BSI_SYNC_TASK_BLOCKS 512 /* open blocks that a worker takes at once */
 

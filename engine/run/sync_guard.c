@@ -246,6 +246,7 @@ static void hold_add(bsi_sync *s, const uint8_t digest[32], const char *partitio
 
 static bomsync_status all_held(bsi_sync *s, const char *rule) {
     uint8_t digest[32];
+    bsi_sync_end_digest(s);
     bsi_sha *h = bsi_sha_open();
     bsi_sha_add(h, s->feed_name, strlen(s->feed_name) + 1);
     static const uint8_t none[32];

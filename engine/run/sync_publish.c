@@ -139,7 +139,9 @@ typedef struct next_state {
     size_t ref_count;
     bsi_state_edit *edit; /* else */
     size_t edit_count;
-    bsi_ref_set replaced; /* state blocks that the edits took out */
+    bsi_ref_set replaced; /* state blocks that the edits took out, but for those that were written with the scan */
+    bsi_ref *loose;       /* new ones that hold not just the records of one open block */
+    size_t loose_count;
 } next_state;
 
 static bsi_ref *no_refs(const bsi_sync *s) {
@@ -154,12 +156,10 @@ static bool whole(const bsi_sync *s, size_t open) {
     return s->row_base[open + 1] > s->row_base[open];
 }
 
-enum { NOT_EXACT = BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END };
-
 /* Mostly the state is just what was written: then one list serves for all, as fresh memory costs more than going through it. */
 static bool all_stay(const bsi_sync *s) {
     for (size_t i = 0; i < s->open_count; i++)
-        if (s->first_ref[i] == BSI_REF_NONE || (s->scan.block[i].flags & NOT_EXACT) || !whole(s, i)) return false;
+        if (s->first_ref[i] == BSI_REF_NONE || (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || !whole(s, i)) return false;
     return true;
 }
 
@@ -438,7 +438,13 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
                   .touched_count = touched.n, .block_records = s->block_records, .dictionary = s->feed->dictionary,
                   .workers = s->workers, .exact = n->exact};
     if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
-    for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
+    n->loose = e.loose;
+    n->loose_count = e.loose_count;
+    for (size_t i = 0, k = 0; i < touched.n; i++) {
+        while (k < s->amended_count && s->amended_state[k]->ordinal < touched.v[i]) k++;
+        bool made = k < s->amended_count && s->amended_state[k]->ordinal == touched.v[i] && s->amended_state[k]->made != BSI_REF_NONE;
+        if (!made) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
+    }
     free(touched.v);
     free(pair);
     free(x.insert);
@@ -474,6 +480,7 @@ static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edit
     uint64_t at = 0;
     bsi_image_entry *v = NULL;
     size_t n = 0, cap = 0;
+    bsi_image_edits_room(x, s->scan.run_count + 1, s->scan.block_count);
     for (size_t i = 0; i <= s->scan.run_count; i++) {
         const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
         if (r && !r->matched) {
@@ -665,14 +672,14 @@ static void keep_unspoken(bsi_sync *s) {
 
 static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     for (size_t i = 0; s->first_ref && i < s->open_count; i++)
-        if (s->scan.block[i].flags & NOT_EXACT) n->exact[i] = BSI_REF_NONE;
+        if (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) n->exact[i] = BSI_REF_NONE;
     if (s->first_ref) return;
     for (size_t i = 0; i < s->open_count; i++)
         if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
     for (size_t i = 0; i < s->amended_count; i++)
         if (n->exact[s->amended[i].open] == BSI_REF_NONE && !s->amended[i].changed) n->exact[s->amended[i].open] = s->amended[i].ref;
     for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
-        if ((s->scan.block[i].flags & NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
+        if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
             n->exact[i] = BSI_REF_NONE;
 }
 
@@ -681,7 +688,6 @@ typedef struct next_image {
     bsi_image_edits edits;
     bsi_image_entry *whole;
     bsi_ref *orphan;
-    bsi_ref_set covered;
 } next_image;
 
 static bsi_ref *first_orphans(const next_state *n, size_t *count) {
@@ -727,35 +733,53 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
     return BOMSYNC_OK;
 }
 
+/* State blocks of before that open blocks stand for. */
+static void cover(const bsi_sync *s, const next_state *n, bsi_ref_set *covered) {
+    bsi_amend_walk amended = {0};
+    for (size_t i = 0; i < s->open_count; i++)
+        if (n->exact[i] != BSI_REF_NONE && !bsi_amend_next(&amended, s, i)) bsi_ref_add(covered, n->exact[i]);
+}
+
 /* Most blocks are in place: only what stands between them is put anew. */
 static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p) {
+    bsi_ref_set covered = {0};
+    cover(s, n, &covered);
     edited_image(s, n->exact, &x->edits);
     bsi_ref *open = bsi_alloc(sizeof *open * (s->open_state_count + 1));
-    for (size_t i = 0; i < s->open_state_count; i++) open[i] = s->base[s->open_state[i]];
-    x->orphan = bsi_orphans_after(&p->orphan_count, open, s->open_state_count, &n->replaced, n->edit, n->edit_count, &x->covered);
+    size_t count = 0;
+    for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
+        if (!bsi_is_amended(s, s->open_state[i])) open[count++] = s->base[s->open_state[i]];
+    x->orphan = bsi_orphans_after(&p->orphan_count, open, count, &n->replaced, n->loose, n->loose_count, &covered);
+    free(covered.slot);
     free(open);
     p->edit_image = true;
 }
 
 /* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. */
-static void image_as_before(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p) {
-    bsi_ref_set none = {0};
-    bsi_image_unexact(&x->edits, &s->image, &n->replaced);
+static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publish *p) {
+    bsi_ref_set none = {0}, replaced = n->replaced;
+    for (size_t i = 0; i < s->amended_count; i++)
+        if (s->amended[i].made != BSI_REF_NONE) bsi_ref_add(&replaced, s->amended[i].ref);
+    n->replaced = replaced;
+    bsi_image_unexact(&x->edits, &s->image, &replaced);
     bsi_image_edits_end(&x->edits);
-    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, n->edit, n->edit_count, &none);
+    size_t most = 0;
+    for (size_t i = 0; i < n->edit_count; i++) most += n->edit[i].count;
+    bsi_ref *made = bsi_alloc((most + 1) * sizeof *made); /* this image gets no entries: all new blocks are loose */
+    size_t count = 0;
+    for (size_t i = 0; i < n->edit_count; i++)
+        for (size_t k = 0; k < n->edit[i].count; k++) made[count++] = n->edit[i].ref[k];
+    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &replaced, made, count, &none);
+    free(made);
     p->edit_image = true;
 }
 
-static bomsync_status put_image(bsi_sync *s, const next_state *n, bool make, next_image *x, bsi_publish *p, bomsync_error *err) {
+static bomsync_status put_image(bsi_sync *s, next_state *n, bool make, next_image *x, bsi_publish *p, bomsync_error *err) {
     bool part = s->scope || s->o->upsert;
     if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
     if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
     uint64_t exacts = s->scan.blocks - s->open_count - s->settled;
-    for (size_t i = 0; i < s->open_count; i++) {
-        if (n->exact[i] == BSI_REF_NONE) continue;
-        exacts++;
-        if (!n->refs) bsi_ref_add(&x->covered, n->exact[i]);
-    }
+    for (size_t i = 0; i < s->open_count; i++) exacts += n->exact[i] != BSI_REF_NONE;
     /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
     bool better = !s->settled && exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks);
     bomsync_status st = BOMSYNC_OK;
@@ -783,7 +807,8 @@ static char *tell_stats(void *ctx) {
 
 /* No record is looked at any more: what was kept of them makes room for the lists that are written now. */
 static void forget_records(bsi_sync *s) {
-    bool many = s->open_count > 1u << 15;
+    bsi_sync_memory(s);
+    bool many = s->memory_peak > s->memory_bytes * 5 / 8; /* else there is room for both, and fresh pages cost time */
     bsi_scan_forget(&s->scan);
     bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);
@@ -828,10 +853,12 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_creates_close(creates);
         forget_records(s);
         g->slot_count = s->feed->slots.count;
+        bsi_sync_note_digest(s, g);
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);
         bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
+    bsi_sync_note_digest(s, g); /* the image is written anew below */
     if (!n.exact) n.exact = no_refs(s);
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
     if (!st && !s->all_held) note_exact(s, &n, err);
@@ -867,6 +894,6 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     bsi_image_edits_free(&x.edits);
     free(x.whole);
     free(x.orphan);
-    free(x.covered.slot);
+    free(n.loose);
     return st;
 }

@@ -267,6 +267,7 @@ static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *pl
     writer w = {.out = out, .l = l, .keep = keep};
     bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_IMAGE};
+    bsi_list_room(out, plan->piece_count);
     for (size_t i = 0; i < plan->piece_count; i++)
         if (!(plan->piece[i].id & PLAN_NEW)) page_of(pg, plan->piece[i].id)->used += plan->piece[i].count;
     bsi_value_start(&w.page);
@@ -412,6 +413,12 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
     return st;
 }
 
+static size_t entries_of(const bsi_image_edit *edit, size_t count) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) n += edit[i].count;
+    return n;
+}
+
 bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,
                                      bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
@@ -419,6 +426,8 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
     bool few = old->piece_count + 2 * count <= old->count / IMAGE_PIECE;
     image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = few ? 1 : IMAGE_KEEP_LONG};
     pages_open(&pg, l->s, old);
+    bsi_list_room(&x.plan, old->piece_count + 2 * count + 1);
+    bsi_buf_reserve(&x.fresh, entries_of(edit, count) * sizeof(bsi_image_entry));
     for (size_t i = 0; !st && i < count;) {
         uint64_t first = edit[i].first, left;
         bool grows = false;

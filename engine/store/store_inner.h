@@ -285,7 +285,7 @@ typedef struct bsi_list {
     bsi_db db; /* BSI_DB_STATE or BSI_DB_IMAGE */
     uint64_t id, count;
     bsi_list_piece *piece;
-    size_t piece_count;
+    size_t piece_count, piece_cap;
     bsi_ref *orphan;
     size_t orphan_count;
 } bsi_list;
@@ -304,6 +304,7 @@ bomsync_status bsi_list_begin(bsi_list_reader *out, bsi_store *s, MDB_txn *txn, 
 bool bsi_list_next(bsi_list_piece *p, bsi_list_reader *x);
 bomsync_status bsi_list_end(bsi_ref **orphan, bsi_store *s, bsi_list_reader *x, bomsync_error *err);
 bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t id, bsi_db db, bomsync_error *err);
+void bsi_list_room(bsi_list *list, size_t more); /* at once, where it is known how many will be added */
 void bsi_list_add(bsi_list *list, bsi_list_piece p); /* an image's piece that goes on where the last one ends becomes part of it */
 /** Value `id` of the root; ids mostly ascend by one, so the one behind `here`, where the cursor stands (0: nowhere), is tried before a search. */
 bomsync_status bsi_list_seek(MDB_val *value, bsi_store *s, bsi_db db, uint64_t id, MDB_cursor *c, uint64_t here, bomsync_error *err);

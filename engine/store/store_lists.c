@@ -96,7 +96,7 @@ bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t
     if (st) return st;
     out->count = r.count;
     out->orphan_count = r.orphans;
-    out->piece = bsi_alloc(r.pieces * sizeof *out->piece);
+    bsi_list_room(out, r.pieces);
     while (bsi_list_next(&out->piece[out->piece_count], &r)) out->piece_count++;
     st = bsi_list_end(&out->orphan, s, &r, err);
     if (st) bsi_list_free(out);
@@ -292,6 +292,11 @@ bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err) {
     return st;
 }
 
+void bsi_list_room(bsi_list *list, size_t more) {
+    if (list->piece_cap - list->piece_count >= more) return;
+    list->piece = bsi_realloc(list->piece, (list->piece_cap = list->piece_count + more) * sizeof *list->piece);
+}
+
 void bsi_list_add(bsi_list *list, bsi_list_piece p) {
     bsi_list_piece *last = list->piece_count ? &list->piece[list->piece_count - 1] : NULL;
     list->count += p.count;
@@ -299,8 +304,7 @@ void bsi_list_add(bsi_list *list, bsi_list_piece p) {
         last->count += p.count;
         return;
     }
-    if ((list->piece_count & (list->piece_count - 1)) == 0)
-        list->piece = bsi_realloc(list->piece, BSI_MAX(list->piece_count * 2, (size_t)1) * sizeof p);
+    if (list->piece_count == list->piece_cap) bsi_list_room(list, BSI_MAX(list->piece_count, (size_t)1));
     list->piece[list->piece_count++] = p;
 }
 
