@@ -22,6 +22,11 @@ static int by_u64(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+typedef struct last_part { /* that a lane saw: blocks of one stand together */
+    const char *name;
+    uint32_t bytes, part;
+} last_part;
+
 typedef struct parse_run {
     bsi_sync *s;
     pthread_mutex_t lock;
@@ -38,6 +43,7 @@ typedef struct parse_run {
     bsi_made *made;                /* one a lane: a first load, whose creates are only counted; else NULL */
     bsi_block_writer **writer; /* one a lane */
     bsi_rows *rows;            /* one a lane: of blocks that are parsed with the scan */
+    last_part *part;           /* one a lane */
 } parse_run;
 
 /* The parse that begins with the scan, and goes on with the blocks that were left. */
@@ -188,8 +194,11 @@ static uint32_t one_partition(parse_run *r, const bsi_rows *w) {
         bsi_field f = partition_of(w, i, s->feed->slots.partition);
         if (!bsi_field_eq(&f, &first)) return UINT32_MAX;
     }
+    last_part *last = &r->part[bsi_lane()];
+    if (last->name && last->bytes == first.len && memcmp(last->name, first.p, first.len) == 0) return last->part;
     pthread_mutex_lock(&r->lock);
     uint32_t part = bsi_part_of(&s->block_parts, first.p, first.len);
+    *last = (last_part){s->block_parts.name[part], first.len, part};
     pthread_mutex_unlock(&r->lock);
     return part;
 }
@@ -416,6 +425,7 @@ static void start_run(parse_run *r, bsi_sync *s, bool first_load) {
     r->writer = bsi_calloc((size_t)s->workers + 1, sizeof *r->writer);
     r->rows = bsi_calloc((size_t)s->workers + 1, sizeof *r->rows);
     r->amend = bsi_calloc((size_t)s->workers + 1, sizeof *r->amend);
+    r->part = bsi_calloc((size_t)s->workers + 1, sizeof *r->part);
     if (!first_load) return;
     if (!s->scope) r->made = bsi_calloc((size_t)s->workers + 1, sizeof *r->made);
     r->twins = bsi_twins_open(s->workers + 1, s->memory_bytes / 8, s->tmp);
@@ -430,7 +440,9 @@ static bomsync_status end_run(parse_run *r, bomsync_error *err) {
         bsi_rows_free(&r->rows[i]);
     }
     free(r->amend);
+    free(r->part);
     r->amend = NULL;
+    r->part = NULL;
     free(r->writer);
     free(r->rows);
     r->writer = NULL;

@@ -326,13 +326,17 @@ typedef struct anchors {
     size_t wants, want_cap;
     uint64_t after;      /* where the snapshot stands: as in bsi_edit_insert, or MATCHED_ANCHOR and the number of a want, from 1 (0: none yet) */
     bsi_ref matched;     /* the block of `after`, while it is MATCHED_ANCHOR */
+    const bsi_scan_run *behind; /* a matched run that was passed, while nobody has asked for its last block; or NULL */
+    bsi_image_walk walk;
 } anchors;
 #define MATCHED_ANCHOR (1ull << 62)
 
-/* A matched run gives its last block that has records. */
-static void pass_matched(anchors *x, const bsi_scan_run *run, bsi_image_walk *walk) {
+/* A matched run gives its last block that has records. Entries lie far apart, and few are asked for. */
+static void find_matched(anchors *x) {
+    const bsi_scan_run *run = x->behind;
+    x->behind = NULL;
     for (uint64_t k = run->count; k; k--) {
-        const bsi_image_entry *e = bsi_image_next(walk, run->first + k - 1);
+        const bsi_image_entry *e = bsi_image_next(&x->walk, run->first + k - 1);
         if (!e->records) continue;
         x->after = MATCHED_ANCHOR;
         x->matched = e->ref;
@@ -340,7 +344,13 @@ static void pass_matched(anchors *x, const bsi_scan_run *run, bsi_image_walk *wa
     }
 }
 
+static void pass_to(anchors *x, uint64_t after) {
+    x->after = after;
+    x->behind = NULL;
+}
+
 static void add_insert(anchors *x, uint64_t now, bool aligned) {
+    if (x->behind) find_matched(x);
     if (x->after == MATCHED_ANCHOR) {
         if (x->wants == x->want_cap) x->want = bsi_realloc(x->want, (x->want_cap = x->want_cap ? x->want_cap * 2 : 64) * sizeof *x->want);
         x->want[x->wants] = (wanted){x->matched, x->wants};
@@ -358,19 +368,19 @@ static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
     bool aligned = in_order(s, open);
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
         if (creates(s, k)) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
-        else if (stays(s->fate[k])) x->after = BSI_FATE_PLACE(s->fate[k]) + 1;
+        else if (stays(s->fate[k])) pass_to(x, BSI_FATE_PLACE(s->fate[k]) + 1);
     }
 }
 
 static void list_inserts(anchors *x, const bsi_sync *s) {
-    bsi_image_walk walk = {.image = &s->image};
     bsi_amend_walk amended = {0};
+    x->walk.image = &s->image;
     for (size_t at = 0; at < s->scan.run_count; at++) {
         const bsi_scan_run *run = &s->scan.run[at];
-        if (run->matched) pass_matched(x, run, &walk);
+        if (run->matched && run->records) x->behind = run;
         for (size_t i = run->first; !run->matched && i < run->first + run->count; i++) {
             const bsi_amended *a = bsi_amend_next(&amended, s, i);
-            if (a) x->after = a->ordinal << 16 | a->records; /* its last row, and one */
+            if (a) pass_to(x, a->ordinal << 16 | a->records); /* its last row, and one */
             else pass_open(x, s, i);
         }
     }

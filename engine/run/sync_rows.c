@@ -61,26 +61,27 @@ static void add_state(place_finder *f, uint64_t ordinal) {
     s->open_state[s->open_state_count++] = ordinal;
 }
 
-/* Both ascend by their entries. */
-static void place_amended(place_finder *f, uint64_t entry, uint64_t ordinal) {
+/* Of a block that was changed in place the ref is known, and its entry need not be fetched from far away. Both ascend by entries. */
+static bsi_amended *amended_of(place_finder *f, uint64_t entry) {
     bsi_sync *s = f->s;
     while (f->amended < s->amended_count && s->amended[f->amended].entry < entry) f->amended++;
-    if (f->amended < s->amended_count && s->amended[f->amended].entry == entry) s->amended[f->amended].ordinal = ordinal;
+    return f->amended < s->amended_count && s->amended[f->amended].entry == entry ? &s->amended[f->amended] : NULL;
 }
 
 static void add_refs(place_finder *f, bsi_image_walk *w, uint64_t from, uint64_t to) {
     for (; from < to; from++) {
-        const bsi_image_entry *e = bsi_image_next(w, from);
+        bsi_amended *a = amended_of(f, from);
+        const bsi_image_entry *e = a ? NULL : bsi_image_next(w, from);
         uint64_t ordinal;
-        if (!(e->flags & BSI_IMAGE_EXACT)) continue;
-        if (!find_near(&ordinal, f, e->ref, from)) {
-            bsi_ref_add(&f->rest, e->ref);
+        if (e && !(e->flags & BSI_IMAGE_EXACT)) continue;
+        if (!find_near(&ordinal, f, a ? a->ref : e->ref, from)) {
+            bsi_ref_add(&f->rest, a ? a->ref : e->ref);
             continue;
         }
         f->entry = from;
         f->ordinal = ordinal;
         add_state(f, ordinal);
-        place_amended(f, from, ordinal);
+        if (a) a->ordinal = ordinal;
     }
 }
 

@@ -81,8 +81,8 @@ struct bsi_block_writer {
     bsi_buf copy, codes; /* images with a margin; coded blocks before they are put together */
     bsi_buf head;        /* what stands in a patch before its rows */
     /* of patches: what they are over, and what they are made of */
-    bsi_rows_view *view;
-    bsi_segment *segment;
+    uint64_t base_segment; /* what was looked up last, and */
+    uint32_t base_slots;   /* its slots */
     bsi_block_data data;
     bsi_buf enc;
     uint32_t *row, *off, *body;
@@ -315,7 +315,7 @@ bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err) {
     bsi_buf_free(&w->copy);
     bsi_buf_free(&w->codes);
     bsi_buf_free(&w->head);
-    void *const more[] = {w->view, w->segment, w->row, w->off, w->body, w->kh, w->rh};
+    void *const more[] = {w->row, w->off, w->body, w->kh, w->rh};
     for (size_t i = 0; i < sizeof more / sizeof *more; i++) free(more[i]);
     free(w);
     return st;
@@ -355,9 +355,8 @@ static bomsync_status add_patch(bsi_ref *ref, bsi_block_writer *w, bsi_ref base,
 }
 
 static void patch_room(bsi_block_writer *w) {
-    if (w->view) return;
-    w->view = bsi_calloc(1, sizeof *w->view);
-    w->segment = bsi_calloc(1, sizeof *w->segment);
+    if (w->row) return;
+    w->base_segment = UINT64_MAX;
     w->row = bsi_alloc(UINT16_MAX * sizeof *w->row);
     w->off = bsi_alloc((UINT16_MAX + 1) * sizeof *w->off);
     w->body = bsi_alloc(UINT16_MAX * sizeof *w->body);
@@ -424,6 +423,15 @@ static bomsync_status check_patch(const bsi_block_writer *w, uint32_t records, u
     return BOMSYNC_OK;
 }
 
+/* The directory is not wanted: who has just read the block knows it, and going through it takes longer than writing the patch. */
+static bomsync_status base_slots(bsi_block_writer *w, uint64_t segment, bomsync_error *err) {
+    if (w->base_segment == segment) return BOMSYNC_OK;
+    w->base_segment = UINT64_MAX;
+    bomsync_status st = bsi_segment_slots(&w->base_slots, w->s, segment, err);
+    if (!st) w->base_segment = segment;
+    return st;
+}
+
 bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err) {
@@ -432,9 +440,10 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
     bsi_block_rows rows;
     *out = BSI_REF_NONE;
     patch_room(w);
-    bomsync_status st = bsi_patch_get(&old, w->view, w->s, base, err);
-    if (!st) st = bsi_segment_load(w->segment, w->s, base >> BSI_REF_BITS, err);
-    if (!st) st = check_patch(w, old.records, w->segment->slot_count, &p, err);
+    bsi_rows_view *view = bsi_rows_here();
+    bomsync_status st = bsi_patch_get(&old, view, w->s, base, err);
+    if (!st) st = base_slots(w, base >> BSI_REF_BITS, err);
+    if (!st) st = check_patch(w, old.records, w->base_slots, &p, err);
     if (st) return st;
     if (!count) {
         *out = base;
@@ -453,7 +462,7 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
         p.enc = w->enc.data;
         return add_patch(out, w, old.base, old.records, &p, err);
     }
-    st = bsi_rows_get(&rows, w->view, w->s, base, err);
+    st = bsi_rows_get(&rows, view, w->s, base, err);
     if (st) return st;
     join_whole(w, &rows, &given);
     return bsi_block_writer_add(out, w, rows.count, w->enc.data, w->off, w->body, w->kh, w->rh, err);

@@ -388,6 +388,7 @@ typedef struct bsi_patch { /* rows of one, in the mapping */
     const uint16_t *row;
 } bsi_patch;
 bomsync_status bsi_patch_get(bsi_patch *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
+bsi_rows_view *bsi_rows_here(void); /* this thread's, as bsi_store_rows uses it */
 /** bsi_store_rows with a view of the caller's. */
 bomsync_status bsi_rows_get(bsi_block_rows *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
@@ -411,6 +412,7 @@ typedef struct bsi_segment {
 bomsync_status bsi_segment_load(bsi_segment *out, bsi_store *s, uint64_t id, bomsync_error *err);
 /** The dictionary that a segment names, 0: none. */
 bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, bomsync_error *err);
+bomsync_status bsi_segment_slots(uint32_t *out, bsi_store *s, uint64_t id, bomsync_error *err); /* without going through its directory */
 uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block);
 
 #endif

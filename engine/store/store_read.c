@@ -58,11 +58,9 @@ static bomsync_status load_rows(bsi_rows_segment *r, bsi_store *s, uint64_t id, 
     return BOMSYNC_OK;
 }
 
-/* Words of a block, checked. */
-static bomsync_status block_words(const uint64_t **out, uint32_t *n, uint32_t *kind, bsi_rows_view *v, bsi_store *s, bsi_ref ref,
-                                  bomsync_error *err) {
+/* Where its words are, by the directory, which is checked; the words are not. */
+static bomsync_status find_words(const bsi_rows_segment **out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err) {
     uint64_t id = ref >> BSI_REF_BITS, view = atomic_load_explicit(&s->view, memory_order_acquire);
-    uint32_t index = index_of(ref);
     bsi_rows_segment *r = &v->segment[v->last];
     if (r->view != view || r->segment != id) {
         v->last ^= 1;
@@ -72,7 +70,19 @@ static bomsync_status block_words(const uint64_t **out, uint32_t *n, uint32_t *k
             if (st) return st;
         }
     }
-    if (index >= r->blocks) return bad_segment(err, s, BSI_DB_ROWS, id, "it has no such block");
+    if (index_of(ref) >= r->blocks) return bad_segment(err, s, BSI_DB_ROWS, id, "it has no such block");
+    *out = r;
+    return BOMSYNC_OK;
+}
+
+/* Words of a block, checked. */
+static bomsync_status block_words(const uint64_t **out, uint32_t *n, uint32_t *kind, bsi_rows_view *v, bsi_store *s, bsi_ref ref,
+                                  bomsync_error *err) {
+    const bsi_rows_segment *r;
+    uint64_t id = ref >> BSI_REF_BITS;
+    uint32_t index = index_of(ref);
+    bomsync_status st = find_words(&r, v, s, ref, err);
+    if (st) return st;
     *n = r->start[index + 1] - r->start[index];
     *out = (const void *)(r->words + (size_t)r->start[index] * 8);
     *kind = r->kind;
@@ -96,10 +106,16 @@ static bool read_patch(bsi_patch *out, const uint64_t *p, uint32_t words) {
 bomsync_status bsi_patch_get(bsi_patch *out, bsi_rows_view *v, bsi_store *s, bsi_ref ref, bomsync_error *err) {
     const uint64_t *p;
     uint32_t n, kind;
-    bomsync_status st = block_words(&p, &n, &kind, v, s, ref, err);
+    const bsi_rows_segment *r;
+    bomsync_status st = find_words(&r, v, s, ref, err);
+    if (!st && r->kind == BSI_KIND_WHOLE) {
+        uint32_t index = index_of(ref);
+        *out = (bsi_patch){.base = BSI_REF_NONE, .records = (r->start[index + 1] - r->start[index]) / 2};
+        return BOMSYNC_OK;
+    }
+    if (!st) st = block_words(&p, &n, &kind, v, s, ref, err);
     if (st) return st;
-    if (kind == BSI_KIND_WHOLE) *out = (bsi_patch){.base = BSI_REF_NONE, .records = n / 2};
-    else if (!read_patch(out, p, n)) return bad_segment(err, s, BSI_DB_ROWS, ref >> BSI_REF_BITS, "a patch cannot be read");
+    if (!read_patch(out, p, n)) return bad_segment(err, s, BSI_DB_ROWS, ref >> BSI_REF_BITS, "a patch cannot be read");
     return BOMSYNC_OK;
 }
 
@@ -132,9 +148,13 @@ bomsync_status bsi_rows_get(bsi_block_rows *out, bsi_rows_view *v, bsi_store *s,
     return st;
 }
 
-bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
+bsi_rows_view *bsi_rows_here(void) {
     static _Thread_local bsi_rows_view here;
-    return bsi_rows_get(out, &here, s, ref, err);
+    return &here;
+}
+
+bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
+    return bsi_rows_get(out, bsi_rows_here(), s, ref, err);
 }
 
 /* ---- data ---- */
@@ -214,6 +234,14 @@ bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, bomsy
     g->id = id;
     g->view = view;
     return BOMSYNC_OK;
+}
+
+bomsync_status bsi_segment_slots(uint32_t *out, bsi_store *s, uint64_t id, bomsync_error *err) {
+    bsi_span v;
+    bomsync_status st = segment_value(&v, s, BSI_DB_DATA, id, err);
+    if (!st && v.n < BSI_DATA_HEAD) st = bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
+    if (!st) *out = bsi_get32(v.p + 4);
+    return st;
 }
 
 bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, bomsync_error *err) {
