@@ -164,6 +164,7 @@ static bomsync_status write_chunk(const bsi_chunks *c, job *j, bool keep_open, p
     int fd = create_file(c, j);
     if (fd < 0) return bsi_fail_errno(err, errno, c->dir, "could not make chunk \"%s\"", j->info.file);
     st = write_all(fd, &p->packed, c->dir, j->info.file, err);
+    if (!st && !keep_open) sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); /* only begun: syncfs makes it sure, and finds less to do */
     if (!st && keep_open) j->fd = fd;
     else if (close(fd) != 0 && !st) st = bsi_fail_errno(err, errno, c->dir, "could not close chunk \"%s\"", j->info.file);
     return st;
