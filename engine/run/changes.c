@@ -390,7 +390,7 @@ bsi_item_source bsi_items_of(bsi_item_array *a) { return (bsi_item_source){next_
 enum {
     BATCH = 512,                /* changes: 200 kB of usual lines, which stay in the cache of who renders them */
     BATCHES_OF_A_CHUNK = 22,    /* BSI_CHUNK_CHANGES_MAX / BATCH, cut anywhere: a chunk that grows holds these */
-    BATCHES_A_WORKER = 20,       /* beside them */
+    BATCHES_A_WORKER = 20,      /* beside them: one worker codes a chunk, which holds as many, while another renders the next one */
     HELD_BYTES = 32 << 20       /* of rendered lines; above, only what others wait for is rendered */
 };
 
