@@ -22,6 +22,7 @@
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
 #define BSI_RECONCILE_PART (256u << 10)  /* key hashes that are allocated, or spilled, at once: 1 MB */
 #define BSI_RECONCILE_SHARE 4            /* of --memory their list takes so little: 16 million records, then it is spilled */
+#define BSI_CLAIM_STEP 16                /* of so many state blocks the first row of one can be found: a worker that is lost is found again behind as many */
 #define BSI_DIRECT_SPILL_BYTES (64u << 20) /* open blocks of cold files that are kept; past it the page cache is used */
 #define BSI_ALIGN_READ_BYTES (256u << 10) /* two files side by side: one read of each stays in the L2 cache */
 #define BSI_ALIGN_COLD_BYTES (512u << 10) /* the same of files that come from a device */

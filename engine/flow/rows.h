@@ -85,6 +85,9 @@ void bsi_slots_free(bsi_slots *s);
  * Hashes:  with secret as flow/layout.h says; without (NULL) none are made, kh and rh hold nothing. keys_only: only kh, key, raw, bad are filled (enc holds the keys)
  */
 void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n, bool keys_only);
+typedef enum bsi_hashes { BSI_HASH_ROWS, BSI_HASH_BOTH } bsi_hashes; /* rh alone; kh and rh */
+/** The hashes of a block that was parsed without a secret. */
+void bsi_rows_hash(bsi_rows *w, const bsi_secret *secret, bsi_hashes which);
 /** Offset of the first byte that is not UTF-8, n if there is none. */
 size_t bsi_parse_utf8(const uint8_t *p, size_t n);
 /* Instructions that parse uses from now on, as bsi_isa_choose said (block.h); without a call: the best of this machine.

@@ -478,6 +478,27 @@ static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
     for (uint32_t i = 0; i < out->bad_count; i++) out->rh[out->bads[i].row] = 0;
 }
 
+INLINE uint64_t hash_middling(const uint8_t *p, uint32_t n, const uint8_t *secret) {
+    const uint64_t word[4] = {word_pair(p, secret), word_pair(p + 16, secret + 32), word_pair(p + 32, secret + 64),
+                              word_pair(p + 48, secret + 96)};
+    return XXH3_avalanche(front(n, word) + tail(p, n, secret));
+}
+
+void bsi_rows_hash(bsi_rows *out, const bsi_secret *secret, bsi_hashes which) {
+    if (which == BSI_HASH_BOTH) {
+        hash_rows(out, secret, false);
+        return;
+    }
+    bsi_buf_reserve(&out->enc, 64);
+    const uint8_t *enc = out->enc.data;
+    for (uint32_t i = 0; i < out->count; i++) {
+        const uint8_t *p = enc + out->image[i];
+        uint32_t body = out->body[i];
+        out->rh[i] = __builtin_expect(is_middling(body), 1) ? hash_middling(p, body, secret->bytes) : hash(p, body, secret);
+    }
+    for (uint32_t i = 0; i < out->bad_count; i++) out->rh[out->bads[i].row] = 0;
+}
+
 static bool is_utf8(const bsi_layout *l, const bsi_parse_index *ix, const uint32_t *high_at, const uint8_t *p,
                     size_t n) {
     bool ascii = !(((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80);

@@ -176,6 +176,20 @@ bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error 
 bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error *err); /* old rows without a new one: those that are gone */
 void bsi_reconcile_close(bsi_sync *s);
 
+/* sync_claim.c */
+typedef struct bsi_claims bsi_claims;
+typedef struct bsi_claim_cursor { /* of one worker, zero-initialised: where its next block is expected */
+    uint64_t next;
+    unsigned lost; /* blocks since one was found */
+} bsi_claim_cursor;
+bsi_claims *bsi_claims_open(bsi_sync *s);                              /* base is there */
+void bsi_claims_close(bsi_claims *c);
+/** Is there a state block of just these rows, in this order, that no other block has claimed? Then it is claimed: its place in base. w was
+ *  parsed without hashes; unless a block is claimed it gets both. c NULL: none is. Any thread. */
+bool bsi_claim(bsi_claims *c, bsi_claim_cursor *at, bsi_rows *w, const bsi_secret *secret, uint64_t *state);
+void bsi_claim_undo(bsi_claims *c, uint64_t state);
+bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL: none is */
+
 /* sync_creates.c */
 typedef struct bsi_creates bsi_creates;
 bomsync_status bsi_creates_open(bsi_creates **out, bsi_sync *s, bomsync_error *err); /* of a first load whose creates were counted */

@@ -34,11 +34,12 @@ enum {
     PROBE_BYTES = 24 << 10, /* about 20 blocks */
     PROBE_PLACES = 48,
     PROBE_ENTRIES = 64,     /* of the image's either end */
-    LANE_SHIFT = 56,        /* a tag: lane, one bit for rows that must be looked at, place in the lane's list */
+    LANE_SHIFT = 56,        /* a tag: lane, bits for rows that must be looked at and for claims, place in the lane's list */
     OLD_BLOCKS = 4096
 };
 #define TAG_OPEN (1ull << 55)
-#define TAG_PLACE (TAG_OPEN - 1)
+#define TAG_CLAIM (1ull << 54) /* its rows are in no list: the place is that of the state block that it claims */
+#define TAG_PLACE (TAG_CLAIM - 1)
 
 typedef struct key_part { /* BSI_RECONCILE_PART low halves of key hashes */
     uint32_t *kh;   /* NULL: they are in the file */
@@ -47,6 +48,7 @@ typedef struct key_part { /* BSI_RECONCILE_PART low halves of key hashes */
 
 typedef struct lane {
     bsi_rows rows;
+    bsi_claim_cursor cursor;
     bsi_difference *difference;
     key_part *part; /* of the list of all rows' key hashes, in the order of the blocks that this worker saw; in parts that stay
                        where they are: a list that grows would be copied, into memory that is fresh each time */
@@ -61,6 +63,8 @@ typedef struct bsi_reconcile {
     bsi_sync *s;
     lane *lane;
     int lanes;
+    bsi_claims *claims; /* NULL: --tiers says that the order of records is not looked at */
+    uint8_t *hit_state, *hit_front; /* bit a state block that is claimed: its block of the snapshot is opened; its first row is wanted */
     bsi_scan_block *dropped;
     size_t dropped_count, dropped_cap;
     bsi_difference_row *added, *taken;
@@ -240,7 +244,11 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     r->fd = -1;
     r->lane = bsi_calloc((size_t)r->lanes, sizeof *r->lane);
     pthread_mutex_init(&r->lock, NULL);
-    return BOMSYNC_OK;
+    if (!s->tier_sequence) return BOMSYNC_OK;
+    bsi_memory_large();
+    st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
+    if (!st) r->claims = bsi_claims_open(s);
+    return st;
 }
 
 static void close_lanes(bsi_reconcile *r) {
@@ -262,6 +270,9 @@ void bsi_reconcile_close(bsi_sync *s) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return;
     close_lanes(r);
+    bsi_claims_close(r->claims);
+    free(r->hit_state);
+    free(r->hit_front);
     if (r->fd >= 0) close(r->fd);
     free(r->added);
     free(r->taken);
@@ -343,7 +354,12 @@ static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block
     int number = bsi_lane();
     lane *l = &r->lane[number];
     bsi_rows *w = &l->rows;
-    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, bytes, false);
+    const bsi_secret *secret = bsi_store_secret(r->s->store);
+    bsi_parse_block(w, layout, NULL, p, bytes, false);
+    if (bsi_claim(r->claims, &l->cursor, w, secret, &b->tag)) {
+        b->tag |= TAG_CLAIM;
+        return;
+    }
     b->tag = (uint64_t)number << LANE_SHIFT | (w->bad_count ? TAG_OPEN : 0) | l->count;
     list_keys(r, l, w->kh, w->count);
     for (uint32_t i = 0; i < w->bad_count; i++) {
@@ -405,6 +421,10 @@ static bomsync_status take_out_dropped(bsi_reconcile *r, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < r->dropped_count && !st; i++) {
         const bsi_scan_block *b = &r->dropped[i];
+        if (b->tag & TAG_CLAIM) {
+            bsi_claim_undo(r->claims, b->tag & TAG_PLACE);
+            continue;
+        }
         bsi_scan_run run = {.file = b->file, .offset = b->offset, .bytes = b->bytes, .spill = BSI_NO_SPILL};
         st = bsi_scan_range(scan, &run, 0, b->bytes, &buf, err);
         if (st) break;
@@ -422,6 +442,7 @@ static void take_state(void *ctx, size_t index) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
     for (size_t i = index * OLD_BLOCKS; i < end; i++) {
+        if (bsi_is_claimed(r->claims, i)) continue;
         bsi_block_rows rows;
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
         if (st) {
@@ -495,9 +516,7 @@ static bomsync_status read_part(uint32_t *kh, int fd, const key_part *p, bomsync
     return BOMSYNC_OK;
 }
 
-static void find_hits(void *ctx, size_t index) {
-    bsi_reconcile *r = ctx;
-    lane *l = &r->lane[index];
+static void find_listed(bsi_reconcile *r, lane *l) {
     uint32_t *read = NULL;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     for (size_t p = 0; r->want_count && p < l->parts; p++) {
@@ -516,6 +535,32 @@ static void find_hits(void *ctx, size_t index) {
     free(read);
 }
 
+/* Rows of blocks that claim a state block stand in no list: they are those of the state block. */
+static void find_claimed(bsi_reconcile *r, size_t index) {
+    bsi_sync *s = r->s;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
+    for (size_t i = index * OLD_BLOCKS; i < end && r->want_count; i++) {
+        if (!bsi_is_claimed(r->claims, i)) continue;
+        bsi_block_rows rows;
+        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
+        if (st) fail(r, st, &err);
+        if (st) return;
+        uint8_t bit = (uint8_t)(1u << (i & 7)); /* OLD_BLOCKS is a multiple of 8: no byte has two writers */
+        for (uint32_t k = rows.count; k--;) {
+            if (!wanted(r, (uint32_t)rows.kh[k])) continue;
+            r->hit_state[i >> 3] |= bit;
+            if (!k) r->hit_front[i >> 3] |= bit;
+        }
+    }
+}
+
+static void find_hits(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    if (index < (size_t)r->lanes) find_listed(r, &r->lane[index]);
+    else find_claimed(r, index - (size_t)r->lanes);
+}
+
 /* Keys of rows that only the snapshot has, and of rows that are kept back. */
 static void want_changed(bsi_reconcile *r) {
     size_t n = r->added_count;
@@ -531,8 +576,14 @@ static void want_changed(bsi_reconcile *r) {
 
 /* ---- the blocks that stay open ---- */
 
-/* The first hit among the rows of a block: its place, or UINT64_MAX. */
+static bool has_bit(const uint8_t *bits, uint64_t i) { return bits[i >> 3] >> (i & 7) & 1; }
+
+/* The first hit among the rows of a block: its place, or UINT64_MAX. Of blocks with a claim 0 or any other place. */
 static uint64_t first_hit(const bsi_reconcile *r, const bsi_scan_brief *b) {
+    if (b->tag & TAG_CLAIM) {
+        uint64_t state = b->tag & TAG_PLACE;
+        return has_bit(r->hit_state, state) ? !has_bit(r->hit_front, state) : UINT64_MAX;
+    }
     const lane *l = &r->lane[b->tag >> LANE_SHIFT];
     uint64_t from = b->tag & TAG_PLACE;
     size_t lo = 0, hi = l->hits;
@@ -556,6 +607,7 @@ static uint8_t *open_blocks(const bsi_reconcile *r, size_t *count) {
         if (before || hit != UINT64_MAX) {
             open[i >> 3] |= (uint8_t)(1u << (i & 7));
             ++*count;
+            if (b->tag & TAG_CLAIM) r->hit_state[(b->tag & TAG_PLACE) >> 3] |= (uint8_t)(1u << (b->tag & 7));
         }
         before = hit == 0 || (before && !b->records);
     }
@@ -628,7 +680,7 @@ static void put_again(void *ctx, size_t index) {
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->scan.block_count);
     for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
         st = complete(s, i, &buf, &l->rows, &err);
-        if (!st && !r->settled) put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
+        if (!st && !r->settled && !(s->scan.block[i].tag & TAG_CLAIM)) put_rows(difference_of(r, bsi_lane()), &l->rows, bsi_difference_add);
     }
     bsi_buf_free(&buf);
     if (st) fail(r, st, &err);
@@ -662,8 +714,11 @@ static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
 
 static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync *s = r->s;
+    size_t states = r->claims ? s->base_count : 0;
     want_changed(r);
-    bsi_parallel(s->workers, (size_t)r->lanes, find_hits, r);
+    r->hit_state = bsi_calloc(states / 8 + 1, 1);
+    r->hit_front = bsi_calloc(states / 8 + 1, 1);
+    bsi_parallel(s->workers, (size_t)r->lanes + (states + OLD_BLOCKS - 1) / OLD_BLOCKS, find_hits, r);
     bomsync_status st = outcome(r, err);
     if (st) return st;
     size_t count;
@@ -702,6 +757,7 @@ static void add_wanted(void *ctx, size_t index) {
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
     for (size_t i = index * OLD_BLOCKS; i < end && !st; i++) {
+        if (bsi_is_claimed(r->claims, i) && !has_bit(r->hit_state, i)) continue; /* its rows are settled */
         bsi_block_rows rows;
         st = bsi_store_rows(&rows, s->store, s->base[i], &err);
         for (uint32_t k = 0; !st && k < rows.count; k++) {

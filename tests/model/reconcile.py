@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Snapshots in another order, or with a volatile column, with a few changes of every kind: the way that hashes every record and
-subtracts the two sets against the way that joins them. The same bytes, the same kept rows, the same holds.
+subtracts the two sets, with and without a look at whether records stand as they did, against the way that joins them. The same
+bytes, the same kept rows, the same holds.
 
 The program is build/tests/bomsync_tiny, which takes that way from 8 records on.
 """
@@ -11,7 +12,7 @@ import sys
 from harness import CHECKOUT, NOW, Suite, options, same, write
 
 HEAD = "p,k,v,t,seen"
-ORDERS = ("shuffled", "reversed", "stamped", "blocks")
+ORDERS = ("shuffled", "reversed", "stamped", "blocks", "stretches", "stretches")
 
 
 def rows_of(rng, count):
@@ -50,7 +51,26 @@ def in_order(rng, rows, order):
     elif order == "blocks":
         cut = rng.randrange(len(rows) + 1)
         rows[:] = rows[cut:] + rows[:cut]
+    elif order == "stretches":
+        for _ in range(rng.randrange(1, 4)):
+            stretch(rng, rows)
     return rows
+
+
+def stretch(rng, rows):
+    """Some records that stand together move, are gone, stand there twice (some of the copies changed), or in another order."""
+    a = rng.randrange(len(rows) + 1)
+    b = min(len(rows), a + rng.choice((1, 2, 12, 40, 150)))
+    some, to = rows[a:b], rng.randrange(len(rows) + 1)
+    kind = rng.choice(("move", "gone", "copy", "copy", "copies that differ", "turn"))
+    if kind in ("move", "gone", "turn"):
+        del rows[a:b]
+    if kind == "turn":
+        rows[a:a] = some[::-1]
+    elif kind == "copies that differ":
+        rows[to:to] = [r if rng.random() < 0.9 else r[:3] + ["w%d" % rng.randrange(9)] for r in some]
+    elif kind != "gone":
+        rows[min(to, len(rows)):0 if not rows else min(to, len(rows))] = some
 
 
 def odd_lines(rng, rows):
@@ -62,13 +82,13 @@ def odd_lines(rng, rows):
 
 def run_one(folder, bom, seed):
     rng = random.Random(seed)
-    base = rows_of(rng, rng.choice((20, 60, 300, 900)))
+    base = rows_of(rng, rng.choice((20, 60, 300, 900, 3000)))
     order, rate = rng.choice(ORDERS), rng.choice((0, 0.003, 0.02, 0.3))
     now = changed(rng, base, rate)
     if rng.random() < 0.3:  # many more: then most blocks that are open have a state block of their own afterwards
         now[rng.randrange(len(now) + 1):0] = [["1", "G%d" % rng.randrange(10**9), "grown", "t"] for _ in range(rng.randrange(1, len(base) + 1))]
     now = in_order(rng, now, order) or base[:1]
-    if order == "stamped" or rng.random() < 0.3:
+    if order in ("stamped", "stretches") or rng.random() < 0.3:
         stamp = lambda i: "day2-%d" % (i // 7)
     else:
         stamp = lambda i: "day1"
@@ -82,7 +102,9 @@ def run_one(folder, bom, seed):
     fourth = write(folder, "fourth.csv", text(changed(rng, now, 0.01) or base[:1], stamp))  # what can be skipped is: is the image right?
     feed = ["--key", "p,k", "--partition", "p", "--ignore", "seen", "--now", NOW]
     seen = {}
-    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
+    ways = (("fast", ["--workers", rng.choice((1, 2, 3, 4, 7))]), ("no order", ["--workers", rng.choice((1, 2, 4)), "--tiers", "block,key"]),
+            ("slow", ["--workers", 1, "--tiers", "none"]))
+    for name, switches in ways:
         store = os.path.join(folder, name)
         bom("init", "--store", store, expect=0)
         bom("sync", "--store", store, *feed, "--complete", first, *switches, "-q", expect=0)
@@ -91,8 +113,8 @@ def run_one(folder, bom, seed):
             got = bom("sync", "--store", store, "--now", NOW, *complete, path, "--json", *switches, expect=(0, 3, 4, 5))
             out.append((got.code, got.out if got.code != 3 else got.err))
             if path == second:
-                ways = bom("stats", "--store", store, "--json", expect=0).out
-                seen.setdefault(name, []).append(b'"path":"reconcile"' in ways)
+                told = bom("stats", "--store", store, "--json", expect=0).out
+                seen.setdefault(name, []).append(b'"path":"reconcile"' in told)
             for command in ("export", "exceptions", "holds"):
                 out.append(bom(command, "--store", store, *(["--json"] if command != "export" else []), expect=(0, 4)).out)
         for g in (2, 3, 4, 5):
@@ -100,8 +122,9 @@ def run_one(folder, bom, seed):
             out.append((cat.code, cat.out))
         bom("verify", "--store", store, expect=0)
         seen[name + " out"] = out
-    for i, (fast, slow) in enumerate(zip(seen["fast out"], seen["slow out"])):
-        same("%s, rate %g, step %d" % (order, rate, i), fast, slow)
+    for name, _ in ways[:-1]:
+        for i, (fast, slow) in enumerate(zip(seen[name + " out"], seen["slow out"])):
+            same("%s, %s, rate %g, step %d" % (name, order, rate, i), fast, slow)
     return any(seen["fast"])
 
 
