@@ -149,6 +149,8 @@ typedef struct bsi_block_rows {   /* borrowed; checksum verified */
 /** Any thread, concurrently. A whole block's rows lie in the mapping, until the store is closed or the writer commits; those of a patched
  *  one are put together in memory of the calling thread, until its next call of this function. So hold one block's at a time. */
 bomsync_status bsi_store_rows(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
+/** The same of a block that this run has read before: its checksum, half of the time, is not looked at again. */
+bomsync_status bsi_store_rows_again(bsi_block_rows *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
 
 typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free */
     uint32_t count, slot_count;   /* records; slots of the feed when it was written */

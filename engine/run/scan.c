@@ -542,6 +542,8 @@ typedef struct found {
     bsi_scan_block *block; /* or brief, as the options say */
     bsi_scan_brief *brief;
     size_t blocks, block_cap;
+    bsi_scan_unseen *unseen; /* of brief: those without a tag; few */
+    size_t unseens, unseen_cap;
 } found;
 
 static bool continues(const bsi_scan_run *a, const bsi_scan_run *b) {
@@ -585,10 +587,17 @@ static bsi_scan_brief in_brief(const bsi_scan_block *b) {
     return (bsi_scan_brief){.plain = b->plain, .tag = b->tag, .bytes = b->bytes, .records = (uint16_t)b->records, .flags = (uint16_t)b->flags};
 }
 
+static void add_unseen(found *f, size_t brief, uint64_t offset, uint32_t file) {
+    if (f->unseens == f->unseen_cap)
+        f->unseen = bsi_realloc(f->unseen, (f->unseen_cap = f->unseen_cap ? f->unseen_cap * 2 : BSI_QUIET_BLOCKS) * sizeof *f->unseen);
+    f->unseen[f->unseens++] = (bsi_scan_unseen){brief, offset, file};
+}
+
 static void add_step(found *f, found_step *s, bool brief) {
     if (!s->run.matched) {
         s->run.first = f->blocks;
         make_room(f, 1, brief);
+        if (brief && s->block.tag == BSI_NO_TAG) add_unseen(f, f->blocks, s->run.offset, s->run.file);
         if (brief) f->brief[f->blocks++] = in_brief(&s->block);
         else f->block[f->blocks++] = s->block;
     }
@@ -599,6 +608,7 @@ static void found_free(found *f) {
     free(f->run);
     free(f->block);
     free(f->brief);
+    free(f->unseen);
     *f = (found){0};
 }
 
@@ -929,6 +939,14 @@ static void advance(place *at, const unit *u, const bsi_image *image, uint64_t p
     }
 }
 
+/* Of blocks first..first + n of `from`, which will stand at the end of f. */
+static void adopt_unseen(found *f, const found *from, uint64_t first, uint64_t n) {
+    for (size_t i = 0; i < from->unseens; i++) {
+        const bsi_scan_unseen *b = &from->unseen[i];
+        if (b->brief - first < n) add_unseen(f, f->blocks + (b->brief - first), b->offset, b->file);
+    }
+}
+
 /* The rest of a unit's list, from there on, to the end of the scan's. */
 static void adopt(found *all, unit *u, place at, uint64_t *pos) {
     for (size_t i = at.run; i < u->found.runs; i++) {
@@ -944,6 +962,7 @@ static void adopt(found *all, unit *u, place at, uint64_t *pos) {
         if (!r.matched) {
             uint64_t from = r.first;
             r.first = all->blocks;
+            adopt_unseen(all, &u->found, from, r.count);
             add_blocks(all, &u->found, from, r.count);
         }
         add_run(all, &r);
@@ -1096,8 +1115,10 @@ void bsi_scan_expand(bsi_scan *s) {
 
 void bsi_scan_forget_brief(bsi_scan *s) {
     free(s->brief);
+    free(s->unseen);
     s->brief = NULL;
-    s->brief_count = 0;
+    s->unseen = NULL;
+    s->brief_count = s->unseen_count = 0;
 }
 
 size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx) {
@@ -1249,6 +1270,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     scan->block_count = o->brief ? 0 : all.blocks;
     scan->brief = all.brief;
     scan->brief_count = o->brief ? all.blocks : 0;
+    scan->unseen = all.unseen;
+    scan->unseen_count = all.unseens;
     if (all.blocks) bsi_memory_large();
     if (!st) settle_matches(scan, local.image);
     count_up(scan);
@@ -1573,6 +1596,7 @@ void bsi_scan_close(bsi_scan *scan) {
     free(scan->file);
     free(scan->block);
     free(scan->brief);
+    free(scan->unseen);
     free(scan->run);
     *scan = (bsi_scan){0};
 }

@@ -32,6 +32,13 @@ typedef struct bsi_scan_brief {
     uint16_t records, flags; /* a block has no more than 65535 */
 } bsi_scan_brief;
 
+/** A block of the brief list that `opened` was not asked about. */
+typedef struct bsi_scan_unseen {
+    size_t brief;
+    uint64_t offset;
+    uint32_t file;
+} bsi_scan_unseen;
+
 /** Blocks that stand one behind the other in a file: all matched with entries that stand one behind the other in the
  *  image, or all open. */
 typedef struct bsi_scan_run {
@@ -71,6 +78,8 @@ typedef struct bsi_scan {
     size_t block_count;
     bsi_scan_brief *brief; /* in place of block, where the options asked for it; NULL: they did not */
     size_t brief_count;
+    bsi_scan_unseen *unseen; /* with brief: those without a tag, ascending */
+    size_t unseen_count;
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, all or some; NULL: parse again; or NULL */
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */

@@ -35,7 +35,8 @@ enum {
     PROBE_PLACES = 48,
     PROBE_ENTRIES = 64,     /* of the image's either end */
     LANE_SHIFT = 56,        /* a tag: lane, bits for rows that must be looked at and for claims, place in the lane's list */
-    OLD_BLOCKS = 4096
+    OLD_BLOCKS = 4096,
+    UNSEEN_TASK = 32
 };
 #define TAG_OPEN (1ull << 55)
 #define TAG_CLAIM (1ull << 54) /* its rows are in no list: the place is that of the state block that it claims */
@@ -377,23 +378,23 @@ static bool take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
 }
 
 /* Blocks that the scan showed to nobody: those behind a guess that came true, and records too long to be held. */
-static bomsync_status take_unseen(bsi_reconcile *r, bomsync_error *err) {
+static void take_unseen(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
     bsi_scan *scan = &r->s->scan;
     bsi_buf buf = {0};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < scan->run_count && !st; i++) {
-        const bsi_scan_run *run = &scan->run[i];
-        uint64_t before = 0;
-        for (uint64_t k = run->first; k < run->first + run->count && !st; k++) {
-            bsi_scan_block b = bsi_scan_full(&scan->brief[k], run->file, 0);
-            if (b.tag == BSI_NO_TAG) st = bsi_scan_range(scan, run, before, BSI_MIN((size_t)b.bytes, (size_t)BSI_RECORD_BYTES_MAX), &buf, err);
-            if (b.tag == BSI_NO_TAG && !st) take_rows(r, scan->file[run->file].layout, &b, buf.data, buf.len);
-            scan->brief[k].tag = b.tag;
-            before += b.bytes;
-        }
+    size_t end = BSI_MIN((index + 1) * UNSEEN_TASK, scan->unseen_count);
+    for (size_t i = index * UNSEEN_TASK; i < end && !st; i++) {
+        const bsi_scan_unseen *u = &scan->unseen[i];
+        bsi_scan_block b = bsi_scan_full(&scan->brief[u->brief], u->file, u->offset);
+        bsi_scan_run run = {.file = u->file, .offset = u->offset, .bytes = b.bytes, .spill = BSI_NO_SPILL};
+        st = bsi_scan_range(scan, &run, 0, BSI_MIN((size_t)b.bytes, (size_t)BSI_RECORD_BYTES_MAX), &buf, &err);
+        if (!st) take_rows(r, scan->file[u->file].layout, &b, buf.data, buf.len);
+        scan->brief[u->brief].tag = b.tag;
     }
     bsi_buf_free(&buf);
-    return st;
+    if (st) fail(r, st, &err);
 }
 
 static void take_dropped(void *ctx, const bsi_scan_block *b) {
@@ -516,7 +517,9 @@ static bomsync_status read_part(uint32_t *kh, int fd, const key_part *p, bomsync
     return BOMSYNC_OK;
 }
 
-static void find_listed(bsi_reconcile *r, lane *l) {
+static void find_listed(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
+    lane *l = &r->lane[index];
     uint32_t *read = NULL;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     for (size_t p = 0; r->want_count && p < l->parts; p++) {
@@ -536,14 +539,15 @@ static void find_listed(bsi_reconcile *r, lane *l) {
 }
 
 /* Rows of blocks that claim a state block stand in no list: they are those of the state block. */
-static void find_claimed(bsi_reconcile *r, size_t index) {
+static void find_claimed(void *ctx, size_t index) {
+    bsi_reconcile *r = ctx;
     bsi_sync *s = r->s;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     size_t end = BSI_MIN((index + 1) * OLD_BLOCKS, s->base_count);
-    for (size_t i = index * OLD_BLOCKS; i < end && r->want_count; i++) {
+    for (size_t i = index * OLD_BLOCKS; i < end; i++) {
         if (!bsi_is_claimed(r->claims, i)) continue;
         bsi_block_rows rows;
-        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
+        bomsync_status st = bsi_store_rows_again(&rows, s->store, s->base[i], &err);
         if (st) fail(r, st, &err);
         if (st) return;
         uint8_t bit = (uint8_t)(1u << (i & 7)); /* OLD_BLOCKS is a multiple of 8: no byte has two writers */
@@ -555,23 +559,30 @@ static void find_claimed(bsi_reconcile *r, size_t index) {
     }
 }
 
-static void find_hits(void *ctx, size_t index) {
-    bsi_reconcile *r = ctx;
-    if (index < (size_t)r->lanes) find_listed(r, &r->lane[index]);
-    else find_claimed(r, index - (size_t)r->lanes);
-}
-
-/* Keys of rows that only the snapshot has, and of rows that are kept back. */
-static void want_changed(bsi_reconcile *r) {
+/* Keys of rows that only the snapshot has, and of rows that are kept back. fresh: not those of rows that replace one of the state,
+ * as no other row of the state has their keys. */
+static void want_changed(bsi_reconcile *r, bool fresh) {
     size_t n = r->added_count;
     for (int i = 0; i < r->lanes; i++) n += r->lane[i].odds;
     uint32_t *kh = bsi_alloc((n + 1) * sizeof *kh);
     n = 0;
-    for (size_t i = 0; i < r->added_count; i++) kh[n++] = (uint32_t)r->added[i].kh;
+    for (size_t i = 0; i < r->added_count; i++)
+        if (!fresh || !bsearch(&r->added[i].kh, r->gone, r->taken_count, sizeof *r->gone, by_u64)) kh[n++] = (uint32_t)r->added[i].kh;
     for (int i = 0; i < r->lanes; i++)
         for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
     want_these(r, kh, n);
     free(kh);
+}
+
+static void find_hits(bsi_reconcile *r) {
+    bsi_sync *s = r->s;
+    want_changed(r, false);
+    bsi_parallel(s->workers, (size_t)r->lanes, find_listed, r);
+    size_t states = r->claims ? s->base_count : 0;
+    r->hit_state = bsi_calloc(states / 8 + 1, 1);
+    r->hit_front = bsi_calloc(states / 8 + 1, 1);
+    want_changed(r, true);
+    if (r->want_count) bsi_parallel(s->workers, (states + OLD_BLOCKS - 1) / OLD_BLOCKS, find_claimed, r);
 }
 
 /* ---- the blocks that stay open ---- */
@@ -714,11 +725,10 @@ static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
 
 static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync *s = r->s;
-    size_t states = r->claims ? s->base_count : 0;
-    want_changed(r);
-    r->hit_state = bsi_calloc(states / 8 + 1, 1);
-    r->hit_front = bsi_calloc(states / 8 + 1, 1);
-    bsi_parallel(s->workers, (size_t)r->lanes + (states + OLD_BLOCKS - 1) / OLD_BLOCKS, find_hits, r);
+    r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
+    for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
+    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
+    find_hits(r);
     bomsync_status st = outcome(r, err);
     if (st) return st;
     size_t count;
@@ -726,9 +736,6 @@ static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync_end_digest(s); /* it reads the lists that are cut down now */
     keep_open(r, open, count);
     free(open);
-    r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
-    for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
-    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
     return s->settled ? BOMSYNC_OK : read_again(r, err);
 }
 
@@ -736,7 +743,8 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     bsi_reconcile *r = s->reconcile;
     if (!r) return BOMSYNC_OK;
     bomsync_status st = take_out_dropped(r, err);
-    if (!st) st = take_unseen(r, err);
+    if (!st) bsi_parallel(s->workers, (s->scan.unseen_count + UNSEEN_TASK - 1) / UNSEEN_TASK, take_unseen, r);
+    if (!st) st = outcome(r, err);
     if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
     if (!st) st = subtract(r, err);
     if (!st && r->settled) st = cut_down(r, err);

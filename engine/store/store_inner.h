@@ -379,6 +379,7 @@ typedef struct bsi_rows_segment {
 typedef struct bsi_rows_view {
     bsi_rows_segment segment[2];
     int last;
+    bool known; /* blocks were read before: their checksums are not looked at */
     uint64_t merged[BSI_PATCH_RECORDS * 2];
 } bsi_rows_view;
 typedef struct bsi_patch { /* rows of one, in the mapping */
