@@ -7,6 +7,9 @@
  *   state    hashes as stored ─────────────────────────────┘
  *   what is left: rows that only one side has ──> their keys in the list ──> the few blocks that are really open
  *
+ * Where records stand as they did, most blocks need neither: they claim the state block with the same rows (sync_claim.c), and
+ * their keys are looked for there.
+ *
  * Everything after that works as it does for a snapshot that was skipped through: only open blocks are parsed again and
  * joined. Three things must hold for it:
  *   - all copies of a key that is not simply unchanged are in open blocks. They are: if a key stands twice, a row of it is
