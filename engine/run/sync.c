@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "run/manifest.h"
 
 /* ---- the feed: as the store knows it, or new ---- */
@@ -323,20 +324,20 @@ static void release(bsi_sync *s) {
     bsi_row_store_close(s->n_rows);
     bsi_parts_free(&s->parts);
     bsi_parts_free(&s->block_parts);
-    free(s->block_part);
+    bsi_vast_free(s->block_part);
     bsi_block_cache_close(s->cache);
     free(s->bad);
     free(s->scope);
-    free(s->row_base);
-    free(s->fate);
+    bsi_vast_free(s->row_base);
+    bsi_vast_free(s->fate);
     bsi_amend_forget(s);
-    free(s->open_state);
-    free(s->gone);
-    free(s->first_ref);
-    free(s->item);
+    bsi_vast_free(s->open_state);
+    bsi_vast_free(s->gone);
+    bsi_vast_free(s->first_ref);
+    bsi_vast_free(s->item);
     free(s->part_blocked);
     free(s->part_made);
-    free(s->base);
+    bsi_vast_free(s->base);
     free(s->tmp);
     if (s->store) bsi_store_close(s->store);
 }
@@ -352,12 +353,14 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) {
         const char *dir = getenv("TMPDIR");
         s.tmp = o->read.tmp ? bsi_strdup(o->read.tmp) : o->dry_run ? bsi_strdup(dir ? dir : "/tmp") : bsi_format("%s/tmp", o->store);
+        bsi_vast_limit(s.memory_bytes / BSI_LISTS_SHARE * 3, s.tmp);
         st = run(&s, g, err);
     }
     if (!st) st = publish(&s, g, err);
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
     bsi_memory_large();
     return st;
 }

@@ -19,6 +19,7 @@
  */
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "run/sync.h"
 
 bool bsi_amend_possible(const bsi_sync *s) {
@@ -58,8 +59,8 @@ void bsi_early_free(bsi_early_block *e) {
 /* ---- the list ---- */
 
 void bsi_amend_forget(bsi_sync *s) {
-    free(s->amended);
-    free(s->amended_state);
+    bsi_vast_free(s->amended);
+    bsi_vast_free(s->amended_state);
     free(s->is_amended);
     s->amended = NULL;
     s->amended_state = NULL;
@@ -86,7 +87,7 @@ const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t o
 bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal) { return s->is_amended && (s->is_amended[ordinal >> 3] >> (ordinal & 7) & 1); }
 
 static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t open) {
-    if (s->amended_count == *cap) s->amended = bsi_realloc(s->amended, (*cap = *cap ? *cap * 2 : 64) * sizeof *s->amended);
+    if (s->amended_count == *cap) s->amended = bsi_vast_realloc(s->amended, (*cap = *cap ? *cap * 2 : 64) * sizeof *s->amended);
     s->amended[s->amended_count] = *a;
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
@@ -133,7 +134,7 @@ static uint64_t slot_of(bsi_ref ref, uint64_t mask) { return (ref * 0x9E3779B97F
 /* Number + 1 of the amended block of each state block, by its ref. */
 static uint32_t *by_ref(const bsi_sync *s, uint64_t *mask) {
     for (*mask = 63; *mask < s->amended_count * 2;) *mask = *mask * 2 + 1;
-    uint32_t *slot = bsi_calloc(*mask + 1, sizeof *slot);
+    uint32_t *slot = bsi_vast_calloc(*mask + 1, sizeof *slot);
     for (size_t i = 0; i < s->amended_count; i++) {
         uint64_t h = slot_of(s->amended[i].ref, *mask);
         while (slot[h]) h = (h + 1) & *mask;
@@ -147,7 +148,7 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
     uint64_t mask;
     uint32_t *slot = by_ref(s, &mask);
     size_t found = 0;
-    s->amended_state = bsi_alloc(s->amended_count * sizeof *s->amended_state);
+    s->amended_state = bsi_vast_alloc(s->amended_count * sizeof *s->amended_state);
     s->is_amended = bsi_calloc(s->base_count / 8 + 1, 1);
     for (size_t i = 0; i < s->open_state_count && found < s->amended_count; i++) {
         uint64_t ordinal = s->open_state[i], h = slot_of(s->base[ordinal], mask);
@@ -157,7 +158,7 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
         s->amended_state[found++] = &s->amended[slot[h] - 1];
         s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
     }
-    free(slot);
+    bsi_vast_free(slot);
     if (found == s->amended_count) return BOMSYNC_OK;
     bsi_fail(err, BOMSYNC_E_INTEGRITY, "the image of feed \"%s\" names a state block that the state does not hold", s->feed_name);
     bsi_hint(err, "nothing was changed; bomsync verify --repair drops the image, and the next sync makes it anew");

@@ -16,13 +16,14 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 
 /* ---- which blocks are open ---- */
 
 static void list_open(bsi_sync *s) {
-    free(s->row_base);
+    bsi_vast_free(s->row_base);
     s->open_count = s->scan.block_count;
-    s->row_base = bsi_alloc(sizeof *s->row_base * (s->open_count + 1));
+    s->row_base = bsi_vast_alloc(sizeof *s->row_base * (s->open_count + 1));
     uint64_t rows = 0;
     for (size_t i = 0; i < s->open_count; i++) {
         s->row_base[i] = rows;
@@ -81,9 +82,9 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     list_open(s);
     bsi_amend_settle(s);
     uint64_t matched = s->scan.blocks - s->open_count;
-    free(s->open_state);
+    bsi_vast_free(s->open_state);
     s->open_state_count = 0;
-    s->open_state = bsi_alloc(sizeof(uint64_t) * 1);
+    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * 1);
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
     if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
@@ -91,8 +92,8 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
         bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
         if (st) return st;
     }
-    free(s->open_state);
-    s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + 1));
+    bsi_vast_free(s->open_state);
+    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1));
     if (!matched) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return bsi_amend_place(s, err);
@@ -101,7 +102,7 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&open, s->image.orphan[i]);
     unmatched_refs(s, &open);
     list_open_state(s, &open);
-    free(open.slot);
+    bsi_vast_free(open.slot);
     return bsi_amend_place(s, err);
 }
 
@@ -164,7 +165,7 @@ static void add_old_rows(void *ctx, size_t lane) {
 /* Key hashes that were listed for the search: found by their low bits, as the filter looks at the high ones. */
 static uint64_t *candidates(const uint64_t *kh, size_t count, uint64_t *mask) {
     for (*mask = 63; *mask < count * 2;) *mask = *mask * 2 + 1;
-    uint64_t *slot = bsi_calloc(*mask + 2, sizeof *slot);
+    uint64_t *slot = bsi_vast_calloc(*mask + 2, sizeof *slot);
     for (size_t i = 0; i < count; i++) {
         uint64_t h = kh[i] & *mask;
         while (slot[h] && slot[h] != kh[i]) h = (h + 1) & *mask;
@@ -234,7 +235,7 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
         pthread_mutex_destroy(&r.lock);
         free(filter);
         free(is_open);
-        free(slot);
+        bsi_vast_free(slot);
         st = (bomsync_status)atomic_load(&r.status);
     }
     if (!st && r.hit_count) {
@@ -244,7 +245,7 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
         bsi_scan_forget(&s->scan);
         *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
         for (size_t i = 0; i < s->amended_count; i++) *opened += bsi_ref_has(&hits, s->amended[i].ref);
-        free(hits.slot);
+        bsi_vast_free(hits.slot);
     }
     free(r.hit);
     return st;
@@ -299,12 +300,12 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = join_once(s, &out, err);
     size_t opened = 0;
     if (!st && out.fresh_count) st = open_twins(s, out.fresh, out.fresh_count, &opened, err);
-    free(out.fresh);
+    bsi_vast_free(out.fresh);
     if (!st && opened) {
         /* rare: everything that was found out about rows is found out again with the twins' blocks */
         forget_rows(s);
-        free(s->fate);
-        free(s->gone);
+        bsi_vast_free(s->fate);
+        bsi_vast_free(s->gone);
         s->gone = NULL;
         for (size_t i = 0; i < s->bad_count; i++) {
             free(s->bad[i].partition);
@@ -315,7 +316,7 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
         st = bsi_sync_open_blocks(s, err);
         if (!st) st = bsi_sync_parse(s, err);
         if (!st) st = join_once(s, &out, err);
-        if (!st) free(out.fresh);
+        if (!st) bsi_vast_free(out.fresh);
     }
     bsi_sync_memory(s);
     forget_rows(s);

@@ -15,6 +15,7 @@
  *   given as a whole   it is cut where an entry says so (the low bits of its fingerprint), about every 13 entries, and what
  *                      the image before holds, cut in the same way, is found again by its XXH3-128
  */
+#include "core/vast.h"
 #include "store/store_inner.h"
 
 enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8, IMAGE_KEEP_LONG = 24 };
@@ -171,7 +172,7 @@ bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list
     bomsync_status st = bsi_list_begin(&r, s, s->root.read, image_list, BSI_DB_IMAGE, err);
     if (st) return st;
     pages_init(&pg, s, BSI_MIN(r.count, r.pieces * BSI_IMAGE_PAGE));
-    out->piece = bsi_alloc(r.pieces * sizeof *out->piece + 1);
+    out->piece = bsi_vast_alloc(r.pieces * sizeof *out->piece + 1);
     out->count = r.count;
     out->orphan_count = r.orphans;
     st = image_pieces(out, &pg, s, &r, err);
@@ -181,8 +182,8 @@ bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list
 }
 
 void bsi_image_free(bsi_image *i) {
-    free(i->piece);
-    free(i->orphan);
+    bsi_vast_free(i->piece);
+    bsi_vast_free(i->orphan);
     *i = (bsi_image){0};
 }
 
@@ -341,11 +342,25 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
 
 /* ---- an image edited ---- */
 
+typedef struct fresh_list { /* entries that are written anew; of an image that was changed all over, all of them */
+    bsi_image_entry *v;
+    size_t count, cap;
+} fresh_list;
+
+static void add_fresh(fresh_list *l, const bsi_image_entry *e, size_t count) {
+    if (l->count + count > l->cap) {
+        l->cap = BSI_MAX(l->cap * 2, l->count + count + 64);
+        l->v = bsi_vast_realloc(l->v, l->cap * sizeof *l->v);
+    }
+    memcpy(l->v + l->count, e, count * sizeof *e);
+    l->count += count;
+}
+
 typedef struct image_edit {
     const bsi_list *old;
     pages *pg;
     bsi_list plan;
-    bsi_buf fresh;
+    fresh_list fresh;
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
     uint64_t from;     /* entries of fresh that are in the plan */
@@ -381,13 +396,13 @@ static bomsync_status pull(image_edit *x, uint64_t to, bomsync_error *err) {
         bomsync_status st = piece_entries(&e, x->pg, p, err);
         if (st) return st;
         uint64_t n = BSI_MIN(left_of_piece(x), to - x->at);
-        bsi_buf_add(&x->fresh, e + (x->at - x->base), (size_t)n * sizeof *e);
+        add_fresh(&x->fresh, e + (x->at - x->base), (size_t)n);
         pass(x, x->at + n);
     }
     return BOMSYNC_OK;
 }
 
-static uint64_t in_stretch(const image_edit *x) { return x->fresh.len / sizeof(bsi_image_entry) - x->from; }
+static uint64_t in_stretch(const image_edit *x) { return x->fresh.count - x->from; }
 
 /* From edit i on, as many as the stretch meets; then neighbours until it and what is left behind it are long enough. */
 static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, size_t *i, size_t count, bomsync_error *err) {
@@ -396,7 +411,7 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
         uint64_t next = *i < count ? edit[*i].first : UINT64_MAX, left = left_of_piece(x), want = 0;
         if (next != UINT64_MAX && next - x->at < x->keep) {
             st = pull(x, next, err);
-            if (edit[*i].count) bsi_buf_add(&x->fresh, edit[*i].entry, edit[*i].count * sizeof(bsi_image_entry));
+            if (edit[*i].count) add_fresh(&x->fresh, edit[*i].entry, edit[*i].count);
             pass(x, edit[*i].end);
             ++*i;
             continue;
@@ -408,7 +423,7 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
         st = pull(x, BSI_MIN(x->at + want, next), err);
     }
     plan_new(&x->plan, x->from, (size_t)in_stretch(x));
-    x->from = x->fresh.len / sizeof(bsi_image_entry);
+    x->from = x->fresh.count;
     return st;
 }
 
@@ -431,10 +446,10 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
         if (!st) st = run_stretch(&x, edit, &i, count, err);
     }
     if (!st) keep(&x, old->count);
-    if (!st && count) st = carry_out(out, l, &x.plan, (const void *)x.fresh.data, &pg, x.keep, err);
+    if (!st && count) st = carry_out(out, l, &x.plan, x.fresh.v, &pg, x.keep, err);
     else if (!st) *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
     bsi_list_free(&x.plan);
-    bsi_buf_free(&x.fresh);
+    bsi_vast_free(x.fresh.v);
     pages_close(&pg);
     return st;
 }
