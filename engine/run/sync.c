@@ -205,7 +205,7 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     if (s->workers > 64) s->workers = 64;
     s->block_records = r->block_records ? r->block_records : BSI_BLOCK_RECORDS;
     if (s->block_records > 10000) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
-    s->memory_bytes = r->memory_bytes ? r->memory_bytes : (uint64_t)256 << 20;
+    s->memory_bytes = r->memory_bytes ? BSI_MAX(r->memory_bytes, (uint64_t)BSI_MEMORY_LEAST) : (uint64_t)256 << 20;
     const char *tiers = r->tiers ? r->tiers : "block,sequence,key";
     s->tier_block = strstr(tiers, "block") != NULL;
     s->tier_sequence = strstr(tiers, "sequence") != NULL;
@@ -235,6 +235,8 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     size_t path_count = 0;
     bomsync_status st = bsi_source_paths(&paths, &path_count, s->o->snapshot, s->o->snapshot_count, err);
     if (!st) st = open_feed(s, err);
+    /* a first load keeps no rows: its list of blocks may take more */
+    bsi_vast_limit(s->memory_bytes / BSI_LISTS_SHARE * (s->last ? 2 : 3), s->tmp);
     if (!st) st = open_snapshot(s, paths, path_count, err);
     if (!st) st = bsi_sync_evidence(s, paths, path_count, err);
     bsi_source_paths_free(paths, path_count);
@@ -353,7 +355,6 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) {
         const char *dir = getenv("TMPDIR");
         s.tmp = o->read.tmp ? bsi_strdup(o->read.tmp) : o->dry_run ? bsi_strdup(dir ? dir : "/tmp") : bsi_format("%s/tmp", o->store);
-        bsi_vast_limit(s.memory_bytes / BSI_LISTS_SHARE * 3, s.tmp);
         st = run(&s, g, err);
     }
     if (!st) st = publish(&s, g, err);

@@ -541,7 +541,7 @@ static void plan_to_keep(parse_run *r) {
 
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     uint64_t rows = s->row_base[s->open_count];
-    s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    s->n_rows = bsi_row_store_open(s->workers, bsi_sync_room(s), s->tmp);
     parse_run fresh = {0}, *r = s->early && !s->early->used ? &s->early->run : &fresh;
     if (r == &fresh) start_run(r, s, is_first_load(s));
     else s->early->used = true;

@@ -254,8 +254,9 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
 static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     uint64_t bytes = (uint64_t)s->open_state_count * (s->block_records * 3 / 2) * sizeof(bsi_row); /* about */
-    unsigned rounds = (unsigned)BSI_MIN(bytes / (s->memory_bytes / 3) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
-    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    uint64_t room = bsi_sync_room(s);
+    unsigned rounds = (unsigned)BSI_MIN(bytes / (room / 3 * 2) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
+    bsi_row_store *old = bsi_row_store_open(s->workers, room, s->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {
         old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old};
@@ -270,7 +271,7 @@ static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *e
 
 /* Most records are known to be unchanged: few old rows are wanted, from anywhere. */
 static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    bsi_row_store *old = bsi_row_store_open(s->workers, bsi_sync_room(s), s->tmp);
     bomsync_status st = bsi_reconcile_old(s, old, err);
     if (!st) st = bsi_join(out, s->n_rows, old, s->workers, err);
     if (!st) st = bsi_reconcile_gone(s, out, err);
@@ -336,10 +337,11 @@ typedef struct class_task {
     bomsync_error err;
 } class_task;
 
+enum { CLASS_AT_ONCE = 128 };
 typedef struct class_run {
     bsi_sync *s;
-    class_task *task;
-    size_t tasks;
+    class_task *task; /* those of this round: their lists are put together before the next one, so that no change is listed twice */
+    size_t from;
     bool need_rows;   /* partitions or schema_only must be looked up */
     bool need_schema;
     bool count_only; /* a first load: 10 M creates need no list, they are counted already */
@@ -376,6 +378,7 @@ static void classify_task(void *ctx, size_t index) {
     bsi_row_reader_open(&a, &now);
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * slots), *g = bsi_alloc(sizeof *g * slots);
+    index += r->from;
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
     for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !t->status; i++)
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1] && !t->status; k++) {
@@ -420,7 +423,8 @@ static void classify_task(void *ctx, size_t index) {
 /* Places to delete, in order: partitions are looked up by several workers. */
 typedef struct gone_run {
     bsi_sync *s;
-    class_task *task;
+    class_task *task; /* as above */
+    size_t from;
 } gone_run;
 enum { GONE_AT_ONCE = 4096 };
 
@@ -432,6 +436,7 @@ static void classify_gone_task(void *ctx, size_t index) {
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);
+    index += r->from;
     size_t end = BSI_MIN((index + 1) * GONE_AT_ONCE, s->gone_count);
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     t->item = bsi_alloc(GONE_AT_ONCE * sizeof *t->item);
@@ -457,24 +462,28 @@ static uint32_t *part_map(bsi_sync *s, const bsi_parts *parts) {
 
 static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
     size_t tasks = (s->gone_count + GONE_AT_ONCE - 1) / GONE_AT_ONCE, kept = 0;
-    gone_run r = {.s = s, .task = bsi_calloc(tasks + 1, sizeof *r.task)};
+    gone_run r = {.s = s, .task = bsi_alloc(BSI_MIN(tasks + 1, (size_t)CLASS_AT_ONCE) * sizeof *r.task)};
     bomsync_status st = BOMSYNC_OK;
-    bsi_parallel(s->workers, tasks, classify_gone_task, &r);
-    for (size_t i = 0; i < tasks; i++) {
-        class_task *t = &r.task[i];
-        if (t->status && !st) {
-            st = t->status;
-            *err = t->err;
+    for (; r.from < tasks; r.from += CLASS_AT_ONCE) {
+        size_t n = BSI_MIN(tasks - r.from, (size_t)CLASS_AT_ONCE);
+        memset(r.task, 0, n * sizeof *r.task);
+        bsi_parallel(s->workers, n, classify_gone_task, &r);
+        for (size_t i = 0; i < n; i++) {
+            class_task *t = &r.task[i];
+            if (t->status && !st) {
+                st = t->status;
+                *err = t->err;
+            }
+            uint32_t *map = part_map(s, &t->parts);
+            for (size_t k = 0; k < t->count; k++) {
+                s->gone[kept++] = t->item[k].was;
+                item[*count] = t->item[k];
+                item[(*count)++].part = map[t->item[k].part];
+            }
+            free(map);
+            free(t->item);
+            bsi_parts_free(&t->parts);
         }
-        uint32_t *map = part_map(s, &t->parts);
-        for (size_t k = 0; k < t->count; k++) {
-            s->gone[kept++] = t->item[k].was;
-            item[*count] = t->item[k];
-            item[(*count)++].part = map[t->item[k].part];
-        }
-        free(map);
-        free(t->item);
-        bsi_parts_free(&t->parts);
     }
     s->gone_count = kept;
     free(r.task);
@@ -516,55 +525,62 @@ static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
+static void refuse_outside(bsi_sync *s, const class_task *t, bomsync_error *err) {
+    size_t block = (size_t)(t->outside_place >> 16);
+    bsi_source *src = s->scan.file[s->scan.block[block].file].source;
+    bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
+    bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
+    bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
+}
+
+/* What a task found goes to the lists of all. The first fault in the file counts. */
+static void take_class(bsi_sync *s, class_task *t, size_t *room, bomsync_status *st, bomsync_error *err) {
+    s->t.schema_only += t->schema_only;
+    if (t->status && !*st) {
+        *st = t->status;
+        *err = t->err;
+    }
+    if (t->outside && !*st) {
+        *st = BOMSYNC_E_REFUSED;
+        refuse_outside(s, t, err);
+    }
+    if (*room < s->item_count + t->count)
+        s->item = bsi_vast_realloc(s->item, (*room = (s->item_count + t->count) * 5 / 4) * sizeof *s->item);
+    uint32_t *map = part_map(s, &t->parts);
+    bsi_made_take(s, &t->made);
+    for (size_t k = 0; k < t->count && !*st; k++) {
+        s->item[s->item_count] = t->item[k];
+        s->item[s->item_count++].part = map[t->item[k].part];
+        if (t->item[k].op == 'u') s->t.updated++;
+        else s->t.created++;
+    }
+    free(map);
+    free(t->item);
+    bsi_parts_free(&t->parts);
+}
+
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = distrust_unfinished(s, err);
     if (st) return st;
     if (s->o->upsert) s->gone_count = 0;
-    class_run r = {.s = s, .tasks = (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS};
+    size_t tasks = (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS;
+    class_run r = {.s = s, .task = bsi_alloc(BSI_MIN(tasks + 1, (size_t)CLASS_AT_ONCE) * sizeof *r.task)};
     bool changed_schema = s->slots_before != s->feed->slots.count;
     for (size_t f = 0; f < s->scan.file_count; f++)
         if (s->scan.file[f].layout && s->scan.file[f].layout->absent_count) changed_schema = true;
     r.need_schema = s->last && changed_schema;
     r.need_rows = s->feed->slots.partition >= 0 || r.need_schema;
     r.count_only = s->counted;
-    r.task = bsi_calloc(r.tasks + 1, sizeof *r.task);
-    bsi_parallel(s->workers, r.tasks, classify_task, &r);
-    size_t total = s->gone_count;
-    for (size_t i = 0; i < r.tasks; i++) {
-        total += r.task[i].count;
-        s->t.schema_only += r.task[i].schema_only;
-        if (r.task[i].status && !st) {
-            st = r.task[i].status;
-            *err = r.task[i].err;
-        }
-        if (r.task[i].outside && !st) {
-            size_t block = (size_t)(r.task[i].outside_place >> 16);
-            bsi_source *src = s->scan.file[s->scan.block[block].file].source;
-            st = bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
-            bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
-            bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
-        }
-    }
     s->item = NULL;
     size_t room = 0;
-    for (size_t i = 0; i < r.tasks; i++) {
-        class_task *t = &r.task[i];
-        if (room < s->item_count + t->count) /* grows while the tasks' lists shrink: never both whole in memory */
-            s->item = bsi_realloc(s->item, (room = BSI_MIN(total, (s->item_count + t->count) * 5 / 4)) * sizeof *s->item);
-        uint32_t *map = part_map(s, &t->parts);
-        bsi_made_take(s, &t->made);
-        for (size_t k = 0; k < t->count && !st; k++) {
-            s->item[s->item_count] = t->item[k];
-            s->item[s->item_count++].part = map[t->item[k].part];
-            if (t->item[k].op == 'u') s->t.updated++;
-            else s->t.created++;
-        }
-        free(map);
-        free(t->item);
-        bsi_parts_free(&t->parts);
+    for (r.from = 0; r.from < tasks && !st; r.from += CLASS_AT_ONCE) {
+        size_t n = BSI_MIN(tasks - r.from, (size_t)CLASS_AT_ONCE);
+        memset(r.task, 0, n * sizeof *r.task);
+        bsi_parallel(s->workers, n, classify_task, &r);
+        for (size_t i = 0; i < n; i++) take_class(s, &r.task[i], &room, &st, err);
     }
     free(r.task);
-    s->item = bsi_realloc(s->item, (total + 1) * sizeof *s->item);
+    s->item = bsi_vast_realloc(s->item, (s->item_count + s->gone_count + 1) * sizeof *s->item);
     if (!st) st = classify_gone(s, s->item, &s->item_count, err);
     s->t.deleted = (int64_t)s->gone_count;
     s->t.kept_back = (int64_t)s->conflicts;

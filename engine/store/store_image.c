@@ -48,12 +48,12 @@ static page *page_of(const pages *p, uint64_t id) {
 static void pages_grow(pages *p) {
     page *old = p->slot;
     size_t size = p->mask + 1;
-    p->slot = bsi_calloc(size * 2, sizeof *p->slot);
+    p->slot = bsi_vast_calloc(size * 2, sizeof *p->slot);
     p->mask = size * 2 - 1;
-    p->id = bsi_realloc(p->id, size * 2 * sizeof *p->id);
+    p->id = bsi_vast_realloc(p->id, size * 2 * sizeof *p->id);
     for (size_t i = 0; i < size; i++)
         if (old[i].id) *page_of(p, old[i].id) = old[i];
-    free(old);
+    bsi_vast_free(old);
 }
 
 static void pages_add(pages *p, uint64_t id) {
@@ -66,7 +66,7 @@ static void pages_add(pages *p, uint64_t id) {
 static void pages_init(pages *p, bsi_store *s, uint64_t entries) {
     size_t size = 16;
     while (size < entries / BSI_IMAGE_PAGE * 2) size *= 2;
-    *p = (pages){.s = s, .slot = bsi_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_alloc(size * sizeof *p->id)};
+    *p = (pages){.s = s, .slot = bsi_vast_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_vast_alloc(size * sizeof *p->id)};
 }
 
 static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
@@ -75,8 +75,8 @@ static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
 }
 
 static void pages_close(pages *p) {
-    free(p->slot);
-    free(p->id);
+    bsi_vast_free(p->slot);
+    bsi_vast_free(p->id);
 }
 
 static bomsync_status page_value(pages *p, page *q, MDB_val value, bool quick, bomsync_error *err) {
