@@ -354,7 +354,7 @@ static bool has_room(const parse_run *r, bool *rows) {
     uint64_t kept = atomic_load_explicit(&r->kept_bytes, memory_order_relaxed);
     *rows = kept < r->keep_bytes;
     uint64_t opened = atomic_load_explicit(&r->opened, memory_order_relaxed), amended = atomic_load_explicit(&r->amended, memory_order_relaxed);
-    return *rows || (kept < r->keep_bytes + r->keep_bytes / 2 && amended * 2 > opened);
+    return *rows || (kept < r->keep_bytes + r->keep_bytes / 4 && amended * 2 > opened);
 }
 
 static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *bytes) {

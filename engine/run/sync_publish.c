@@ -815,6 +815,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_store_flush(s->store);
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
+        bsi_sync_trim(s);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
         bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};

@@ -63,16 +63,26 @@ static void unmatched_refs(const bsi_sync *s, bsi_ref_set *open) {
     free(used);
 }
 
-/* Few of many refs: a filter that stays in the cache says no to most. */
-enum { FILTER_BITS = 20 };
-static uint32_t filter_bit(bsi_ref ref) { return (uint32_t)(ref * 0x9E3779B97F4A7C15ull >> (64 - FILTER_BITS)); }
+/* Few of many: a filter says no to most. It is no larger than it must be for that, since it is to stay in the cache. */
+enum { FILTER_BITS_LEAST = 20, FILTER_BITS_MOST = 23 };
+static unsigned filter_bits(size_t wanted) {
+    unsigned bits = FILTER_BITS_LEAST;
+    while (bits < FILTER_BITS_MOST && ((size_t)1 << bits) < wanted * 32) bits++;
+    return bits;
+}
+
+static uint64_t filter_bit(bsi_ref ref, unsigned bits) { return ref * 0x9E3779B97F4A7C15ull >> (64 - bits); }
 
 static void list_open_state(bsi_sync *s, const bsi_ref_set *open) {
-    uint8_t *filter = bsi_calloc(1u << (FILTER_BITS - 3), 1);
-    for (uint64_t i = 0; open->slot && i <= open->mask; i++)
-        if (open->slot[i] != BSI_REF_NONE) filter[filter_bit(open->slot[i]) >> 3] |= (uint8_t)(1u << (filter_bit(open->slot[i]) & 7));
+    unsigned bits = filter_bits(open->count);
+    uint8_t *filter = bsi_calloc((size_t)1 << (bits - 3), 1);
+    for (uint64_t i = 0; open->slot && i <= open->mask; i++) {
+        if (open->slot[i] == BSI_REF_NONE) continue;
+        uint64_t bit = filter_bit(open->slot[i], bits);
+        filter[bit >> 3] |= (uint8_t)(1u << (bit & 7));
+    }
     for (size_t i = 0; i < s->base_count && open->count; i++) {
-        uint32_t bit = filter_bit(s->base[i]);
+        uint64_t bit = filter_bit(s->base[i], bits);
         if ((filter[bit >> 3] >> (bit & 7) & 1) && bsi_ref_has(open, s->base[i])) s->open_state[s->open_state_count++] = i;
     }
     free(filter);
@@ -128,7 +138,8 @@ typedef struct old_rows_run {
     /* twin search */
     const uint64_t *kh;    /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
     uint64_t kh_mask;
-    const uint8_t *filter; /* 2^20 bits */
+    const uint8_t *filter; /* 2^filter_bits bits: of their top bits */
+    unsigned filter_bits;
     const uint8_t *is_open; /* bit a state block */
     pthread_mutex_t lock;
     bsi_ref *hit;
@@ -186,6 +197,8 @@ static void search_twins(void *ctx, size_t index) {
     old_rows_run *r = ctx;
     bsi_sync *s = r->s;
     bomsync_error err = BOMSYNC_ERROR_INIT;
+    const uint8_t *filter = r->filter;
+    const unsigned shift = 64 - r->filter_bits;
     size_t per = 4096, end = BSI_MIN((index + 1) * per, s->base_count);
     for (size_t i = index * per; i < end; i++) {
         if (r->is_open[i >> 3] >> (i & 7) & 1) continue;
@@ -196,8 +209,8 @@ static void search_twins(void *ctx, size_t index) {
             return;
         }
         for (uint32_t k = 0; k < rows.count; k++) {
-            uint32_t h = (uint32_t)(rows.kh[k] >> 44);
-            if (!(r->filter[h >> 3] >> (h & 7) & 1)) continue;
+            uint64_t h = rows.kh[k] >> shift;
+            if (!(filter[h >> 3] >> (h & 7) & 1)) continue;
             if (!is_candidate(r, rows.kh[k])) continue;
             pthread_mutex_lock(&r->lock);
             if (r->hit_count == r->hit_cap) r->hit = bsi_realloc(r->hit, (r->hit_cap = r->hit_cap ? r->hit_cap * 2 : 16) * sizeof *r->hit);
@@ -222,8 +235,12 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
     bomsync_status st = BOMSYNC_OK;
     old_rows_run r = {.s = s, .err = err};
     if (count) {
-        uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
-        for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
+        r.filter_bits = filter_bits(count);
+        uint8_t *filter = bsi_calloc((size_t)1 << (r.filter_bits - 3), 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t h = kh[i] >> (64 - r.filter_bits);
+            filter[h >> 3] |= (uint8_t)(1u << (h & 7));
+        }
         for (size_t i = 0; i < s->open_state_count; i++)
             if (!bsi_is_amended(s, s->open_state[i])) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
         uint64_t *slot = candidates(kh, count, &r.kh_mask);
@@ -252,10 +269,11 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
 }
 
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
+enum { ROUNDS_MOST = 4 }; /* each goes through all of them: with more, what is too much costs less in the spill file */
 static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     uint64_t bytes = (uint64_t)s->open_state_count * (s->block_records * 3 / 2) * sizeof(bsi_row); /* about */
     uint64_t room = bsi_sync_room(s);
-    unsigned rounds = (unsigned)BSI_MIN(bytes / (room / 3 * 2) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
+    unsigned rounds = (unsigned)BSI_MIN(bytes / room + 1, (uint64_t)ROUNDS_MOST), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
     bsi_row_store *old = bsi_row_store_open(s->workers, room, s->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {

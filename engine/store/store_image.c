@@ -283,8 +283,9 @@ static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *pl
         if (stays) st = piece_entries(&e, pg, p, err);
         else e = fresh + (p->id & ~PLAN_NEW);
         bool long_ = p->count * sizeof *e >= BSI_STORE_SEGMENT_BYTES;
-        if (!st && long_ && !w.run.len) { /* all of an image: written from where it lies, as a copy takes as long as the writing */
-            st = write_entries(&w, e, p->count, err);
+        if (!st && long_) { /* most of an image: written from where it lies, as a copy takes as long as the writing, and as much memory as all of it */
+            st = write_run(&w, err);
+            if (!st) st = write_entries(&w, e, p->count, err);
             continue;
         }
         if (!st) bsi_buf_add(&w.run, e, p->count * sizeof *e);
