@@ -194,3 +194,44 @@ void bsi_vast_free(void *p) {
     atomic_fetch_sub_explicit(&held, (long long)counts(p), memory_order_relaxed);
     free(p);
 }
+
+/* ---- sorting ---- */
+
+enum { SORTED_BYTES = 8 << 20 }; /* of the list at once, by qsort */
+
+typedef struct sorter {
+    uint8_t *from, *to;
+    size_t size;
+    int (*order)(const void *, const void *);
+} sorter;
+
+/* Two stretches that stand side by side to one. Of equal ones the left goes first. */
+static void merge(const sorter *s, size_t first, size_t middle, size_t end) {
+    const uint8_t *a = s->from + first * s->size, *b = s->from + middle * s->size, *a_end = b, *b_end = s->from + end * s->size;
+    uint8_t *to = s->to + first * s->size;
+    if (a < a_end && b < b_end && s->order(b - s->size, b) > 0) /* else they are in order as they stand */
+        while (a < a_end && b < b_end) {
+            const uint8_t **next = s->order(a, b) <= 0 ? &a : &b;
+            memcpy(to, *next, s->size);
+            *next += s->size;
+            to += s->size;
+        }
+    memcpy(to, a, (size_t)(a_end - a));
+    memcpy(to + (a_end - a), b, (size_t)(b_end - b));
+}
+
+void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *, const void *)) {
+    size_t width = SORTED_BYTES / size;
+    for (size_t i = 0; i < n; i += width) qsort((uint8_t *)base + i * size, BSI_MIN(width, n - i), size, order);
+    if (n <= width) return;
+    void *other = bsi_vast_alloc(n * size);
+    sorter s = {base, other, size, order};
+    for (; width < n; width *= 2) {
+        for (size_t i = 0; i < n; i += 2 * width) merge(&s, i, BSI_MIN(i + width, n), BSI_MIN(i + 2 * width, n));
+        uint8_t *sorted = s.to;
+        s.to = s.from;
+        s.from = sorted;
+    }
+    if (s.from != base) memcpy(base, s.from, n * size);
+    bsi_vast_free(other);
+}

@@ -26,6 +26,9 @@ void *bsi_vast_calloc(size_t count, size_t size);
 void *bsi_vast_realloc(void *old, size_t bytes); /* old: from here, or NULL */
 void bsi_vast_free(void *p);                     /* NULL is fine */
 
+/** qsort for long lists, whose second half it would take from memory. Stable where qsort is. */
+void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *, const void *));
+
 /** Bytes of lists that lie in files now. */
 uint64_t bsi_vast_mapped(void);
 

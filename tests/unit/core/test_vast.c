@@ -114,3 +114,48 @@ Test(vast, threads_have_lists_of_their_own) {
     cr_assert(zero(u64, bsi_vast_mapped()));
     bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
 }
+
+typedef struct pair {
+    uint64_t key, at;
+    uint64_t more;
+} pair;
+
+static int by_key(const void *a, const void *b) {
+    const pair *x = a, *y = b;
+    return x->key < y->key ? -1 : x->key > y->key;
+}
+
+static pair *pairs(size_t n, uint64_t keys) {
+    pair *v = bsi_vast_alloc((n + 1) * sizeof *v);
+    uint64_t state = 7;
+    for (size_t i = 0; i < n; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        v[i] = (pair){(state >> 33) % keys, i, ~i};
+    }
+    return v;
+}
+
+static void check_sorted(size_t n, uint64_t keys) {
+    pair *v = pairs(n, keys);
+    uint64_t sum = 0, want = 0;
+    for (size_t i = 0; i < n; i++) want += v[i].key * (v[i].at + 1);
+    bsi_vast_sort(v, n, sizeof *v, by_key);
+    size_t bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += v[i].key * (v[i].at + 1);
+        bad += v[i].more != ~v[i].at || (i && (v[i - 1].key > v[i].key || (v[i - 1].key == v[i].key && v[i - 1].at > v[i].at)));
+    }
+    bsi_vast_free(v);
+    cr_assert(eq(u64, sum, want), "%zu", n);
+    cr_assert(zero(sz, bad), "%zu", n);
+}
+
+Test(vast, long_lists_are_sorted_in_stretches_that_are_merged) {
+    bsi_vast_limit(1 << 20, "/tmp");
+    const size_t width = (8 << 20) / sizeof(pair);
+    const size_t lengths[] = {0, 1, 2, 1000, width, width + 1, width * 2, width * 3 + 5};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) check_sorted(lengths[i], UINT64_MAX);
+    check_sorted(width * 5 + 1, 1000); /* equal ones keep their order */
+    cr_assert(zero(u64, bsi_vast_mapped()));
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+}
