@@ -34,12 +34,12 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards `file`, `coun
 static mapped *file;
 static size_t count, cap;
 static char *tmp;
-static atomic_ullong limit = BSI_VAST_NO_LIMIT, in_files;
+static atomic_ullong limit = BSI_VAST_NO_LIMIT, whole, in_files; /* whole: of the process, see vast.h */
 static atomic_llong held;                                       /* bytes of lists in memory that count */
 static atomic_size_t least = SIZE_MAX;                          /* smaller ones do not */
 static atomic_bool any;                                         /* a list was ever mapped */
 
-void bsi_vast_limit(uint64_t bytes, const char *dir) {
+void bsi_vast_limit(uint64_t bytes, uint64_t private_bytes, const char *dir) {
     pthread_mutex_lock(&lock);
     free(tmp);
     tmp = dir ? bsi_strdup(dir) : NULL;
@@ -48,6 +48,7 @@ void bsi_vast_limit(uint64_t bytes, const char *dir) {
     atomic_store(&held, 0);
     atomic_store(&least, bytes == BSI_VAST_NO_LIMIT ? SIZE_MAX : (size_t)BSI_MIN(some, (uint64_t)LEAST_MOST));
     atomic_store(&limit, bytes);
+    atomic_store(&whole, private_bytes);
 }
 
 uint64_t bsi_vast_mapped(void) { return atomic_load(&in_files); }
@@ -149,7 +150,9 @@ static void *counted(void *p) {
 static bool too_much(size_t bytes, size_t was) {
     if (bytes < atomic_load_explicit(&least, memory_order_relaxed)) return false;
     long long others = atomic_load_explicit(&held, memory_order_relaxed) - (long long)was;
-    return (uint64_t)BSI_MAX(others, 0LL) + bytes > atomic_load_explicit(&limit, memory_order_relaxed);
+    uint64_t all = (uint64_t)BSI_MAX(others, 0LL) + bytes, most = atomic_load_explicit(&limit, memory_order_relaxed);
+    if (all <= most) return false;
+    return all > most + most / 2 || bsi_private_bytes() + bytes - was > atomic_load_explicit(&whole, memory_order_relaxed);
 }
 
 void *bsi_vast_alloc(size_t bytes) {

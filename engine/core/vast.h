@@ -14,10 +14,11 @@
  * From now on lists take at most so many bytes of memory together; those that would take more go to files in tmp.
  *
  * Shape:   bytes 0: all go to files, but for those of a few kB. BSI_VAST_NO_LIMIT, as at the start: none does
+ * private_bytes: while the process takes less than this, lists may take half as much again
  * Threads: one, while no list is there; what was set ends with BSI_VAST_NO_LIMIT
  * Errors:  none. It is an economy: where there is no room in tmp a list stays in memory
  */
-void bsi_vast_limit(uint64_t bytes, const char *tmp);
+void bsi_vast_limit(uint64_t bytes, uint64_t private_bytes, const char *tmp);
 #define BSI_VAST_NO_LIMIT UINT64_MAX
 
 /* Any thread, each list by one at a time. Never NULL. */

@@ -236,7 +236,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bomsync_status st = bsi_source_paths(&paths, &path_count, s->o->snapshot, s->o->snapshot_count, err);
     if (!st) st = open_feed(s, err);
     /* a first load keeps no rows: its list of blocks may take more */
-    bsi_vast_limit(s->memory_bytes / BSI_LISTS_SHARE * (s->last ? 2 : 3), s->tmp);
+    bsi_vast_limit(s->memory_bytes / BSI_LISTS_SHARE * (s->last ? 2 : 3), s->last ? s->memory_bytes / 4 * 3 : 0, s->tmp);
     if (!st) st = open_snapshot(s, paths, path_count, err);
     if (!st) st = bsi_sync_evidence(s, paths, path_count, err);
     bsi_source_paths_free(paths, path_count);
@@ -361,7 +361,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     bsi_memory_large();
     return st;
 }

@@ -407,7 +407,9 @@ static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
 
 /* Rows of touched blocks that the snapshot holds, too: once it is known which are touched. */
 static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set *touched) {
-    bsi_edit_pair *pair = bsi_vast_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
+    uint64_t most = s->row_base[s->open_count];
+    for (size_t i = 0; i < s->amended_count; i++) most -= s->amended[i].records; /* they have none */
+    bsi_edit_pair *pair = bsi_vast_alloc((most + 1) * sizeof *pair); /* what is not used is never touched */
     bsi_amend_walk amended = {0};
     *count = 0;
     for (size_t i = 0; i < s->open_count; i++) {

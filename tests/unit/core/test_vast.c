@@ -26,7 +26,7 @@ Test(vast, without_a_limit_no_list_goes_to_a_file) {
 }
 
 Test(vast, above_the_limit_a_list_lies_in_a_file_and_small_ones_do_not) {
-    bsi_vast_limit(1 << 20, "/tmp");
+    bsi_vast_limit(1 << 20, 0, "/tmp");
     uint32_t *a = bsi_vast_alloc(900 * KB), *b = bsi_vast_alloc(900 * KB), *c = bsi_vast_alloc(SMALL);
     cr_assert(eq(u64, bsi_vast_mapped(), 900 * KB));
     fill(a, 0, 900 * KB / 4);
@@ -41,11 +41,23 @@ Test(vast, above_the_limit_a_list_lies_in_a_file_and_small_ones_do_not) {
     cr_assert(zero(u64, bsi_vast_mapped()));
     bsi_vast_free(a);
     bsi_vast_free(c);
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
+}
+
+Test(vast, while_the_process_takes_little_lists_may_take_half_as_much_again) {
+    bsi_vast_limit(1 << 20, (uint64_t)1 << 40, "/tmp");
+    void *a = bsi_vast_alloc(900 * KB), *b = bsi_vast_alloc(500 * KB);
+    cr_assert(zero(u64, bsi_vast_mapped()));
+    void *c = bsi_vast_alloc(500 * KB);
+    cr_assert(eq(u64, bsi_vast_mapped(), 500 * KB));
+    bsi_vast_free(a);
+    bsi_vast_free(b);
+    bsi_vast_free(c);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
 
 Test(vast, a_list_that_grows_moves_into_a_file_and_keeps_what_is_in_it) {
-    bsi_vast_limit(256 * KB, "/tmp");
+    bsi_vast_limit(256 * KB, 0, "/tmp");
     uint32_t *v = NULL;
     size_t n = 0, cap = 0;
     for (; n < 1 << 20; n++) {
@@ -61,21 +73,21 @@ Test(vast, a_list_that_grows_moves_into_a_file_and_keeps_what_is_in_it) {
     cr_assert(is_filled(v, 5000));
     bsi_vast_free(v);
     cr_assert(zero(u64, bsi_vast_mapped()));
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
 
 Test(vast, a_cleared_list_reads_as_zeros) {
-    bsi_vast_limit(0, "/tmp");
+    bsi_vast_limit(0, 0, "/tmp");
     uint8_t *p = bsi_vast_calloc(10000, 3);
     cr_assert(gt(u64, bsi_vast_mapped(), 0));
     for (size_t i = 0; i < 30000; i++) cr_assert(zero(u8, p[i]));
     bsi_vast_free(p);
     bsi_vast_free(NULL);
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
 
 Test(vast, without_room_for_a_file_a_list_stays_in_memory) {
-    bsi_vast_limit(0, "/nowhere/at/all");
+    bsi_vast_limit(0, 0, "/nowhere/at/all");
     uint32_t *v = bsi_vast_alloc(64 * KB);
     fill(v, 0, 16 * KB);
     cr_assert(zero(u64, bsi_vast_mapped()));
@@ -83,7 +95,7 @@ Test(vast, without_room_for_a_file_a_list_stays_in_memory) {
     cr_assert(is_filled(v, 16 * KB));
     cr_assert(zero(u64, bsi_vast_mapped()));
     bsi_vast_free(v);
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
 
 static void *grow_and_drop(void *ctx) {
@@ -103,7 +115,7 @@ static void *grow_and_drop(void *ctx) {
 }
 
 Test(vast, threads_have_lists_of_their_own) {
-    bsi_vast_limit(128 * KB, "/tmp");
+    bsi_vast_limit(128 * KB, 0, "/tmp");
     pthread_t t[4];
     for (int i = 0; i < 4; i++) cr_assert(zero(int, pthread_create(&t[i], NULL, grow_and_drop, NULL)));
     for (int i = 0; i < 4; i++) {
@@ -112,7 +124,7 @@ Test(vast, threads_have_lists_of_their_own) {
         cr_assert(eq(ptr, bad, NULL));
     }
     cr_assert(zero(u64, bsi_vast_mapped()));
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
 
 typedef struct pair {
@@ -151,11 +163,11 @@ static void check_sorted(size_t n, uint64_t keys) {
 }
 
 Test(vast, long_lists_are_sorted_in_stretches_that_are_merged) {
-    bsi_vast_limit(1 << 20, "/tmp");
+    bsi_vast_limit(1 << 20, 0, "/tmp");
     const size_t width = (8 << 20) / sizeof(pair);
     const size_t lengths[] = {0, 1, 2, 1000, width, width + 1, width * 2, width * 3 + 5};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) check_sorted(lengths[i], UINT64_MAX);
     check_sorted(width * 5 + 1, 1000); /* equal ones keep their order */
     cr_assert(zero(u64, bsi_vast_mapped()));
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, NULL);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
 }
