@@ -4,6 +4,7 @@
  * and every caller is spared a path that no test would ever walk.
  */
 #include "core/base.h"
+#include "core/vast.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -355,11 +356,14 @@ void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *c
     free(t);
 }
 
+enum { LONG_BYTES = 16 << 20 }; /* of lists that qsort would copy */
+
 void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *)) {
     const char *p = base;
     for (size_t i = 1; i < count; i++)
         if (order(p + (i - 1) * size, p + i * size) > 0) {
-            qsort(base, count, size, order);
+            if (count * size > LONG_BYTES) bsi_vast_sort(base, count, size, order);
+            else qsort(base, count, size, order);
             return;
         }
 }

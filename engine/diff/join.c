@@ -5,6 +5,7 @@
  *
  * Tried and dropped: sorting both sides (log n passes over memory), one big table (a cache miss for each row).
  */
+#include "core/vast.h"
 #include "flow/join.h"
 
 #include <errno.h>
@@ -194,7 +195,7 @@ typedef struct u64_list {
 
 static void append(u64_list *l, const uint64_t *v, size_t n) {
     if (!n) return;
-    if (l->cap < l->count + n) l->v = bsi_realloc(l->v, (l->cap = (l->count + n) * 2) * sizeof *l->v);
+    if (l->cap < l->count + n) l->v = bsi_vast_realloc(l->v, (l->cap = (l->count + n) * 2) * sizeof *l->v);
     memcpy(l->v + l->count, v, n * sizeof *v);
     l->count += n;
 }
@@ -352,8 +353,8 @@ bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store
         bsi_buf_free(&r.scratch[i].rows);
         bsi_buf_free(&r.scratch[i].head);
         bsi_buf_free(&r.scratch[i].next);
-        free(r.scratch[i].gone.v);
-        free(r.scratch[i].fresh.v);
+        bsi_vast_free(r.scratch[i].gone.v);
+        bsi_vast_free(r.scratch[i].fresh.v);
     }
     free(r.scratch);
     bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, by_place);

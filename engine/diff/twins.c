@@ -226,6 +226,7 @@ bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const
     find_run r = {.t = t, .probe = probe, .probes = probes, .err = err};
     pthread_mutex_init(&r.lock, NULL);
     r.memory = bsi_calloc((size_t)BSI_MAX(workers, 1), sizeof *r.memory);
+    if (t->fd >= 0) posix_fadvise(t->fd, 0, 0, POSIX_FADV_WILLNEED); /* what was written out is read in its order, not in that of partitions */
     bsi_parallel(workers, PARTS, find_part, &r);
     for (int i = 0; i < BSI_MAX(workers, 1); i++) bsi_buf_free(&r.memory[i]);
     free(r.memory);

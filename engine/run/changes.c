@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "flow/join.h"
 
 /* ---- a set of refs ---- */
@@ -23,11 +24,11 @@
 void bsi_ref_add(bsi_ref_set *x, bsi_ref ref) {
     if (x->count * 2 >= x->mask) {
         bsi_ref_set big = {.mask = x->mask ? x->mask * 2 + 1 : 255};
-        big.slot = bsi_alloc(sizeof *big.slot * (big.mask + 1));
+        big.slot = bsi_vast_alloc(sizeof *big.slot * (big.mask + 1));
         memset(big.slot, 0xff, sizeof *big.slot * (big.mask + 1));
         for (uint64_t i = 0; x->slot && i <= x->mask; i++)
             if (x->slot[i] != BSI_REF_NONE) bsi_ref_add(&big, x->slot[i]);
-        free(x->slot);
+        bsi_vast_free(x->slot);
         *x = big;
     }
     uint64_t h = (ref * 0x9E3779B97F4A7C15ull >> 17) & x->mask;
@@ -750,6 +751,6 @@ bomsync_status bsi_state_diff(bsi_item **items, size_t *count, bsi_store *s, con
     bsi_row_reader_close(&rb);
     free(place);
     free(out.fate);
-    free(out.gone);
+    bsi_vast_free(out.gone);
     return st;
 }

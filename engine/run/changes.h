@@ -7,7 +7,7 @@
 #include "flow/store.h"
 #include "run/scan.h"
 
-/** Refs, each once. Zero-initialise; free(slot). */
+/** Refs, each once. Zero-initialise; bsi_vast_free(slot). */
 typedef struct bsi_ref_set {
     bsi_ref *slot;
     uint64_t mask;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "core/vast.h"
 #include "run/edit.h"
 #include "run/manifest.h"
 #include "run/query.h"
@@ -210,13 +211,13 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
                      .journal_json = journal, .outbox = true};
     if (!st) st = bsi_store_publish(d->store, &p, err);
     free(journal);
-    free(replaced.slot);
+    bsi_vast_free(replaced.slot);
     bsi_image_edits_free(&image);
-    free(orphan);
+    bsi_vast_free(orphan);
     free(kept);
     free(hold);
     bsi_state_edits_free(edits, edit_count);
-    free(e.loose);
+    bsi_vast_free(e.loose);
     free(touched);
     free(item);
     bsi_parts_free(&parts);

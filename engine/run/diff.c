@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "flow/join.h"
 #include "run/changes.h"
 #include "run/csv_out.h"
@@ -93,12 +94,12 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     st = join_side(d, &d->old.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->old.rows, self.fate, &d->old, &old_duplicates);
     free(self.fate);
-    free(self.gone);
+    bsi_vast_free(self.gone);
     self = (bsi_join_out){0};
     if (!st) st = join_side(d, &d->now.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->now.rows, self.fate, &d->now, &d->duplicates);
     free(self.fate);
-    free(self.gone);
+    bsi_vast_free(self.gone);
     if (st) return st;
     for (size_t i = 0; i < d->old.left_count; i++) bsi_diff_leave_out(&d->now, d->old.left_out[i]);
     bsi_sort(d->now.left_out, d->now.left_count, sizeof(uint64_t), bsi_diff_by_u64); /* one list for both sides */
@@ -128,7 +129,7 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     d->unchanged = equal + d->same_records;
     d->kept_back = (int64_t)d->now.bad;
     free(out.fate);
-    free(out.gone);
+    bsi_vast_free(out.gone);
     return BOMSYNC_OK;
 }
 

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "flow/align.h"
 #include "flow/twins.h"
 #include "run/changes.h"
@@ -106,7 +107,7 @@ static bomsync_status align(align_state *s, bool *aligned, bomsync_error *err) {
 static void take_pieces(bsi_diff_side *side, const bsi_piece *p, size_t n, uint64_t same_records) {
     bsi_scan *scan = &side->scan;
     bsi_scan_forget(scan);
-    scan->block = bsi_realloc(scan->block, (n + 1) * sizeof *scan->block);
+    scan->block = bsi_vast_realloc(scan->block, (n + 1) * sizeof *scan->block);
     scan->block_count = n;
     uint64_t records = same_records;
     for (size_t i = 0; i < n; i++) {

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "run/diff_inner.h"
 
 enum { TASK_BLOCKS = 512 };
@@ -134,7 +135,7 @@ bomsync_status bsi_diff_parse(bsi_diff_run *d, bsi_diff_side *s, bomsync_error *
     rows->n = s->bad = s->ragged = s->left_count = s->left_row_count = 0;
     parse_run r = {.d = d, .s = s};
     bsi_scan_forget(&s->scan);
-    s->scan.parsed = bsi_calloc(s->scan.block_count + 1, sizeof *s->scan.parsed);
+    s->scan.parsed = bsi_vast_calloc(s->scan.block_count + 1, sizeof *s->scan.parsed);
     r.task = bsi_calloc(tasks + 1, sizeof *r.task);
     bsi_parallel(d->workers, tasks, parse_blocks, &r);
     size_t total = 0;

@@ -7,6 +7,7 @@
  * streamed in their new order and cut where the snapshot's blocks end, so that the next unchanged block of the snapshot
  * finds one state block with just its records.
  */
+#include "core/vast.h"
 #include "run/edit.h"
 
 #include <stdatomic.h>
@@ -18,14 +19,19 @@ typedef struct span { /* one run */
     uint64_t first, end;          /* ordinals of touched blocks [first, end); empty: inserts behind first - 1 */
     size_t insert, insert_end;
     size_t gone, pair;
-    bsi_ref *ref, *loose;
-    size_t ref_count, ref_cap, loose_count, loose_cap;
+    size_t ref, ref_count;        /* of the new blocks, in its task's list */
 } span;
+
+typedef struct ref_list { /* of the new blocks of a task's spans, one behind the other */
+    bsi_ref *v;
+    size_t count, cap;
+} ref_list;
 
 typedef struct edit_run {
     bsi_edit *e;
     span *span;
     size_t count, per_task;
+    ref_list *ref, *loose;        /* [tasks] all new blocks; those that no block of the snapshot holds whole */
     atomic_int status;
     bomsync_error *err;
 } edit_run;
@@ -43,6 +49,7 @@ typedef struct piece { /* records of the state block being made */
 typedef struct editor {
     bsi_edit *e;
     span *s;
+    ref_list *ref, *loose;
     bsi_block_writer *writer;
     bsi_row_reader now;
     bsi_block_data own;
@@ -54,16 +61,14 @@ typedef struct editor {
     bsi_edit_pair pair[BSI_AMEND_ROWS_MAX]; /* of an amended block */
 } editor;
 
-static void add_ref(span *s, bsi_ref ref) {
-    if (s->ref_count == s->ref_cap) s->ref = bsi_realloc(s->ref, (s->ref_cap = s->ref_cap ? s->ref_cap * 2 : 4) * sizeof *s->ref);
-    s->ref[s->ref_count++] = ref;
+static void add_to(ref_list *l, bsi_ref ref) {
+    if (l->count == l->cap) l->v = bsi_vast_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 64) * sizeof *l->v);
+    l->v[l->count++] = ref;
 }
 
-/* No block of the snapshot holds just its records. */
-static void add_loose(span *s, bsi_ref ref) {
-    if (s->loose_count == s->loose_cap)
-        s->loose = bsi_realloc(s->loose, (s->loose_cap = s->loose_cap ? s->loose_cap * 2 : 4) * sizeof *s->loose);
-    s->loose[s->loose_count++] = ref;
+static void add_ref(editor *d, bsi_ref ref) {
+    add_to(d->ref, ref);
+    d->s->ref_count++;
 }
 
 static bomsync_status flush(editor *d, bomsync_error *err) {
@@ -72,12 +77,11 @@ static bomsync_status flush(editor *d, bomsync_error *err) {
     bsi_ref ref;
     bomsync_status st = bsi_block_writer_add(&ref, d->writer, p->count, p->enc.data, p->off, p->body, p->kh, p->rh, err);
     if (st) return st;
-    span *s = d->s;
     const bsi_scan_block *b = p->tag != NO_TAG && p->whole && d->e->exact ? &d->e->now->scan->block[p->tag] : NULL;
     bool exact = b && p->count == b->records && !(b->flags & BSI_EDIT_NOT_EXACT);
-    add_ref(s, ref);
+    add_ref(d, ref);
     if (exact) d->e->exact[p->tag] = ref;
-    else add_loose(s, ref);
+    else add_to(d->loose, ref);
     p->count = 0;
     p->enc.len = 0;
     return BOMSYNC_OK;
@@ -207,8 +211,8 @@ static bomsync_status patch_block(editor *d, uint64_t block, pairs pair, bomsync
     p->count = 0;
     p->enc.len = 0;
     if (st) return st;
-    add_ref(d->s, ref);
-    if (!n || (e->now->scan->block[pair.v[0].now >> 16].flags & BSI_EDIT_NOT_EXACT)) add_loose(d->s, ref); /* none: it is the block itself, which counts as replaced */
+    add_ref(d, ref);
+    if (!n || (e->now->scan->block[pair.v[0].now >> 16].flags & BSI_EDIT_NOT_EXACT)) add_to(d->loose, ref); /* none: it is the block itself, which counts as replaced */
     else e->exact[pair.v[0].now >> 16] = ref;
     return BOMSYNC_OK;
 }
@@ -252,7 +256,7 @@ static bool is_made(const editor *d, uint64_t block, const bsi_amended *a, size_
 static bomsync_status take_made(editor *d, const bsi_amended *a, bomsync_error *err) {
     bomsync_status st = flush(d, err);
     if (st) return st;
-    add_ref(d->s, a->made);
+    add_ref(d, a->made);
     d->e->exact[a->open] = a->made;
     return BOMSYNC_OK;
 }
@@ -313,7 +317,7 @@ static void edit_task(void *ctx, size_t index) {
     edit_run *r = ctx;
     bsi_edit *e = r->e;
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    editor d = {.e = e};
+    editor d = {.e = e, .ref = &r->ref[index], .loose = &r->loose[index]};
     bomsync_status st = bsi_block_writer_open(&d.writer, e->store, e->slots->count, e->dictionary, &err);
     if (e->now) bsi_row_reader_open(&d.now, e->now);
     d.f = bsi_alloc(sizeof *d.f * e->slots->count);
@@ -322,6 +326,7 @@ static void edit_task(void *ctx, size_t index) {
     d.amended = first_amended(e, r->span[index * r->per_task].first);
     for (size_t i = index * r->per_task; i < end && !st && !atomic_load(&r->status); i++) {
         span *s = d.s = &r->span[i];
+        s->ref = d.ref->count;
         size_t insert = s->insert, gone = s->gone, pair = s->pair;
         st = put_inserts(&d, &insert, s->first << 16, &err); /* those that stand before its first record */
         for (uint64_t b = s->first; b < s->end && !st; b++) st = edit_block(&d, b, &insert, &gone, &pair, &err);
@@ -364,7 +369,7 @@ static void plan(edit_run *r) {
     bsi_edit *e = r->e;
     size_t ins = 0, gone = 0, pair = 0;
     size_t most = e->touched_count + BSI_MIN(e->insert_count, e->base_count + 1); /* what is not used is not touched */
-    r->span = bsi_alloc((most + 1) * sizeof *r->span);
+    r->span = bsi_vast_alloc((most + 1) * sizeof *r->span);
     for (size_t t = 0; t < e->touched_count || ins < e->insert_count;) {
         uint64_t next = t < e->touched_count ? e->touched[t] : UINT64_MAX;
         span *s = &r->span[r->count++];
@@ -386,16 +391,21 @@ static void plan(edit_run *r) {
     }
 }
 
-static void take_loose(bsi_edit *e, edit_run *r) {
+/* The tasks' lists one behind the other; .count becomes what stands before each. */
+static bsi_ref *join_refs(ref_list *list, size_t tasks, size_t *total) {
     size_t n = 0;
-    for (size_t i = 0; i < r->count; i++) n += r->span[i].loose_count;
-    e->loose = bsi_alloc((n + 1) * sizeof *e->loose);
-    for (size_t i = 0; i < r->count; i++) {
-        span *s = &r->span[i];
-        if (s->loose_count) memcpy(e->loose + e->loose_count, s->loose, s->loose_count * sizeof *s->loose);
-        e->loose_count += s->loose_count;
-        free(s->loose);
+    for (size_t i = 0; i < tasks; i++) n += list[i].count;
+    bsi_ref *all = bsi_vast_alloc((n + 1) * sizeof *all);
+    n = 0;
+    for (size_t i = 0; i < tasks; i++) {
+        size_t count = list[i].count;
+        if (count) memcpy(all + n, list[i].v, count * sizeof *all);
+        bsi_vast_free(list[i].v);
+        list[i].count = n;
+        n += count;
     }
+    *total = n;
+    return all;
 }
 
 bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err) {
@@ -404,27 +414,35 @@ bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, 
     bsi_sort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
     plan(&r);
     r.per_task = BSI_MAX(r.count / ((size_t)BSI_MAX(e->workers, 1) * 4) + 1, (size_t)64);
-    bsi_parallel(e->workers, (r.count + r.per_task - 1) / r.per_task, edit_task, &r);
-    *edits = bsi_alloc(sizeof **edits * (r.count + 1));
+    size_t tasks = (r.count + r.per_task - 1) / r.per_task;
+    r.ref = bsi_calloc(tasks + 1, sizeof *r.ref);
+    r.loose = bsi_calloc(tasks + 1, sizeof *r.loose);
+    bsi_parallel(e->workers, tasks, edit_task, &r);
+    size_t made;
+    const bsi_ref *ref = join_refs(r.ref, tasks, &made);
+    *edits = bsi_vast_alloc(sizeof **edits * (r.count + 1));
     *count = r.count;
-    take_loose(e, &r);
+    (*edits)[r.count] = (bsi_state_edit){.ref = ref}; /* behind the last: whose list it is */
+    e->loose = join_refs(r.loose, tasks, &e->loose_count);
     for (size_t i = 0; i < r.count; i++)
         (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),
-                                       .ref = r.span[i].ref, .count = r.span[i].ref_count};
-    free(r.span);
+                                       .ref = ref + r.span[i].ref + r.ref[i / r.per_task].count, .count = r.span[i].ref_count};
+    free(r.ref);
+    free(r.loose);
+    bsi_vast_free(r.span);
     return (bomsync_status)atomic_load(&r.status);
 }
 
 void bsi_state_edits_free(bsi_state_edit *edits, size_t count) {
-    for (size_t i = 0; i < count; i++) free((bsi_ref *)(uintptr_t)edits[i].ref);
-    free(edits);
+    if (edits) bsi_vast_free((bsi_ref *)(uintptr_t)edits[count].ref); /* all of them are in one list */
+    bsi_vast_free(edits);
 }
 
 bsi_ref *bsi_state_edits_apply(size_t *count, const bsi_ref *base, size_t base_count, const bsi_state_edit *edits, size_t edit_count) {
     size_t most = base_count, n = 0;
     uint64_t at = 0;
     for (size_t i = 0; i < edit_count; i++) most += edits[i].count;
-    bsi_ref *out = bsi_alloc(sizeof *out * (most + 1));
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * (most + 1));
     for (size_t i = 0; i < edit_count; i++) {
         const bsi_state_edit *s = &edits[i];
         for (; at < s->first; at++) out[n++] = base[at];
@@ -439,10 +457,10 @@ bsi_ref *bsi_state_edits_apply(size_t *count, const bsi_ref *base, size_t base_c
 /* ---- the image after it ---- */
 
 void bsi_image_edits_add(bsi_image_edits *x, uint64_t first, uint64_t end, const bsi_image_entry *entry, size_t count) {
-    if (x->count == x->cap) x->edit = bsi_realloc(x->edit, (x->cap = x->cap ? x->cap * 2 : 64) * sizeof *x->edit);
+    if (x->count == x->cap) x->edit = bsi_vast_realloc(x->edit, (x->cap = x->cap ? x->cap * 2 : 64) * sizeof *x->edit);
     if (x->entries + count > x->entry_cap) {
         x->entry_cap = BSI_MAX(x->entry_cap * 2, x->entries + count + 64);
-        x->entry = bsi_realloc(x->entry, x->entry_cap * sizeof *x->entry);
+        x->entry = bsi_vast_realloc(x->entry, x->entry_cap * sizeof *x->entry);
     }
     if (count) memcpy(x->entry + x->entries, entry, count * sizeof *entry);
     x->entries += count;
@@ -458,8 +476,8 @@ void bsi_image_edits_end(bsi_image_edits *x) {
 }
 
 void bsi_image_edits_free(bsi_image_edits *x) {
-    free(x->edit);
-    free(x->entry);
+    bsi_vast_free(x->edit);
+    bsi_vast_free(x->entry);
     *x = (bsi_image_edits){0};
 }
 
@@ -476,7 +494,7 @@ void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref
 
 bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced, const bsi_ref *loose,
                            size_t loose_count, const bsi_ref_set *covered) {
-    bsi_ref *out = bsi_alloc(sizeof *out * (before_count + loose_count + 1));
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * (before_count + loose_count + 1));
     *count = 0;
     for (size_t i = 0; i < before_count; i++)
         if (!bsi_ref_has(replaced, before[i]) && !bsi_ref_has(covered, before[i])) out[(*count)++] = before[i];
@@ -485,6 +503,6 @@ bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_c
 }
 
 void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries) {
-    if (x->cap - x->count < edits) x->edit = bsi_realloc(x->edit, (x->cap = x->count + edits) * sizeof *x->edit);
-    if (x->entry_cap - x->entries < entries) x->entry = bsi_realloc(x->entry, (x->entry_cap = x->entries + entries) * sizeof *x->entry);
+    if (x->cap - x->count < edits) x->edit = bsi_vast_realloc(x->edit, (x->cap = x->count + edits) * sizeof *x->edit);
+    if (x->entry_cap - x->entries < entries) x->entry = bsi_vast_realloc(x->entry, (x->entry_cap = x->entries + entries) * sizeof *x->entry);
 }

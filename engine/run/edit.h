@@ -50,7 +50,7 @@ uint32_t bsi_edit_merge(bsi_buf *out, bsi_field *old, const bsi_field *now, cons
 /** edits of the base list, ascending; bsi_state_edits_free. */
 bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err);
 void bsi_state_edits_free(bsi_state_edit *edits, size_t count);
-/** The whole list after the edits, malloc'ed. */
+/** The whole list after the edits; bsi_vast_free. */
 bsi_ref *bsi_state_edits_apply(size_t *count, const bsi_ref *base, size_t base_count, const bsi_state_edit *edits, size_t edit_count);
 
 /** An image after state blocks were replaced: entries that stood for one of them are no longer exact. */
@@ -65,7 +65,7 @@ void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries); /* 
 void bsi_image_edits_end(bsi_image_edits *x); /* sets the edits' pointers */
 void bsi_image_edits_free(bsi_image_edits *x);
 void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref_set *replaced);
-/** State blocks that no exact entry stands for: those of before that still stand and are not covered, and the loose ones. Malloc'ed. */
+/** State blocks that no exact entry stands for: those of before that still stand and are not covered, and the loose ones. bsi_vast_free. */
 bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_count, const bsi_ref_set *replaced, const bsi_ref *loose,
                            size_t loose_count, const bsi_ref_set *covered);
 

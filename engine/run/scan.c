@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 
 #define BSI_WORKERS_MAX 64
 
@@ -83,7 +84,7 @@ static void index_build(fp_index *x, const bsi_image *image) {
         while (size < image->count * 2) size *= 2;
         x->mask = size - 1;
         bsi_memory_large();
-        x->slot = bsi_calloc(size, sizeof *x->slot);
+        x->slot = bsi_vast_calloc(size, sizeof *x->slot);
         for (size_t p = 0; p < image->piece_count; p++)
             for (uint32_t i = 0; i < image->piece[p].count; i++) {
                 if (!(image->piece[p].entry[i].flags & BSI_IMAGE_EXACT)) continue;
@@ -544,12 +545,15 @@ typedef struct found {
     size_t blocks, block_cap;
     bsi_scan_unseen *unseen; /* of brief: those without a tag; few */
     size_t unseens, unseen_cap;
+    bool vast;             /* it may become long: those of a stretch of a file do not */
 } found;
 
 static bool continues(const bsi_scan_run *a, const bsi_scan_run *b) {
     return a->file == b->file && a->matched == b->matched && a->first + a->count == b->first && a->offset + a->bytes == b->offset &&
            (!a->matched || (a->spill == BSI_NO_SPILL ? b->spill == BSI_NO_SPILL : a->spill + a->bytes == b->spill));
 }
+
+static void *longer(const found *f, void *list, size_t bytes) { return f->vast ? bsi_vast_realloc(list, bytes) : bsi_realloc(list, bytes); }
 
 static void add_run(found *f, const bsi_scan_run *r) {
     bsi_scan_run *last = f->runs ? &f->run[f->runs - 1] : NULL;
@@ -559,14 +563,14 @@ static void add_run(found *f, const bsi_scan_run *r) {
         last->records += r->records;
         return;
     }
-    if (f->runs == f->run_cap) f->run = bsi_realloc(f->run, (f->run_cap = f->run_cap ? f->run_cap * 2 : 16) * sizeof *f->run);
+    if (f->runs == f->run_cap) f->run = longer(f, f->run, (f->run_cap = f->run_cap ? f->run_cap * 2 : 16) * sizeof *f->run);
     f->run[f->runs++] = *r;
 }
 
 static void set_room(found *f, size_t cap, bool brief) {
     f->block_cap = cap;
-    if (brief) f->brief = bsi_realloc(f->brief, cap * sizeof *f->brief);
-    else f->block = bsi_realloc(f->block, cap * sizeof *f->block);
+    if (brief) f->brief = longer(f, f->brief, cap * sizeof *f->brief);
+    else f->block = longer(f, f->block, cap * sizeof *f->block);
 }
 
 static void make_room(found *f, size_t n, bool brief) {
@@ -605,9 +609,10 @@ static void add_step(found *f, found_step *s, bool brief) {
 }
 
 static void found_free(found *f) {
-    free(f->run);
-    free(f->block);
-    free(f->brief);
+    void (*drop)(void *) = f->vast ? bsi_vast_free : free;
+    drop(f->run);
+    drop(f->block);
+    drop(f->brief);
     free(f->unseen);
     *f = (found){0};
 }
@@ -878,7 +883,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         if (!r->o->image) step = BSI_MIN(step, (uint64_t)BSI_MAX(BSI_UNIT_BYTES / 4, BSI_UNIT_BYTES_LEAST)); /* long work: the last ones end together */
         if (r->o->workers <= 1) step = UINT64_MAX / 2;
         if (r->ahead->cold[f]) step = BSI_PART_BYTES;
-        unit packed = {.file = f, .from = file->body, .to = size, .sure = true};
+        unit packed = {.file = f, .from = file->body, .to = size, .sure = true, .found.vast = true};
         bsi_scan_block *block = NULL;
         uint32_t *match = NULL;
         size_t count = 0;
@@ -890,7 +895,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         free(block);
         free(match);
         for (uint64_t from = file->body, start = file->body; !packed.done && !st;) {
-            unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body};
+            unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body, .found.vast = !random || r->o->workers <= 1};
             uint64_t at;
             u.next = entry_near(x, f, file->body, from, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
@@ -1102,7 +1107,7 @@ bsi_scan_block bsi_scan_full(const bsi_scan_brief *b, uint32_t file, uint64_t of
 
 void bsi_scan_expand(bsi_scan *s) {
     if (s->block) return;
-    s->block = bsi_alloc((s->brief_count + 1) * sizeof *s->block);
+    s->block = bsi_vast_alloc((s->brief_count + 1) * sizeof *s->block);
     for (size_t i = 0; i < s->run_count; i++) {
         uint64_t offset = s->run[i].offset, end = s->run[i].first + s->run[i].count;
         for (uint64_t k = s->run[i].first; k < end; k++) {
@@ -1114,7 +1119,7 @@ void bsi_scan_expand(bsi_scan *s) {
 }
 
 void bsi_scan_forget_brief(bsi_scan *s) {
-    free(s->brief);
+    bsi_vast_free(s->brief);
     free(s->unseen);
     s->brief = NULL;
     s->unseen = NULL;
@@ -1122,7 +1127,7 @@ void bsi_scan_forget_brief(bsi_scan *s) {
 }
 
 size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ctx, uint64_t index, const bsi_image_entry *e), void *ctx) {
-    found all = {0}, before_it = {.block = s->block};
+    found all = {.vast = true}, before_it = {.block = s->block};
     size_t hits = 0;
     bsi_image_walk w = {.image = image};
     for (size_t i = 0; i < s->run_count; i++) {
@@ -1146,8 +1151,8 @@ size_t bsi_scan_reopen(bsi_scan *s, const bsi_image *image, bool (*hit)(void *ct
             before += e->bytes;
         }
     }
-    free(s->run);
-    free(s->block);
+    bsi_vast_free(s->run);
+    bsi_vast_free(s->block);
     s->run = all.run;
     s->run_count = all.runs;
     s->block = all.block;
@@ -1222,14 +1227,14 @@ static void unit_run_release(unit_run *r) {
     for (size_t i = 0; i < r->spares; i++) bsi_buf_free(&r->spare[i]);
     free(r->unit);
     free(r->part_unit);
-    free(r->index.slot);
+    bsi_vast_free(r->index.slot);
     pthread_mutex_destroy(&r->index.lock);
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->join_lock);
 }
 
 bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsync_error *err) {
-    unit_run r = {.scan = scan, .o = o, .err = BOMSYNC_ERROR_INIT};
+    unit_run r = {.scan = scan, .o = o, .all.vast = true, .err = BOMSYNC_ERROR_INIT};
     scan->tmp = o->tmp;
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
@@ -1255,6 +1260,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     image_offsets x;
     plan_offsets(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
+    if (r.count == 1) r.unit[0].found.vast = true; /* the list of all */
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
     if (!st) st = stitch(&r, err);
     found all = r.all;
@@ -1576,7 +1582,7 @@ bsi_rows *bsi_scan_keep(const bsi_rows *w, uint64_t only, size_t *bytes) {
 
 void bsi_scan_forget(bsi_scan *scan) {
     for (size_t i = 0; scan->parsed && i < scan->block_count; i++) free(scan->parsed[i]);
-    free(scan->parsed);
+    bsi_vast_free(scan->parsed);
     scan->parsed = NULL;
 }
 
@@ -1594,9 +1600,9 @@ void bsi_scan_close(bsi_scan *scan) {
         if (scan->file[i].spill_fd >= 0) close(scan->file[i].spill_fd);
     }
     free(scan->file);
-    free(scan->block);
-    free(scan->brief);
+    bsi_vast_free(scan->block);
+    bsi_vast_free(scan->brief);
     free(scan->unseen);
-    free(scan->run);
+    bsi_vast_free(scan->run);
     *scan = (bsi_scan){0};
 }

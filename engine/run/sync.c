@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "run/manifest.h"
 
 /* ---- the feed: as the store knows it, or new ---- */
@@ -209,7 +210,7 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     if (s->workers > 64) s->workers = 64;
     s->block_records = r->block_records ? r->block_records : BSI_BLOCK_RECORDS;
     if (s->block_records > 10000) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
-    s->memory_bytes = r->memory_bytes ? r->memory_bytes : (uint64_t)256 << 20;
+    s->memory_bytes = r->memory_bytes ? BSI_MAX(r->memory_bytes, (uint64_t)BSI_MEMORY_LEAST) : (uint64_t)256 << 20;
     const char *tiers = r->tiers ? r->tiers : "block,sequence,key";
     s->tier_block = strstr(tiers, "block") != NULL;
     s->tier_sequence = strstr(tiers, "sequence") != NULL;
@@ -239,6 +240,8 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     size_t path_count = 0;
     bomsync_status st = bsi_source_paths(&paths, &path_count, s->o->snapshot, s->o->snapshot_count, err);
     if (!st) st = open_feed(s, err);
+    /* a first load keeps no rows: its list of blocks may take more */
+    bsi_vast_limit(s->memory_bytes / BSI_LISTS_SHARE * (s->last ? 2 : 3), s->last ? s->memory_bytes / 4 * 3 : 0, s->tmp);
     if (!st) st = open_snapshot(s, paths, path_count, err);
     if (!st) st = bsi_sync_evidence(s, paths, path_count, err);
     bsi_source_paths_free(paths, path_count);
@@ -328,20 +331,20 @@ static void release(bsi_sync *s) {
     bsi_row_store_close(s->n_rows);
     bsi_parts_free(&s->parts);
     bsi_parts_free(&s->block_parts);
-    free(s->block_part);
+    bsi_vast_free(s->block_part);
     bsi_block_cache_close(s->cache);
     free(s->bad);
     free(s->scope);
-    free(s->row_base);
-    free(s->fate);
+    bsi_vast_free(s->row_base);
+    bsi_vast_free(s->fate);
     bsi_amend_forget(s);
-    free(s->open_state);
-    free(s->gone);
-    free(s->first_ref);
-    free(s->item);
+    bsi_vast_free(s->open_state);
+    bsi_vast_free(s->gone);
+    bsi_vast_free(s->first_ref);
+    bsi_vast_free(s->item);
     free(s->part_blocked);
     free(s->part_made);
-    free(s->base);
+    bsi_vast_free(s->base);
     free(s->tmp);
     if (s->store) bsi_store_close(s->store);
 }
@@ -363,6 +366,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     bsi_memory_large();
     return st;
 }

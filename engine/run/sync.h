@@ -210,6 +210,8 @@ void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since 
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err);
 
 /* sync_stats.c */
+uint64_t bsi_sync_room(const bsi_sync *s);                             /* bytes that rows may take which are joined: what is left of --memory, at most half */
+void bsi_sync_trim(const bsi_sync *s);                                 /* memory that is free, but not given back, where much of --memory is used */
 void bsi_sync_memory(bsi_sync *s);                                     /* looks at the memory in use: call before much is freed */
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start); /* time since *start is added; *start is now */
 char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g);      /* one JSON object, the caller's to free */

@@ -19,6 +19,7 @@
  */
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "run/sync.h"
 
 bool bsi_amend_possible(const bsi_sync *s) {
@@ -146,9 +147,9 @@ void bsi_amend_forget_rows(bsi_sync *s) {
 
 void bsi_amend_forget(bsi_sync *s) {
     bsi_amend_forget_rows(s);
-    free(s->amended);
-    free(s->amended_open);
-    free(s->amended_state);
+    bsi_vast_free(s->amended);
+    bsi_vast_free(s->amended_open);
+    bsi_vast_free(s->amended_state);
     free(s->is_amended);
     s->amended = NULL;
     s->amended_open = NULL;
@@ -176,7 +177,7 @@ const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t o
 bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal) { return s->is_amended && (s->is_amended[ordinal >> 3] >> (ordinal & 7) & 1); }
 
 static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t open) {
-    if (s->amended_count == *cap) s->amended = bsi_realloc(s->amended, (*cap = *cap ? *cap * 2 : 64) * sizeof *s->amended);
+    if (s->amended_count == *cap) s->amended = bsi_vast_realloc(s->amended, (*cap = *cap ? *cap * 2 : 64) * sizeof *s->amended);
     s->amended[s->amended_count] = *a;
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
@@ -241,7 +242,7 @@ static void find_rest(bsi_sync *s) {
         if (found) (*found)->ordinal = s->open_state[i];
     }
     free(lost);
-    free(rest.slot);
+    bsi_vast_free(rest.slot);
 }
 
 static int by_ordinal(const void *a, const void *b) {
@@ -253,7 +254,7 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
     if (!s->amended_count) return BOMSYNC_OK;
     find_rest(s);
     bool ascending = true;
-    s->amended_state = bsi_alloc(s->amended_count * sizeof *s->amended_state);
+    s->amended_state = bsi_vast_alloc(s->amended_count * sizeof *s->amended_state);
     s->is_amended = bsi_calloc(s->base_count / 8 + 1, 1);
     for (size_t i = 0; i < s->amended_count; i++) {
         uint64_t ordinal = s->amended[i].ordinal;
@@ -266,8 +267,8 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
         s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
         ascending = ascending && (!i || s->amended[i - 1].ordinal < ordinal);
     }
-    s->amended_open = bsi_alloc(s->amended_count * sizeof *s->amended_open);
+    s->amended_open = bsi_vast_alloc(s->amended_count * sizeof *s->amended_open);
     memcpy(s->amended_open, s->amended_state, s->amended_count * sizeof *s->amended_open);
-    if (!ascending) bsi_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);
+    if (!ascending) bsi_vast_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);
     return BOMSYNC_OK;
 }

@@ -11,6 +11,7 @@
  */
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "run/sync.h"
 
 struct bsi_creates {
@@ -46,7 +47,7 @@ static void deal_blocks(bsi_creates *c, const uint32_t *number) {
     for (size_t i = 0; i < s->open_count; i++)
         if (s->block_part[i] != UINT32_MAX) c->first[number[s->block_part[i]] + 1]++;
     for (uint32_t p = 0; p < n; p++) c->first[p + 1] += c->first[p];
-    c->block = bsi_alloc((c->first[n] + 1) * sizeof *c->block);
+    c->block = bsi_vast_alloc((c->first[n] + 1) * sizeof *c->block);
     size_t *at = bsi_alloc((n + 1) * sizeof *at);
     memcpy(at, c->first, (n + 1) * sizeof *at);
     for (size_t i = 0; i < s->open_count; i++)
@@ -68,7 +69,7 @@ static bomsync_status list_single(bsi_creates *c, bsi_sync *s, bomsync_error *er
             st = bsi_row_fetch(f, &r, place, err);
             if (st) break;
             bsi_field p = bsi_change_partition(&s->feed->slots, f);
-            if (c->single_count == cap) c->single = bsi_realloc(c->single, (cap = cap ? cap * 2 : 64) * sizeof *c->single);
+            if (c->single_count == cap) c->single = bsi_vast_realloc(c->single, (cap = cap ? cap * 2 : 64) * sizeof *c->single);
             c->single[c->single_count++] = (bsi_item){.op = 'c', .now = place, .part = bsi_part_of(&s->parts, p.p, p.len)};
         }
     free(f);
@@ -94,8 +95,8 @@ void bsi_creates_close(bsi_creates *c) {
     if (!c) return;
     free(c->part);
     free(c->first);
-    free(c->block);
-    free(c->single);
+    bsi_vast_free(c->block);
+    bsi_vast_free(c->single);
     free(c);
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "flow/twins.h"
 
 enum { SPAN_BYTES = 256 << 10 };
@@ -353,7 +354,7 @@ static bool has_room(const parse_run *r, bool *rows) {
     uint64_t kept = atomic_load_explicit(&r->kept_bytes, memory_order_relaxed);
     *rows = kept < r->keep_bytes;
     uint64_t opened = atomic_load_explicit(&r->opened, memory_order_relaxed), amended = atomic_load_explicit(&r->amended, memory_order_relaxed);
-    return *rows || (kept < r->keep_bytes + r->keep_bytes / 2 && amended * 2 > opened);
+    return *rows || (kept < r->keep_bytes + r->keep_bytes / 4 && amended * 2 > opened);
 }
 
 /* Its state block is written at once: later both rows would have to be found again. */
@@ -557,26 +558,26 @@ static void plan_to_keep(parse_run *r) {
     uint64_t bytes = 0;
     for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
     bool few = bytes + bytes / 2 <= s->memory_bytes / 4;
-    if (few || (s->early && !r->first_load)) s->scan.parsed = bsi_calloc(s->open_count + 1, sizeof *s->scan.parsed);
+    if (few || (s->early && !r->first_load)) s->scan.parsed = bsi_vast_calloc(s->open_count + 1, sizeof *s->scan.parsed);
     r->keep_bytes = few ? s->memory_bytes / 4 : 0;
 }
 
 bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     uint64_t rows = s->row_base[s->open_count];
-    s->fate = bsi_calloc(rows + 1, sizeof *s->fate);
-    s->n_rows = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    s->n_rows = bsi_row_store_open(s->workers, bsi_sync_room(s), s->tmp);
     parse_run fresh = {0}, *r = s->early && !s->early->used ? &s->early->run : &fresh;
     if (r == &fresh) start_run(r, s, is_first_load(s));
     else s->early->used = true;
     if (r->status) *err = *r->err;
     r->err = err;
+    s->fate = r->first_load ? bsi_calloc(rows + 1, sizeof *s->fate) : bsi_vast_calloc(rows + 1, sizeof *s->fate); /* of a first load hardly touched */
     if (r->first_load) {
-        s->first_ref = bsi_alloc(sizeof *s->first_ref * (s->open_count + 1));
+        s->first_ref = bsi_vast_alloc(sizeof *s->first_ref * (s->open_count + 1));
         memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));
     }
     plan_to_keep(r);
-    free(s->block_part);
-    s->block_part = bsi_alloc(sizeof *s->block_part * (s->open_count + 1));
+    bsi_vast_free(s->block_part);
+    s->block_part = bsi_vast_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r->first_load && !s->learned && !r->status) r->status = bsi_sync_learn(s, rows, err);
     bsi_parallel(s->workers, (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS, parse_task, r);
     if (end_run(r, err) == BOMSYNC_OK && r->first_load) bsi_store_flush(s->store);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "run/manifest.h"
 #include "run/sync.h"
 
@@ -145,7 +146,7 @@ typedef struct next_state {
 } next_state;
 
 static bsi_ref *no_refs(const bsi_sync *s) {
-    bsi_ref *ref = bsi_alloc((s->open_count + 1) * sizeof *ref);
+    bsi_ref *ref = bsi_vast_alloc((s->open_count + 1) * sizeof *ref);
     memset(ref, 0xff, (s->open_count + 1) * sizeof *ref);
     return ref;
 }
@@ -173,8 +174,8 @@ static bomsync_status first_state(bsi_sync *s, next_state *next, bomsync_error *
     bsi_ref *exact = no_refs(s), **refs = &next->refs;
     size_t *count = &next->ref_count;
     next->exact = exact;
-    *refs = bsi_alloc(sizeof **refs * (s->open_count + 1));
-    next->open_of = bsi_alloc(sizeof *next->open_of * (s->open_count + 1));
+    *refs = bsi_vast_alloc(sizeof **refs * (s->open_count + 1));
+    next->open_of = bsi_vast_alloc(sizeof *next->open_of * (s->open_count + 1));
     *count = 0;
     bsi_block_writer *w = NULL;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
@@ -271,7 +272,7 @@ typedef struct u64_list {
 /* Rows that stand together mostly lie in one block: it is named once. */
 static void u64_add(u64_list *l, uint64_t v) {
     if (l->n && l->v[l->n - 1] == v) return;
-    if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 256) * sizeof *l->v);
+    if (l->n == l->cap) l->v = bsi_vast_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 256) * sizeof *l->v);
     l->v[l->n++] = v;
 }
 
@@ -314,7 +315,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
                 if (s->fate[k] & BSI_FATE_MATCHED) u64_add(&more, BSI_FATE_PLACE(s->fate[k]) >> 16);
         }
         for (size_t i = 0; i < more.n; i++) set_bit(t, more.v[i]);
-        free(more.v);
+        bsi_vast_free(more.v);
     }
 }
 
@@ -352,11 +353,11 @@ static void pass_to(anchors *x, uint64_t after) {
 static void add_insert(anchors *x, uint64_t now, bool aligned) {
     if (x->behind) find_matched(x);
     if (x->after == MATCHED_ANCHOR) {
-        if (x->wants == x->want_cap) x->want = bsi_realloc(x->want, (x->want_cap = x->want_cap ? x->want_cap * 2 : 64) * sizeof *x->want);
+        if (x->wants == x->want_cap) x->want = bsi_vast_realloc(x->want, (x->want_cap = x->want_cap ? x->want_cap * 2 : 64) * sizeof *x->want);
         x->want[x->wants] = (wanted){x->matched, x->wants};
         x->after |= ++x->wants;
     }
-    if (x->count == x->cap) x->insert = bsi_realloc(x->insert, (x->cap = x->cap ? x->cap * 2 : 256) * sizeof *x->insert);
+    if (x->count == x->cap) x->insert = bsi_vast_realloc(x->insert, (x->cap = x->cap ? x->cap * 2 : 256) * sizeof *x->insert);
     x->insert[x->count++] = (bsi_edit_insert){.after = x->after, .now = now, .aligned = aligned};
 }
 
@@ -397,24 +398,24 @@ static void place_wants(uint64_t *place, anchors *x, const bsi_sync *s) {
         wanted key = {.ref = s->base[i]}, *w = bsearch(&key, x->want, x->wants, sizeof *x->want, by_ref);
         if (w) place[w->ordinal] = ((uint64_t)i + 1) << 16; /* behind its last row: before the next block */
     }
-    free(wants.slot);
+    bsi_vast_free(wants.slot);
 }
 
 /* Number of a want -> ref -> place in the list. An open block in which a create stands is touched. */
 static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
-    uint64_t *place = bsi_calloc(x->wants + 1, sizeof *place);
+    uint64_t *place = bsi_vast_calloc(x->wants + 1, sizeof *place);
     place_wants(place, x, s);
     for (size_t i = 0; i < x->count; i++) {
         uint64_t *after = &x->insert[i].after;
         if (*after & MATCHED_ANCHOR) *after = place[(*after & ~MATCHED_ANCHOR) - 1];
         else if (*after && is_open_state(s, (*after - 1) >> 16)) set_bit(touched, (*after - 1) >> 16);
     }
-    free(place);
+    bsi_vast_free(place);
 }
 
 /* Rows of touched blocks that the snapshot holds, too: once it is known which are touched. */
 static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set *touched) {
-    bsi_edit_pair *pair = bsi_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
+    bsi_edit_pair *pair = bsi_vast_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
     *count = 0;
     for (size_t i = 0; i < s->open_count; i++) {
         bool aligned = in_order(s, i);
@@ -455,10 +456,10 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
         bool made = k < s->amended_count && s->amended_state[k]->ordinal == touched.v[i] && s->amended_state[k]->made != BSI_REF_NONE;
         if (!made) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     }
-    free(touched.v);
-    free(pair);
-    free(x.insert);
-    free(x.want);
+    bsi_vast_free(touched.v);
+    bsi_vast_free(pair);
+    bsi_vast_free(x.insert);
+    bsi_vast_free(x.want);
     return st;
 }
 
@@ -494,7 +495,7 @@ static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edit
     for (size_t i = 0; i <= s->scan.run_count; i++) {
         const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
         if (r && !r->matched) {
-            if (cap < n + r->count) v = bsi_realloc(v, (cap = (n + r->count) * 2) * sizeof *v);
+            if (cap < n + r->count) v = bsi_vast_realloc(v, (cap = (n + r->count) * 2) * sizeof *v);
             for (uint64_t k = r->first; k < r->first + r->count; k++) v[n++] = new_entry(&s->scan.block[k], exact[k]);
             continue;
         }
@@ -503,13 +504,13 @@ static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edit
         n = 0;
         at = r ? r->first + r->count : first;
     }
-    free(v);
+    bsi_vast_free(v);
     bsi_image_edits_end(x);
 }
 
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
     size_t extra = s->scope || s->o->upsert ? s->image.count : 0;
-    bsi_image_entry *v = bsi_alloc(sizeof *v * (s->scan.blocks + extra + 1));
+    bsi_image_entry *v = bsi_vast_alloc(sizeof *v * (s->scan.blocks + extra + 1));
     uint8_t *used = extra ? bsi_calloc(s->image.count / 8 + 1, 1) : NULL;
     bsi_image_walk w = {.image = &s->image};
     *count = *exact_count = 0;
@@ -534,7 +535,7 @@ static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *cou
         if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT) || bsi_ref_has(&named, e->ref)) continue;
         v[(*count)++] = *e; /* a snapshot of a part says nothing about the rest: it stays skippable */
     }
-    free(named.slot);
+    bsi_vast_free(named.slot);
     free(used);
     return v;
 }
@@ -546,7 +547,7 @@ static int ref_order(const void *a, const void *b) {
 
 /* State blocks that no exact entry stands for; entries whose block is gone from the state lose their ref. */
 static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_ref *state, size_t state_count, size_t *count) {
-    bsi_ref *covered = bsi_alloc(sizeof *covered * (image_count + 1)), *live = bsi_alloc(sizeof *live * (state_count + 1));
+    bsi_ref *covered = bsi_vast_alloc(sizeof *covered * (image_count + 1)), *live = bsi_vast_alloc(sizeof *live * (state_count + 1));
     size_t n = 0;
     memcpy(live, state, sizeof *live * state_count);
     bool sorted = true;
@@ -559,7 +560,7 @@ static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_re
         covered[n++] = image[i].ref;
     }
     if (!sorted) bsi_sort(covered, n, sizeof *covered, ref_order);
-    bsi_ref *out = bsi_alloc(sizeof *out * (state_count + 1));
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * (state_count + 1));
     *count = 0;
     bool lost = false;
     size_t k = 0;
@@ -574,8 +575,8 @@ static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_re
         image[i].flags &= ~(uint32_t)BSI_IMAGE_EXACT;
         image[i].ref = BSI_REF_NONE;
     }
-    free(covered);
-    free(live);
+    bsi_vast_free(covered);
+    bsi_vast_free(live);
     return out;
 }
 
@@ -701,7 +702,7 @@ typedef struct next_image {
 } next_image;
 
 static bsi_ref *first_orphans(const next_state *n, size_t *count) {
-    bsi_ref *out = bsi_alloc(sizeof *out * ((n->open_of ? n->ref_count : 0) + 1));
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * ((n->open_of ? n->ref_count : 0) + 1));
     *count = 0;
     for (size_t i = 0; n->open_of && i < n->ref_count; i++)
         if (n->exact[n->open_of[i]] != n->refs[i]) out[(*count)++] = n->refs[i];
@@ -718,7 +719,7 @@ static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact,
         v[i] = new_entry(&b, exact[i]);
     }
     s->scan.block_count = s->scan.run_count = 0;
-    s->scan.block = bsi_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
+    s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
     return (const bsi_image_entry *)(const void *)s->scan.block;
 }
 
@@ -739,7 +740,7 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
     if (n->refs) x->orphan = first_orphans(n, &p->orphan_count);
     else x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);
     p->image = x->whole;
-    if (state != n->refs) free(state);
+    if (state != n->refs) bsi_vast_free(state);
     return BOMSYNC_OK;
 }
 
@@ -755,13 +756,13 @@ static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_
     bsi_ref_set covered = {0};
     cover(s, n, &covered);
     edited_image(s, n->exact, &x->edits);
-    bsi_ref *open = bsi_alloc(sizeof *open * (s->open_state_count + 1));
+    bsi_ref *open = bsi_vast_alloc(sizeof *open * (s->open_state_count + 1));
     size_t count = 0;
     for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
         if (!bsi_is_amended(s, s->open_state[i])) open[count++] = s->base[s->open_state[i]];
     x->orphan = bsi_orphans_after(&p->orphan_count, open, count, &n->replaced, n->loose, n->loose_count, &covered);
-    free(covered.slot);
-    free(open);
+    bsi_vast_free(covered.slot);
+    bsi_vast_free(open);
     p->edit_image = true;
 }
 
@@ -775,12 +776,12 @@ static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publi
     bsi_image_edits_end(&x->edits);
     size_t most = 0;
     for (size_t i = 0; i < n->edit_count; i++) most += n->edit[i].count;
-    bsi_ref *made = bsi_alloc((most + 1) * sizeof *made); /* this image gets no entries: all new blocks are loose */
+    bsi_ref *made = bsi_vast_alloc((most + 1) * sizeof *made); /* this image gets no entries: all new blocks are loose */
     size_t count = 0;
     for (size_t i = 0; i < n->edit_count; i++)
         for (size_t k = 0; k < n->edit[i].count; k++) made[count++] = n->edit[i].ref[k];
     x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &replaced, made, count, &none);
-    free(made);
+    bsi_vast_free(made);
     p->edit_image = true;
 }
 
@@ -848,6 +849,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_store_flush(s->store);
         bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
+        bsi_sync_trim(s);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count,
                               .amended = s->amended_open, .amended_count = s->amended_count};
         bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .amended = s->amended_state, .amended_count = s->amended_count,
@@ -896,14 +898,14 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     s->feed->slots.count = slot_count;
     bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
-    if (n.exact != s->first_ref) free(n.exact);
-    if (n.refs != s->first_ref) free(n.refs);
-    free(n.open_of);
-    free(n.replaced.slot);
+    if (n.exact != s->first_ref) bsi_vast_free(n.exact);
+    if (n.refs != s->first_ref) bsi_vast_free(n.refs);
+    bsi_vast_free(n.open_of);
+    bsi_vast_free(n.replaced.slot);
     bsi_state_edits_free(n.edit, n.edit_count);
     bsi_image_edits_free(&x.edits);
-    free(x.whole);
-    free(x.orphan);
-    free(n.loose);
+    bsi_vast_free(x.whole);
+    bsi_vast_free(x.orphan);
+    bsi_vast_free(n.loose);
     return st;
 }

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "flow/difference.h"
 #include "run/sync.h"
 
@@ -641,7 +642,7 @@ static void add_open(open_runs *o, const bsi_scan_block *b, size_t index) {
         last->records += b->records;
         return;
     }
-    if (o->count == o->cap) o->run = bsi_realloc(o->run, (o->cap = o->cap ? o->cap * 2 : 64) * sizeof *o->run);
+    if (o->count == o->cap) o->run = bsi_vast_realloc(o->run, (o->cap = o->cap ? o->cap * 2 : 64) * sizeof *o->run);
     o->run[o->count++] =
         (bsi_scan_run){.first = index, .count = 1, .offset = b->offset, .bytes = b->bytes, .records = b->records, .spill = BSI_NO_SPILL, .file = b->file};
 }
@@ -650,8 +651,8 @@ static void add_open(open_runs *o, const bsi_scan_block *b, size_t index) {
 static void keep_open(bsi_reconcile *r, const uint8_t *open, size_t count) {
     bsi_scan *scan = &r->s->scan;
     open_runs runs = {0};
-    free(scan->block); /* of all blocks, if they were read again */
-    scan->block = bsi_alloc((count + 1) * sizeof *scan->block);
+    bsi_vast_free(scan->block); /* of all blocks, if they were read again */
+    scan->block = bsi_vast_alloc((count + 1) * sizeof *scan->block);
     scan->block_count = 0;
     for (size_t i = 0; i < scan->run_count; i++) {
         const bsi_scan_run *run = &scan->run[i];
@@ -666,7 +667,7 @@ static void keep_open(bsi_reconcile *r, const uint8_t *open, size_t count) {
         }
     }
     r->s->settled = scan->brief_count - count;
-    free(scan->run);
+    bsi_vast_free(scan->run);
     scan->run = runs.run;
     scan->run_count = runs.count;
 }
@@ -815,8 +816,8 @@ bomsync_status bsi_reconcile_old(bsi_sync *s, bsi_row_store *old, bomsync_error 
     r->open_state = bsi_calloc(s->base_count / 8 + 1, 1);
     if (r->want_count) bsi_parallel(s->workers, (s->base_count + OLD_BLOCKS - 1) / OLD_BLOCKS, add_wanted, r);
     st = outcome(r, err);
-    free(s->open_state);
-    s->open_state = bsi_alloc((s->base_count + 1) * sizeof *s->open_state);
+    bsi_vast_free(s->open_state);
+    s->open_state = bsi_vast_alloc((s->base_count + 1) * sizeof *s->open_state);
     s->open_state_count = 0;
     for (size_t i = 0; i < s->base_count; i++)
         if (r->open_state[i >> 3] >> (i & 7) & 1) s->open_state[s->open_state_count++] = i;

@@ -16,14 +16,15 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 
 /* ---- which blocks are open ---- */
 
 /* Rows of blocks that were changed in place are settled: they have no index. */
 static void list_open(bsi_sync *s) {
-    free(s->row_base);
+    bsi_vast_free(s->row_base);
     s->open_count = s->scan.block_count;
-    s->row_base = bsi_alloc(sizeof *s->row_base * (s->open_count + 1));
+    s->row_base = bsi_vast_alloc(sizeof *s->row_base * (s->open_count + 1));
     uint64_t rows = 0;
     bsi_amend_walk amended = {0};
     for (size_t i = 0; i < s->open_count; i++) {
@@ -55,8 +56,11 @@ static bool find_near(uint64_t *ordinal, const place_finder *f, bsi_ref ref, uin
     return false;
 }
 
+static void sort_states(bsi_sync *s);
+
 static void add_state(place_finder *f, uint64_t ordinal) {
     bsi_sync *s = f->s;
+    if (s->open_state_count == s->base_count) sort_states(s); /* an image that names a block twice */
     if (s->open_state_count && s->open_state[s->open_state_count - 1] >= ordinal) f->ascending = false;
     s->open_state[s->open_state_count++] = ordinal;
 }
@@ -110,19 +114,29 @@ static void unmatched_refs(place_finder *f) {
     free(used);
 }
 
-/* Few of many refs: a filter that stays in the cache says no to most. */
-enum { FILTER_BITS = 20 };
-static uint32_t filter_bit(bsi_ref ref) { return (uint32_t)(ref * 0x9E3779B97F4A7C15ull >> (64 - FILTER_BITS)); }
+/* Few of many: a filter says no to most. It is no larger than it must be for that, since it is to stay in the cache. */
+enum { FILTER_BITS_LEAST = 20, FILTER_BITS_MOST = 23 };
+static unsigned filter_bits(size_t wanted) {
+    unsigned bits = FILTER_BITS_LEAST;
+    while (bits < FILTER_BITS_MOST && ((size_t)1 << bits) < wanted * 32) bits++;
+    return bits;
+}
+
+static uint64_t filter_bit(bsi_ref ref, unsigned bits) { return ref * 0x9E3779B97F4A7C15ull >> (64 - bits); }
 
 static void find_rest(place_finder *f) {
     bsi_sync *s = f->s;
     const bsi_ref_set *open = &f->rest;
     if (!open->count) return;
-    uint8_t *filter = bsi_calloc(1u << (FILTER_BITS - 3), 1);
-    for (uint64_t i = 0; open->slot && i <= open->mask; i++)
-        if (open->slot[i] != BSI_REF_NONE) filter[filter_bit(open->slot[i]) >> 3] |= (uint8_t)(1u << (filter_bit(open->slot[i]) & 7));
+    unsigned bits = filter_bits(open->count);
+    uint8_t *filter = bsi_calloc((size_t)1 << (bits - 3), 1);
+    for (uint64_t i = 0; open->slot && i <= open->mask; i++) {
+        if (open->slot[i] == BSI_REF_NONE) continue;
+        uint64_t bit = filter_bit(open->slot[i], bits);
+        filter[bit >> 3] |= (uint8_t)(1u << (bit & 7));
+    }
     for (size_t i = 0; i < s->base_count; i++) {
-        uint32_t bit = filter_bit(s->base[i]);
+        uint64_t bit = filter_bit(s->base[i], bits);
         if ((filter[bit >> 3] >> (bit & 7) & 1) && bsi_ref_has(open, s->base[i])) add_state(f, i);
     }
     free(filter);
@@ -133,28 +147,31 @@ static int by_ordinal(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* State blocks whose entry matched no block of this snapshot, and those that had none. */
-static void list_open_state(bsi_sync *s) {
-    place_finder f = {.s = s, .ascending = true};
-    unmatched_refs(&f);
-    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&f.rest, s->image.orphan[i]);
-    find_rest(&f);
-    free(f.rest.slot);
-    if (f.ascending) return;
-    bsi_sort(s->open_state, s->open_state_count, sizeof *s->open_state, by_ordinal);
+static void sort_states(bsi_sync *s) {
+    bsi_vast_sort(s->open_state, s->open_state_count, sizeof *s->open_state, by_ordinal);
     size_t n = 0;
     for (size_t i = 0; i < s->open_state_count; i++)
         if (!n || s->open_state[n - 1] != s->open_state[i]) s->open_state[n++] = s->open_state[i];
     s->open_state_count = n;
 }
 
+/* State blocks whose entry matched no block of this snapshot, and those that had none. */
+static void list_open_state(bsi_sync *s) {
+    place_finder f = {.s = s, .ascending = true};
+    unmatched_refs(&f);
+    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&f.rest, s->image.orphan[i]);
+    find_rest(&f);
+    bsi_vast_free(f.rest.slot);
+    if (!f.ascending) sort_states(s);
+}
+
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     bsi_amend_settle(s);
     list_open(s);
     uint64_t matched = s->scan.blocks - s->open_count;
-    free(s->open_state);
+    bsi_vast_free(s->open_state);
     s->open_state_count = 0;
-    s->open_state = bsi_alloc(sizeof(uint64_t) * 1);
+    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * 1);
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
     if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
@@ -162,8 +179,8 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
         bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
         if (st) return st;
     }
-    free(s->open_state);
-    s->open_state = bsi_alloc(sizeof(uint64_t) * (s->base_count + s->image.count + 1)); /* at most; what is not used is not touched */
+    bsi_vast_free(s->open_state);
+    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1)); /* at most; what is not used is not touched */
     if (!matched) {
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return bsi_amend_place(s, err);
@@ -194,7 +211,8 @@ typedef struct old_rows_run {
     /* twin search */
     const uint64_t *kh;    /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
     uint64_t kh_mask;
-    const uint8_t *filter; /* 2^20 bits */
+    const uint8_t *filter; /* 2^filter_bits bits: of their top bits */
+    unsigned filter_bits;
     const uint8_t *is_open; /* bit a state block */
     pthread_mutex_t lock;
     bsi_ref *hit;
@@ -231,7 +249,7 @@ static void add_old_rows(void *ctx, size_t lane) {
 /* Key hashes that were listed for the search: found by their low bits, as the filter looks at the high ones. */
 static uint64_t *candidates(const uint64_t *kh, size_t count, uint64_t *mask) {
     for (*mask = 63; *mask < count * 2;) *mask = *mask * 2 + 1;
-    uint64_t *slot = bsi_calloc(*mask + 2, sizeof *slot);
+    uint64_t *slot = bsi_vast_calloc(*mask + 2, sizeof *slot);
     for (size_t i = 0; i < count; i++) {
         uint64_t h = kh[i] & *mask;
         while (slot[h] && slot[h] != kh[i]) h = (h + 1) & *mask;
@@ -252,6 +270,8 @@ static void search_twins(void *ctx, size_t index) {
     old_rows_run *r = ctx;
     bsi_sync *s = r->s;
     bomsync_error err = BOMSYNC_ERROR_INIT;
+    const uint8_t *filter = r->filter;
+    const unsigned shift = 64 - r->filter_bits;
     size_t per = 4096, end = BSI_MIN((index + 1) * per, s->base_count);
     for (size_t i = index * per; i < end; i++) {
         if (r->is_open[i >> 3] >> (i & 7) & 1) continue;
@@ -262,8 +282,8 @@ static void search_twins(void *ctx, size_t index) {
             return;
         }
         for (uint32_t k = 0; k < rows.count; k++) {
-            uint32_t h = (uint32_t)(rows.kh[k] >> 44);
-            if (!(r->filter[h >> 3] >> (h & 7) & 1)) continue;
+            uint64_t h = rows.kh[k] >> shift;
+            if (!(filter[h >> 3] >> (h & 7) & 1)) continue;
             if (!is_candidate(r, rows.kh[k])) continue;
             pthread_mutex_lock(&r->lock);
             if (r->hit_count == r->hit_cap) r->hit = bsi_realloc(r->hit, (r->hit_cap = r->hit_cap ? r->hit_cap * 2 : 16) * sizeof *r->hit);
@@ -288,8 +308,12 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
     bomsync_status st = BOMSYNC_OK;
     old_rows_run r = {.s = s, .err = err};
     if (count) {
-        uint8_t *filter = bsi_calloc(1 << 17, 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
-        for (size_t i = 0; i < count; i++) filter[kh[i] >> 47] |= (uint8_t)(1u << (kh[i] >> 44 & 7));
+        r.filter_bits = filter_bits(count);
+        uint8_t *filter = bsi_calloc((size_t)1 << (r.filter_bits - 3), 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t h = kh[i] >> (64 - r.filter_bits);
+            filter[h >> 3] |= (uint8_t)(1u << (h & 7));
+        }
         for (size_t i = 0; i < s->open_state_count; i++)
             if (!bsi_is_amended(s, s->open_state[i])) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
         uint64_t *slot = candidates(kh, count, &r.kh_mask);
@@ -301,7 +325,7 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
         pthread_mutex_destroy(&r.lock);
         free(filter);
         free(is_open);
-        free(slot);
+        bsi_vast_free(slot);
         st = (bomsync_status)atomic_load(&r.status);
     }
     if (!st && r.hit_count) {
@@ -311,17 +335,19 @@ static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, 
         bsi_scan_forget(&s->scan);
         *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
         for (size_t i = 0; i < s->amended_count; i++) *opened += bsi_ref_has(&hits, s->amended[i].ref);
-        free(hits.slot);
+        bsi_vast_free(hits.slot);
     }
     free(r.hit);
     return st;
 }
 
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
+enum { ROUNDS_MOST = 4 }; /* each goes through all of them: with more, what is too much costs less in the spill file */
 static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     uint64_t bytes = (uint64_t)s->open_state_count * (s->block_records * 3 / 2) * sizeof(bsi_row); /* about */
-    unsigned rounds = (unsigned)BSI_MIN(bytes / (s->memory_bytes / 3) + 1, 16u), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
-    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    uint64_t room = bsi_sync_room(s);
+    unsigned rounds = (unsigned)BSI_MIN(bytes / room + 1, (uint64_t)ROUNDS_MOST), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
+    bsi_row_store *old = bsi_row_store_open(s->workers, room, s->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {
         old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old};
@@ -336,7 +362,7 @@ static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *e
 
 /* Most records are known to be unchanged: few old rows are wanted, from anywhere. */
 static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    bsi_row_store *old = bsi_row_store_open(s->workers, s->memory_bytes / 2, s->tmp);
+    bsi_row_store *old = bsi_row_store_open(s->workers, bsi_sync_room(s), s->tmp);
     bomsync_status st = bsi_reconcile_old(s, old, err);
     if (!st) st = bsi_join(out, s->n_rows, old, s->workers, err);
     if (!st) st = bsi_reconcile_gone(s, out, err);
@@ -366,12 +392,12 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = join_once(s, &out, err);
     size_t opened = 0;
     if (!st && out.fresh_count) st = open_twins(s, out.fresh, out.fresh_count, &opened, err);
-    free(out.fresh);
+    bsi_vast_free(out.fresh);
     if (!st && opened) {
         /* rare: everything that was found out about rows is found out again with the twins' blocks */
         forget_rows(s);
-        free(s->fate);
-        free(s->gone);
+        bsi_vast_free(s->fate);
+        bsi_vast_free(s->gone);
         s->gone = NULL;
         for (size_t i = 0; i < s->bad_count; i++) {
             free(s->bad[i].partition);
@@ -382,7 +408,7 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
         st = bsi_sync_open_blocks(s, err);
         if (!st) st = bsi_sync_parse(s, err);
         if (!st) st = join_once(s, &out, err);
-        if (!st) free(out.fresh);
+        if (!st) bsi_vast_free(out.fresh);
     }
     bsi_sync_memory(s);
     forget_rows(s);
@@ -402,10 +428,11 @@ typedef struct class_task {
     bomsync_error err;
 } class_task;
 
+enum { CLASS_AT_ONCE = 128 };
 typedef struct class_run {
     bsi_sync *s;
-    class_task *task;
-    size_t tasks;
+    class_task *task; /* those of this round: their lists are put together before the next one, so that no change is listed twice */
+    size_t from;
     bool need_rows;   /* partitions or schema_only must be looked up */
     bool need_schema;
     bool count_only; /* a first load: 10 M creates need no list, they are counted already */
@@ -460,12 +487,14 @@ static void classify_task(void *ctx, size_t index) {
     class_task *t = &r->task[index];
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     uint32_t slots = s->feed->slots.count;
-    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = slots};
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = slots,
+                          .amended = s->amended_open, .amended_count = s->amended_count};
     bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = slots};
     bsi_row_reader a, b;
     bsi_row_reader_open(&a, &now);
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * slots), *g = bsi_alloc(sizeof *g * slots);
+    index += r->from;
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
     bsi_amend_walk amended = {0};
     for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !t->status; i++) {
@@ -513,7 +542,8 @@ static void classify_task(void *ctx, size_t index) {
 /* Places to delete, in order: partitions are looked up by several workers. */
 typedef struct gone_run {
     bsi_sync *s;
-    class_task *task;
+    class_task *task; /* as above */
+    size_t from;
 } gone_run;
 enum { GONE_AT_ONCE = 4096 };
 
@@ -525,6 +555,7 @@ static void classify_gone_task(void *ctx, size_t index) {
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);
+    index += r->from;
     size_t end = BSI_MIN((index + 1) * GONE_AT_ONCE, s->gone_count);
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     t->item = bsi_alloc(GONE_AT_ONCE * sizeof *t->item);
@@ -550,24 +581,28 @@ static uint32_t *part_map(bsi_sync *s, const bsi_parts *parts) {
 
 static bomsync_status classify_gone(bsi_sync *s, bsi_item *item, size_t *count, bomsync_error *err) {
     size_t tasks = (s->gone_count + GONE_AT_ONCE - 1) / GONE_AT_ONCE, kept = 0;
-    gone_run r = {.s = s, .task = bsi_calloc(tasks + 1, sizeof *r.task)};
+    gone_run r = {.s = s, .task = bsi_alloc(BSI_MIN(tasks + 1, (size_t)CLASS_AT_ONCE) * sizeof *r.task)};
     bomsync_status st = BOMSYNC_OK;
-    bsi_parallel(s->workers, tasks, classify_gone_task, &r);
-    for (size_t i = 0; i < tasks; i++) {
-        class_task *t = &r.task[i];
-        if (t->status && !st) {
-            st = t->status;
-            *err = t->err;
+    for (; r.from < tasks; r.from += CLASS_AT_ONCE) {
+        size_t n = BSI_MIN(tasks - r.from, (size_t)CLASS_AT_ONCE);
+        memset(r.task, 0, n * sizeof *r.task);
+        bsi_parallel(s->workers, n, classify_gone_task, &r);
+        for (size_t i = 0; i < n; i++) {
+            class_task *t = &r.task[i];
+            if (t->status && !st) {
+                st = t->status;
+                *err = t->err;
+            }
+            uint32_t *map = part_map(s, &t->parts);
+            for (size_t k = 0; k < t->count; k++) {
+                s->gone[kept++] = t->item[k].was;
+                item[*count] = t->item[k];
+                item[(*count)++].part = map[t->item[k].part];
+            }
+            free(map);
+            free(t->item);
+            bsi_parts_free(&t->parts);
         }
-        uint32_t *map = part_map(s, &t->parts);
-        for (size_t k = 0; k < t->count; k++) {
-            s->gone[kept++] = t->item[k].was;
-            item[*count] = t->item[k];
-            item[(*count)++].part = map[t->item[k].part];
-        }
-        free(map);
-        free(t->item);
-        bsi_parts_free(&t->parts);
     }
     s->gone_count = kept;
     free(r.task);
@@ -609,55 +644,62 @@ static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
+static void refuse_outside(bsi_sync *s, const class_task *t, bomsync_error *err) {
+    size_t block = (size_t)(t->outside_place >> 16);
+    bsi_source *src = s->scan.file[s->scan.block[block].file].source;
+    bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
+    bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
+    bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
+}
+
+/* What a task found goes to the lists of all. The first fault in the file counts. */
+static void take_class(bsi_sync *s, class_task *t, size_t *room, bomsync_status *st, bomsync_error *err) {
+    s->t.schema_only += t->schema_only;
+    if (t->status && !*st) {
+        *st = t->status;
+        *err = t->err;
+    }
+    if (t->outside && !*st) {
+        *st = BOMSYNC_E_REFUSED;
+        refuse_outside(s, t, err);
+    }
+    if (*room < s->item_count + t->count)
+        s->item = bsi_vast_realloc(s->item, (*room = (s->item_count + t->count) * 5 / 4) * sizeof *s->item);
+    uint32_t *map = part_map(s, &t->parts);
+    bsi_made_take(s, &t->made);
+    for (size_t k = 0; k < t->count && !*st; k++) {
+        s->item[s->item_count] = t->item[k];
+        s->item[s->item_count++].part = map[t->item[k].part];
+        if (t->item[k].op == 'u') s->t.updated++;
+        else s->t.created++;
+    }
+    free(map);
+    free(t->item);
+    bsi_parts_free(&t->parts);
+}
+
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = distrust_unfinished(s, err);
     if (st) return st;
     if (s->o->upsert) s->gone_count = 0;
-    class_run r = {.s = s, .tasks = (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS};
+    size_t tasks = (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS;
+    class_run r = {.s = s, .task = bsi_alloc(BSI_MIN(tasks + 1, (size_t)CLASS_AT_ONCE) * sizeof *r.task)};
     bool changed_schema = s->slots_before != s->feed->slots.count;
     for (size_t f = 0; f < s->scan.file_count; f++)
         if (s->scan.file[f].layout && s->scan.file[f].layout->absent_count) changed_schema = true;
     r.need_schema = s->last && changed_schema;
     r.need_rows = s->feed->slots.partition >= 0 || r.need_schema;
     r.count_only = s->counted;
-    r.task = bsi_calloc(r.tasks + 1, sizeof *r.task);
-    bsi_parallel(s->workers, r.tasks, classify_task, &r);
-    size_t total = s->gone_count;
-    for (size_t i = 0; i < r.tasks; i++) {
-        total += r.task[i].count;
-        s->t.schema_only += r.task[i].schema_only;
-        if (r.task[i].status && !st) {
-            st = r.task[i].status;
-            *err = r.task[i].err;
-        }
-        if (r.task[i].outside && !st) {
-            size_t block = (size_t)(r.task[i].outside_place >> 16);
-            bsi_source *src = s->scan.file[s->scan.block[block].file].source;
-            st = bsi_fail(err, BOMSYNC_E_REFUSED, "a record lies outside --scope %s", s->o->scope ? s->o->scope : "of the control file");
-            bsi_at(err, bsi_source_path(src), (int64_t)s->scan.block[block].offset, -1, NULL, NULL, 0);
-            bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
-        }
-    }
     s->item = NULL;
     size_t room = 0;
-    for (size_t i = 0; i < r.tasks; i++) {
-        class_task *t = &r.task[i];
-        if (room < s->item_count + t->count) /* grows while the tasks' lists shrink: never both whole in memory */
-            s->item = bsi_realloc(s->item, (room = BSI_MIN(total, (s->item_count + t->count) * 5 / 4)) * sizeof *s->item);
-        uint32_t *map = part_map(s, &t->parts);
-        bsi_made_take(s, &t->made);
-        for (size_t k = 0; k < t->count && !st; k++) {
-            s->item[s->item_count] = t->item[k];
-            s->item[s->item_count++].part = map[t->item[k].part];
-            if (t->item[k].op == 'u') s->t.updated++;
-            else s->t.created++;
-        }
-        free(map);
-        free(t->item);
-        bsi_parts_free(&t->parts);
+    for (r.from = 0; r.from < tasks && !st; r.from += CLASS_AT_ONCE) {
+        size_t n = BSI_MIN(tasks - r.from, (size_t)CLASS_AT_ONCE);
+        memset(r.task, 0, n * sizeof *r.task);
+        bsi_parallel(s->workers, n, classify_task, &r);
+        for (size_t i = 0; i < n; i++) take_class(s, &r.task[i], &room, &st, err);
     }
     free(r.task);
-    s->item = bsi_realloc(s->item, (total + 1) * sizeof *s->item);
+    s->item = bsi_vast_realloc(s->item, (s->item_count + s->gone_count + 1) * sizeof *s->item);
     if (!st) st = classify_gone(s, s->item, &s->item_count, err);
     s->t.deleted = (int64_t)s->gone_count;
     s->t.kept_back = (int64_t)s->conflicts;

@@ -17,6 +17,15 @@ enum { SHORT_NS = 200000 }; /* a stage of less takes no memory worth three syste
 
 void bsi_sync_memory(bsi_sync *s) { s->memory_peak = BSI_MAX(s->memory_peak, bsi_private_bytes()); }
 
+uint64_t bsi_sync_room(const bsi_sync *s) {
+    uint64_t most = s->memory_bytes / 16 * 13, used = bsi_private_bytes();
+    return BSI_MIN(BSI_MAX(s->memory_bytes / 16, used < most ? (most - used) / 3 * 2 : 0), s->memory_bytes / 2);
+}
+
+void bsi_sync_trim(const bsi_sync *s) {
+    if (bsi_private_bytes() > s->memory_bytes / 4 * 3) bsi_memory_give_back();
+}
+
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start) {
     int64_t now = bsi_now_ns();
     s->seconds[stage] += (double)(now - *start) / 1e9;

@@ -15,6 +15,7 @@
  *   given as a whole   it is cut where an entry says so (the low bits of its fingerprint), about every 13 entries, and what
  *                      the image before holds, cut in the same way, is found again by its XXH3-128
  */
+#include "core/vast.h"
 #include "store/store_inner.h"
 
 enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8, IMAGE_KEEP_LONG = 24 };
@@ -47,12 +48,12 @@ static page *page_of(const pages *p, uint64_t id) {
 static void pages_grow(pages *p) {
     page *old = p->slot;
     size_t size = p->mask + 1;
-    p->slot = bsi_calloc(size * 2, sizeof *p->slot);
+    p->slot = bsi_vast_calloc(size * 2, sizeof *p->slot);
     p->mask = size * 2 - 1;
-    p->id = bsi_realloc(p->id, size * 2 * sizeof *p->id);
+    p->id = bsi_vast_realloc(p->id, size * 2 * sizeof *p->id);
     for (size_t i = 0; i < size; i++)
         if (old[i].id) *page_of(p, old[i].id) = old[i];
-    free(old);
+    bsi_vast_free(old);
 }
 
 static void pages_add(pages *p, uint64_t id) {
@@ -65,7 +66,7 @@ static void pages_add(pages *p, uint64_t id) {
 static void pages_init(pages *p, bsi_store *s, uint64_t entries) {
     size_t size = 16;
     while (size < entries / BSI_IMAGE_PAGE * 2) size *= 2;
-    *p = (pages){.s = s, .slot = bsi_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_alloc(size * sizeof *p->id)};
+    *p = (pages){.s = s, .slot = bsi_vast_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_vast_alloc(size * sizeof *p->id)};
 }
 
 static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
@@ -74,8 +75,8 @@ static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
 }
 
 static void pages_close(pages *p) {
-    free(p->slot);
-    free(p->id);
+    bsi_vast_free(p->slot);
+    bsi_vast_free(p->id);
 }
 
 static bomsync_status page_value(pages *p, page *q, MDB_val value, bool quick, bomsync_error *err) {
@@ -171,7 +172,7 @@ bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list
     bomsync_status st = bsi_list_begin(&r, s, s->root.read, image_list, BSI_DB_IMAGE, err);
     if (st) return st;
     pages_init(&pg, s, BSI_MIN(r.count, r.pieces * BSI_IMAGE_PAGE));
-    out->piece = bsi_alloc(r.pieces * sizeof *out->piece + 1);
+    out->piece = bsi_vast_alloc(r.pieces * sizeof *out->piece + 1);
     out->count = r.count;
     out->orphan_count = r.orphans;
     st = image_pieces(out, &pg, s, &r, err);
@@ -181,8 +182,8 @@ bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list
 }
 
 void bsi_image_free(bsi_image *i) {
-    free(i->piece);
-    free(i->orphan);
+    bsi_vast_free(i->piece);
+    bsi_vast_free(i->orphan);
     *i = (bsi_image){0};
 }
 
@@ -283,8 +284,9 @@ static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *pl
         if (stays) st = piece_entries(&e, pg, p, err);
         else e = fresh + (p->id & ~PLAN_NEW);
         bool long_ = p->count * sizeof *e >= BSI_STORE_SEGMENT_BYTES;
-        if (!st && long_ && !w.run.len) { /* all of an image: written from where it lies, as a copy takes as long as the writing */
-            st = write_entries(&w, e, p->count, err);
+        if (!st && long_) { /* most of an image: written from where it lies, as a copy takes as long as the writing, and as much memory as all of it */
+            st = write_run(&w, err);
+            if (!st) st = write_entries(&w, e, p->count, err);
             continue;
         }
         if (!st) bsi_buf_add(&w.run, e, p->count * sizeof *e);
@@ -342,11 +344,25 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
 
 /* ---- an image edited ---- */
 
+typedef struct fresh_list { /* entries that are written anew; of an image that was changed all over, all of them */
+    bsi_image_entry *v;
+    size_t count, cap;
+} fresh_list;
+
+static void add_fresh(fresh_list *l, const bsi_image_entry *e, size_t count) {
+    if (l->count + count > l->cap) {
+        l->cap = BSI_MAX(l->cap * 2, l->count + count + 64);
+        l->v = bsi_vast_realloc(l->v, l->cap * sizeof *l->v);
+    }
+    memcpy(l->v + l->count, e, count * sizeof *e);
+    l->count += count;
+}
+
 typedef struct image_edit {
     const bsi_list *old;
     pages *pg;
     bsi_list plan;
-    bsi_buf fresh;
+    fresh_list fresh;
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
     uint64_t from;     /* entries of fresh that are in the plan */
@@ -382,13 +398,13 @@ static bomsync_status pull(image_edit *x, uint64_t to, bomsync_error *err) {
         bomsync_status st = piece_entries(&e, x->pg, p, err);
         if (st) return st;
         uint64_t n = BSI_MIN(left_of_piece(x), to - x->at);
-        bsi_buf_add(&x->fresh, e + (x->at - x->base), (size_t)n * sizeof *e);
+        add_fresh(&x->fresh, e + (x->at - x->base), (size_t)n);
         pass(x, x->at + n);
     }
     return BOMSYNC_OK;
 }
 
-static uint64_t in_stretch(const image_edit *x) { return x->fresh.len / sizeof(bsi_image_entry) - x->from; }
+static uint64_t in_stretch(const image_edit *x) { return x->fresh.count - x->from; }
 
 /* From edit i on, as many as the stretch meets; then neighbours until it and what is left behind it are long enough. */
 static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, size_t *i, size_t count, bomsync_error *err) {
@@ -397,7 +413,7 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
         uint64_t next = *i < count ? edit[*i].first : UINT64_MAX, left = left_of_piece(x), want = 0;
         if (next != UINT64_MAX && next - x->at < x->keep) {
             st = pull(x, next, err);
-            if (edit[*i].count) bsi_buf_add(&x->fresh, edit[*i].entry, edit[*i].count * sizeof(bsi_image_entry));
+            if (edit[*i].count) add_fresh(&x->fresh, edit[*i].entry, edit[*i].count);
             pass(x, edit[*i].end);
             ++*i;
             continue;
@@ -409,7 +425,7 @@ static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, siz
         st = pull(x, BSI_MIN(x->at + want, next), err);
     }
     plan_new(&x->plan, x->from, (size_t)in_stretch(x));
-    x->from = x->fresh.len / sizeof(bsi_image_entry);
+    x->from = x->fresh.count;
     return st;
 }
 
@@ -427,7 +443,8 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
     image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = few ? 1 : IMAGE_KEEP_LONG};
     pages_open(&pg, l->s, old);
     bsi_list_room(&x.plan, old->piece_count + 2 * count + 1);
-    bsi_buf_reserve(&x.fresh, entries_of(edit, count) * sizeof(bsi_image_entry));
+    x.fresh.cap = entries_of(edit, count) + 1;
+    x.fresh.v = bsi_vast_alloc(x.fresh.cap * sizeof *x.fresh.v);
     for (size_t i = 0; !st && i < count;) {
         uint64_t first = edit[i].first, left;
         bool grows = false;
@@ -440,10 +457,10 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
         if (!st) st = run_stretch(&x, edit, &i, count, err);
     }
     if (!st) keep(&x, old->count);
-    if (!st && count) st = carry_out(out, l, &x.plan, (const void *)x.fresh.data, &pg, x.keep, err);
+    if (!st && count) st = carry_out(out, l, &x.plan, x.fresh.v, &pg, x.keep, err);
     else if (!st) *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
     bsi_list_free(&x.plan);
-    bsi_buf_free(&x.fresh);
+    bsi_vast_free(x.fresh.v);
     pages_close(&pg);
     return st;
 }

@@ -27,6 +27,7 @@
  * Pieces may fill many pages: every BSI_STORE_DIRTY_BYTES they are committed, above the counters of the last publish,
  * where the next writer finds and deletes them if this run dies.
  */
+#include "core/vast.h"
 #include "store/store_inner.h"
 
 enum { STATE_MIN = 32, STATE_MASK = 63, STATE_MAX = 512, STATE_KEEP = 48 };
@@ -34,15 +35,15 @@ enum { LIST_HEAD = 32 };
 static_assert(STATE_KEEP >= STATE_MIN && STATE_KEEP < STATE_MAX, "what an edit leaves is a piece");
 
 void bsi_list_free(bsi_list *l) {
-    free(l->piece);
-    free(l->orphan);
+    bsi_vast_free(l->piece);
+    bsi_vast_free(l->orphan);
     *l = (bsi_list){0};
 }
 
 /* ---- reading ---- */
 
 void bsi_list_orphans(bsi_list *list, const bsi_ref *orphan, size_t count) {
-    list->orphan = bsi_alloc(count * sizeof *orphan);
+    list->orphan = bsi_vast_alloc(count * sizeof *orphan);
     list->orphan_count = count;
     if (count) memcpy(list->orphan, orphan, count * sizeof *orphan);
 }
@@ -82,7 +83,7 @@ bool bsi_list_next(bsi_list_piece *p, bsi_list_reader *x) {
 
 bomsync_status bsi_list_end(bsi_ref **orphan, bsi_store *s, bsi_list_reader *x, bomsync_error *err) {
     bsi_ref ref = 0;
-    *orphan = bsi_alloc(x->orphans * sizeof **orphan);
+    *orphan = bsi_vast_alloc(x->orphans * sizeof **orphan);
     for (size_t i = 0; i < x->orphans; i++) (*orphan)[i] = ref += (uint64_t)bsi_read_signed(&x->r);
     if (x->r.ok && x->r.p == x->r.end && !x->left && x->sum == x->count) return BOMSYNC_OK;
     return bsi_bad(err, &s->root, BSI_DB_LISTS, bsi_key_id(&x->id), "its pieces do not add up");
@@ -255,10 +256,10 @@ bomsync_status bsi_store_state_by(bsi_ref **refs, size_t *count, bsi_store *s, u
     *count = 0;
     bomsync_status st = bsi_list_load(&list, s, s->root.read, state_list, BSI_DB_STATE, err);
     if (st) return st;
-    bsi_ref *out = bsi_alloc((size_t)list.count * sizeof *out);
+    bsi_ref *out = bsi_vast_alloc((size_t)list.count * sizeof *out);
     st = all_refs(out, s, &list, workers, err);
     if (st) {
-        free(out);
+        bsi_vast_free(out);
     } else {
         *refs = out;
         *count = (size_t)list.count;
@@ -294,7 +295,7 @@ bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err) {
 
 void bsi_list_room(bsi_list *list, size_t more) {
     if (list->piece_cap - list->piece_count >= more) return;
-    list->piece = bsi_realloc(list->piece, (list->piece_cap = list->piece_count + more) * sizeof *list->piece);
+    list->piece = bsi_vast_realloc(list->piece, (list->piece_cap = list->piece_count + more) * sizeof *list->piece);
 }
 
 void bsi_list_add(bsi_list *list, bsi_list_piece p) {
@@ -334,8 +335,8 @@ static bomsync_status add_state(bsi_list *list, bsi_lister *l, bsi_buf *value, c
 void bsi_known_open(bsi_known *k, size_t count) {
     size_t size = 16;
     while (size < count * 2) size *= 2;
-    *k = (bsi_known){.piece = bsi_alloc(count * sizeof *k->piece), .digest = bsi_alloc(count * sizeof *k->digest),
-                     .slot = bsi_calloc(size, sizeof *k->slot), .mask = size - 1, .room = count};
+    *k = (bsi_known){.piece = bsi_vast_alloc(count * sizeof *k->piece), .digest = bsi_vast_alloc(count * sizeof *k->digest),
+                     .slot = bsi_vast_calloc(size, sizeof *k->slot), .mask = size - 1, .room = count};
 }
 
 void bsi_known_add(bsi_known *k, bsi_hash128 digest, bsi_list_piece p) {
@@ -356,18 +357,18 @@ const bsi_list_piece *bsi_known_find(const bsi_known *k, bsi_hash128 digest, siz
 }
 
 void bsi_known_close(bsi_known *k) {
-    free(k->piece);
-    free(k->digest);
-    free(k->slot);
+    bsi_vast_free(k->piece);
+    bsi_vast_free(k->digest);
+    bsi_vast_free(k->slot);
 }
 
 static bomsync_status known_state(bsi_known *k, bsi_store *s, const bsi_list *old, bomsync_error *err) {
-    bsi_ref *ref = bsi_alloc((size_t)old->count * sizeof *ref);
+    bsi_ref *ref = bsi_vast_alloc((size_t)old->count * sizeof *ref);
     bsi_known_open(k, old->piece_count);
     bomsync_status st = all_refs(ref, s, old, 1, err);
     for (size_t i = 0, at = 0; !st && i < old->piece_count; at += old->piece[i++].count)
         bsi_known_add(k, bsi_xxh128(ref + at, old->piece[i].count * sizeof *ref), old->piece[i]);
-    free(ref);
+    bsi_vast_free(ref);
     return st;
 }
 

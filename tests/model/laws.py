@@ -571,7 +571,7 @@ def law_switches(folder, bom, seed, isas):
         raise Skipped("nothing to start from")
     variants = [["--workers", "1"], ["--workers", "2"], ["--workers", "7"], ["--tiers", "none"], ["--tiers", "block"], ["--tiers", "sequence"],
                 ["--tiers", "key"], ["--tiers", "block,key"], ["--tiers", "block,sequence"], ["--io", "pread"], ["--io", "uring"],
-                ["--memory", "32MB"], ["--codec", "symbols"], ["--codec", "zstd"]]
+                ["--memory", "32MB"], ["--memory", "64K"], ["--codec", "symbols"], ["--codec", "zstd"]]
     variants += [["--isa", i] for i in isas]
     loose = [["--block-records", b] for b in ("1", "4", "12", "50")]
     want = want_lines = want_code = None

@@ -197,7 +197,7 @@ def ways(isas):
     every += [("--workers %d" % w, ["--workers", w], "plain") for w in (1, 2, 3, 7)]
     every += [("--tiers %s" % t, ["--tiers", t], "plain") for t in ("none", "block", "sequence", "key", "block,sequence", "block,sequence,key")]
     every += [("--io %s" % i, ["--io", i], "plain") for i in ("pread", "uring")]
-    every += [("--memory %s" % m, ["--memory", m], "plain") for m in ("64M", "16M", "1M")]
+    every += [("--memory %s" % m, ["--memory", m], "plain") for m in ("64M", "16M", "1M", "64K")]
     every += [(k, ["--workers", w], k) for k in ("zstd", "zstd frames", "gzip", "stdin", "zstd on stdin") for w in (7,)]
     return every
 
@@ -263,7 +263,7 @@ def memory_caps(folder, suite, lines):
     if not os.path.getsize(out):
         raise Failed("no change at all")
     want = None
-    for memory, tiers in (("2G", "key"), ("16M", "key"), ("16M", "block,sequence,key")):  # joined, and reconciled
+    for memory, tiers in (("2G", "key"), ("16M", "key"), ("16M", "block,sequence,key"), ("1M", "key"), ("1M", "block,sequence,key")):  # joined, and reconciled
         store = os.path.join(folder, "store" + memory + tiers)
         bom("init", "--store", store, expect=0)
         for n, path in enumerate(paths):
