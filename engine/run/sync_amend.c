@@ -11,6 +11,10 @@
  * skipped one (twins are searched in it as in those; if one is found, this is given up, and all open blocks are joined). The
  * worker that cut the block sees it at once; what is left of it is the place of the state block and the rows that changed.
  *
+ * The patch that takes its place is written at once, and the images of both rows are kept for the renderer (bsi_amend_write):
+ *
+ *   kept       pair pair | now1 old1 now2 old2 | margin       one after the other in memory that is given back as a whole
+ *
  * Which blocks are taken this way depends on which entry was expected where, so on how the file was split among workers.
  * What comes out does not: the join would find the same.
  *

@@ -234,7 +234,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
     if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);
     int64_t at = g ? g->committed_at : p->at ? p->at : (int64_t)time(NULL);
     if (!st && p->journal_kind) st = add_journal(s, txn, &u->l.counters, p->journal_kind, p->journal_json, at, err);
-    u->l.counters.segment = atomic_load(&s->next_segment) - 1;
+    if (g) u->l.counters.segment = atomic_load(&s->next_segment) - 1; /* else no list names what was written: the next writer cuts it off */
     if (!st) st = bsi_store_counters_put(s, txn, &u->l.counters, err);
     if (st || !p->stats) return st;
     char *stats = p->stats(p->stats_ctx);
