@@ -451,7 +451,7 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
     }
     bool small = old.records <= BSI_PATCH_RECORDS && rows_of_both(&old, &p) <= old.records / 4;
     if (small && !old.count) return add_patch(out, w, base, old.records, &p, err);
-    st = bsi_store_data(&w->data, w->s, base, err);
+    st = bsi_store_front(&w->data, w->s, base, small ? old.row[old.count - 1] + 1u : UINT32_MAX, err); /* those patched before, or all */
     if (!st && w->data.count != old.records) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
     if (st) return st;
     w->enc.len = 0;

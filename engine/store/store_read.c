@@ -394,20 +394,26 @@ static bool read_patch_data(patch_data *p, decoder *c, unpacked *u, const bsi_bl
     return true;
 }
 
-static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p) {
+/* Of the first `front` rows; the others get no images. */
+static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p, uint32_t front) {
+    uint32_t i = 0, k = 0, end = BSI_MIN(front, d->count);
     to->len = 0;
-    for (uint32_t i = 0, k = 0; i < d->count;) {
-        uint32_t until = k < p->count ? p->row[k] : d->count, from = d->image[i], at = (uint32_t)to->len;
+    while (i < end) {
+        uint32_t until = k < p->count ? BSI_MIN(p->row[k], end) : end, from = d->image[i], at = (uint32_t)to->len;
         uint64_t bytes = (uint64_t)d->image[until] - from;
         if (to->len + bytes > UINT32_MAX / 2) return false;
         bsi_buf_add(to, d->raw.data + from, (size_t)bytes);
         for (; i < until; i++) d->image[i] = d->image[i] - from + at;
-        if (k == p->count) break;
+        if (i == end) break;
         d->image[i] = (uint32_t)to->len;
         d->body[i++] = p->body[k];
         if (to->len + p->image[k + 1] - p->image[k] > UINT32_MAX / 2) return false;
         bsi_buf_add(to, p->images + p->image[k], p->image[k + 1] - p->image[k]);
         k++;
+    }
+    for (; i < d->count; i++) {
+        d->image[i] = (uint32_t)to->len;
+        d->body[i] = 0;
     }
     d->image[d->count] = (uint32_t)to->len;
     d->raw = *to;
@@ -417,7 +423,7 @@ static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p) {
 static bool is_patch(const unpacked *u, const bsi_block_place *b) { return u->segment.group[b->group].kind & BSI_KIND_PATCH; }
 
 static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, unpacked *u, const bsi_block_place *b,
-                                   bsi_ref ref, bomsync_error *err) {
+                                   bsi_ref ref, uint32_t front, bomsync_error *err) {
     patch_data p;
     unpacked *below;
     const bsi_block_place *base;
@@ -429,8 +435,8 @@ static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, 
     if (st) return st;
     if (is_patch(below, base) || base->records != records || below->segment.slot_count != slots)
         return bad_segment(err, s, BSI_DB_DATA, id, "a patch is over another block than it says");
-    if (!find_images(d, c, below, base, UINT32_MAX)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
-    return merge_images(d, &c->merged, &p) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, id, "a patch is too long");
+    if (!find_images(d, c, below, base, front)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
+    return merge_images(d, &c->merged, &p, front) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, id, "a patch is too long");
 }
 
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err) {
@@ -444,7 +450,7 @@ bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, u
     out->count = 0;
     bomsync_status st = find_block(&u, &b, c, s, ref, err);
     if (st) return st;
-    if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, err);
+    if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, front, err);
     if (find_images(out, c, u, b, front)) return BOMSYNC_OK;
     out->count = 0;
     return bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");

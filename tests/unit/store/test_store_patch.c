@@ -94,6 +94,13 @@ static int compare(bsi_store *s, bsi_block_data *d, size_t b, bomsync_error *err
     for (uint32_t i = 0; !st && i <= P_ROWS; i++)
         if (d->image[i] - d->image[0] != m.image[i]) st = 97;
     if (!st && memcmp(d->raw.data + d->image[0], m.enc.data, m.enc.len)) st = 96;
+    uint32_t front = (uint32_t)(b % (P_ROWS + 1)); /* of the first rows the same, however many are asked for */
+    if (!st) st = (int)bsi_store_front(d, s, p.ref[b], front, err);
+    if (!st && d->count != P_ROWS) st = 95;
+    for (uint32_t i = 0; !st && i < front; i++)
+        if (d->image[i + 1] - d->image[i] != m.image[i + 1] - m.image[i] || d->body[i] != m.body[i] ||
+            memcmp(d->raw.data + d->image[i], m.enc.data + m.image[i], m.image[i + 1] - m.image[i]))
+            st = 94;
     bsi_buf_free(&m.enc);
     return st;
 }
