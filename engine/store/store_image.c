@@ -145,6 +145,32 @@ static bomsync_status find_entries(bsi_image *image, const pages *pg, bomsync_er
     return BOMSYNC_OK;
 }
 
+/* An image that was written as a whole: each piece has a page of its own, and they ascend. Then there is nothing to sort and no table to make. */
+static bool in_order(const bsi_image *image) {
+    for (size_t i = 1; i < image->piece_count; i++)
+        if (image->piece[i].id <= image->piece[i - 1].id) return false;
+    return true;
+}
+
+enum { PAGES_AHEAD = 4 }; /* a page is mostly where the one before is, and one further: its head is fetched while others are looked at */
+static bomsync_status look_up_in_order(bsi_image *image, pages *pg, MDB_cursor *c, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    uint64_t here = 0;
+    for (size_t i = 0; !st && i < image->piece_count; i++) {
+        bsi_image_piece *p = &image->piece[i];
+        page q = {.id = p->id};
+        MDB_val value;
+        st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, p->id, c, here, err);
+        if (st) break;
+        __builtin_prefetch((const uint8_t *)value.mv_data + PAGES_AHEAD * 4096);
+        st = page_value(pg, &q, value, true, err);
+        if (!st && (p->before > q.count || p->count > q.count - p->before)) st = too_short(pg, p->id, err);
+        if (!st) p->entry = q.entry + p->before;
+        here = p->id;
+    }
+    return st;
+}
+
 /* The list is not loaded first: of an image that was edited all over it has hundreds of thousands of pieces, and is read once. */
 static bomsync_status image_pieces(bsi_image *out, pages *pg, bsi_store *s, bsi_list_reader *r, bomsync_error *err) {
     bsi_list_piece p;
@@ -152,26 +178,31 @@ static bomsync_status image_pieces(bsi_image *out, pages *pg, bsi_store *s, bsi_
     while (bsi_list_next(&p, r)) {
         out->piece[out->piece_count++] = (bsi_image_piece){.first = first, .id = p.id, .count = p.count, .before = p.first};
         first += p.count;
-        pages_add(pg, p.id);
     }
     bomsync_status st = bsi_list_end(&out->orphan, s, r, err);
     MDB_cursor *c;
     if (st || !out->piece_count) return st;
     int rc = mdb_cursor_open(s->root.read, s->root.dbi[BSI_DB_IMAGE], &c);
     if (rc) return bsi_env_fail(err, &s->root, rc, "read");
-    st = look_up_pages(pg, c, err);
+    if (in_order(out)) {
+        st = look_up_in_order(out, pg, c, err);
+    } else {
+        pages_init(pg, s, BSI_MIN(out->count, out->piece_count * BSI_IMAGE_PAGE));
+        for (size_t i = 0; i < out->piece_count; i++) pages_add(pg, out->piece[i].id);
+        st = look_up_pages(pg, c, err);
+        if (!st) st = find_entries(out, pg, err);
+    }
     mdb_cursor_close(c);
-    return st ? st : find_entries(out, pg, err);
+    return st;
 }
 
 bomsync_status bsi_store_image(bsi_image *out, bsi_store *s, uint64_t image_list, bomsync_error *err) {
     bsi_list_reader r;
-    pages pg;
+    pages pg = {.s = s};
     *out = (bsi_image){0};
     if (!image_list) return BOMSYNC_OK;
     bomsync_status st = bsi_list_begin(&r, s, s->root.read, image_list, BSI_DB_IMAGE, err);
     if (st) return st;
-    pages_init(&pg, s, BSI_MIN(r.count, r.pieces * BSI_IMAGE_PAGE));
     out->piece = bsi_vast_alloc(r.pieces * sizeof *out->piece + 1);
     out->count = r.count;
     out->orphan_count = r.orphans;
