@@ -41,7 +41,10 @@ typedef struct place_finder {
     bsi_sync *s;
     uint64_t entry, ordinal; /* found last; looked for next: as far behind it */
     size_t amended; /* the next one whose entry is not passed yet */
-    bsi_ref_set rest;
+    bsi_ref_set rest;   /* exact entries' blocks that were not found */
+    bsi_ref_set orphan; /* blocks without an exact entry: they lie about where entries are that are not exact */
+    size_t orphans;     /* of them found */
+    uint64_t near_end;  /* places before it were looked at for orphans */
     bool ascending;
 } place_finder;
 enum { PLACE_NEAR = 24 };
@@ -65,6 +68,18 @@ static void add_state(place_finder *f, uint64_t ordinal) {
     s->open_state[s->open_state_count++] = ordinal;
 }
 
+static void find_orphans(place_finder *f, uint64_t entry) {
+    const bsi_sync *s = f->s;
+    uint64_t guess = f->ordinal + (entry - f->entry), lo = guess > PLACE_NEAR ? guess - PLACE_NEAR : 0;
+    uint64_t hi = BSI_MIN(guess + PLACE_NEAR, s->base_count);
+    for (uint64_t i = BSI_MAX(lo, f->near_end); i < hi; i++) {
+        if (!bsi_ref_has(&f->orphan, s->base[i])) continue;
+        add_state(f, i);
+        f->orphans++;
+    }
+    f->near_end = BSI_MAX(f->near_end, hi);
+}
+
 /* Of a block that was changed in place the ref is known, and its entry need not be fetched from far away. Both ascend by entries. */
 static bsi_amended *amended_of(place_finder *f, uint64_t entry) {
     bsi_sync *s = f->s;
@@ -77,7 +92,10 @@ static void add_refs(place_finder *f, bsi_image_walk *w, uint64_t from, uint64_t
         bsi_amended *a = amended_of(f, from);
         const bsi_image_entry *e = a ? NULL : bsi_image_next(w, from);
         uint64_t ordinal;
-        if (e && !(e->flags & BSI_IMAGE_EXACT)) continue;
+        if (e && !(e->flags & BSI_IMAGE_EXACT)) {
+            if (f->orphans < f->orphan.count) find_orphans(f, from);
+            continue;
+        }
         if (!find_near(&ordinal, f, a ? a->ref : e->ref, from)) {
             bsi_ref_add(&f->rest, a ? a->ref : e->ref);
             continue;
@@ -158,10 +176,12 @@ static void sort_states(bsi_sync *s) {
 /* State blocks whose entry matched no block of this snapshot, and those that had none. */
 static void list_open_state(bsi_sync *s) {
     place_finder f = {.s = s, .ascending = true};
+    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&f.orphan, s->image.orphan[i]);
     unmatched_refs(&f);
-    for (size_t i = 0; i < s->image.orphan_count; i++) bsi_ref_add(&f.rest, s->image.orphan[i]);
+    for (size_t i = 0; f.orphans < f.orphan.count && i < s->image.orphan_count; i++) bsi_ref_add(&f.rest, s->image.orphan[i]); /* found twice does not matter */
     find_rest(&f);
     bsi_vast_free(f.rest.slot);
+    bsi_vast_free(f.orphan.slot);
     if (!f.ascending) sort_states(s);
 }
 
