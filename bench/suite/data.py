@@ -227,6 +227,7 @@ class Data:
         if len(self.past) > PAST_STORES or self.lines > PAST_LINES:
             self.drop_past()
         self.call("init", "--store", store)
+        subprocess.run(["sync", "-f", store], check=True)  # what was put aside is not written out while the clock runs
         return store
 
     def drop_past(self):
