@@ -108,7 +108,6 @@ def first(bench):
                   [Against(bench.peers.duckdb_load(old), faster(5))])
     bench.keep_stages("first", load, "first")
     bench.peers.forget_database()
-    bench.data.drop_past()
 
 
 def chunks(bench):
@@ -119,7 +118,6 @@ def chunks(bench):
                   [Against(bench.peers.duckdb_chunks(old), faster(3.5))])
     bench.keep_stages("chunks", load, "first")
     bench.peers.forget_database()
-    bench.data.drop_past()
     bench.data.drop(bench.folder / "first")
 
 

@@ -14,7 +14,6 @@ import subprocess
 KEY = "plant,parent,usage,alternative,line"
 SEED = "7"
 CHUNK = 1 << 22
-PAST_STORES, PAST_LINES = 8, 10_000_000  # a store with all its chunks takes 1 GB for these
 SHUFFLE_BYTES = 1 << 30
 IGNORED = "exported_at"
 
@@ -143,7 +142,7 @@ class Data:
 
     def __init__(self, folder, bomsync, lines):
         self.folder, self.bomsync, self.lines = folder, [str(bomsync)], lines
-        self.made, self.stores, self.past = {}, itertools.count(), []
+        self.made, self.stores = {}, itertools.count()
 
     def call(self, *args, codes=(0,)):
         """An untimed command of bomsync; gives its stdout."""
@@ -219,21 +218,10 @@ class Data:
         return copy
 
     def empty(self, name="first"):
-        """A new store. The one before is put aside until drop_past: a file system passes over inodes that were just freed, one by one, so who
-        makes a thousand files right after as many were deleted pays for that (ext4: up to 0.8 ms a file)."""
         store = self.folder / name
-        if store.exists():
-            self.past.append(store.rename(self.folder / f"past-{next(self.stores)}"))
-        if len(self.past) > PAST_STORES or self.lines > PAST_LINES:
-            self.drop_past()
+        shutil.rmtree(store, ignore_errors=True)
         self.call("init", "--store", store)
-        subprocess.run(["sync", "-f", store], check=True)  # what was put aside is not written out while the clock runs
         return store
-
-    def drop_past(self):
-        """Frees the disk of the stores that were put aside."""
-        self.drop(*self.past)
-        self.past.clear()
 
     def drop(self, *paths):
         for path in paths:
