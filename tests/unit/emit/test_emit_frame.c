@@ -34,7 +34,7 @@ static bool use(int i) {
 typedef enum kind { SAME, NUMBERS, WORDS, NOISE, BYTES, WIDE, UPDATES, KINDS } kind;
 
 static uint32_t fill(uint8_t *to, kind k) {
-    static const char *const words[] = {"bolt", "washer M8", "bearing, left", "EA", "", "2024-01-01", "\xc3\xbc" "ber", "a \"quoted\" one"};
+    static const char *const words[] = {"bolt", "washer M8", "bearing, left", "EA", "", "2024-01-01", ("\xc3\xbc" "ber"), "a \"quoted\" one"};
     uint32_t n = 0;
     switch (k) {
     case SAME: memcpy(to, "all the same", n = 12); break;
