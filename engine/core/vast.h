@@ -30,6 +30,9 @@ void bsi_vast_free(void *p);                     /* NULL is fine */
 /** qsort for long lists, whose second half it would take from memory. Stable where qsort is. */
 void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *, const void *));
 
+/** Numbers in order, each once; returns how many are left. v may be from anywhere. */
+size_t bsi_vast_unique(uint64_t *v, size_t n);
+
 /** Bytes of lists that lie in files now. */
 uint64_t bsi_vast_mapped(void);
 

@@ -11,7 +11,7 @@
  *
  * Where a record ends is known from its own line ends, so no index of the block is needed. Most records have no quotes:
  * then nothing is packed, and the first line end is that of the record, found before anything else is, so that the next
- * record can be begun while this one is worked on; that halves the time. What is not simple (doubled
+ * record can be begun while this one is worked on; that takes a third off. What is not simple (doubled
  * or bare quotes, CR, NUL and other control characters, another number of fields, more than 3 lines, a field above 127
  * bytes) ends it: the rest of the block goes the way of parse_block.c.
  */

@@ -179,24 +179,25 @@ static bomsync_status load_old(bsi_row_reader *r, uint64_t block, bomsync_error 
     return st;
 }
 
+static const bsi_amended *amended_at(const bsi_row_source *s, size_t i) { return s->scan ? &s->by_open[i] : s->by_ordinal[i]; }
+static uint64_t block_at(const bsi_row_source *s, size_t i) { return s->scan ? s->by_open[i].open : s->by_ordinal[i]->ordinal; }
+
 /* Blocks are mostly asked for in order. */
 static const bsi_amended *kept_rows(bsi_row_reader *r, uint64_t block) {
     const bsi_row_source *s = r->source;
     size_t lo = 0, hi = s->amended_count, at = r->amended;
-#define BLOCK_AT(i) (s->scan ? s->amended[i]->open : s->amended[i]->ordinal)
-    if (at < hi && BLOCK_AT(at) < block) at++;
-    if (at >= hi || BLOCK_AT(at) != block) {
+    if (at < hi && block_at(s, at) < block) at++;
+    if (at >= hi || block_at(s, at) != block) {
         while (lo < hi) {
             size_t mid = lo + (hi - lo) / 2;
-            if (BLOCK_AT(mid) < block) lo = mid + 1;
+            if (block_at(s, mid) < block) lo = mid + 1;
             else hi = mid;
         }
         at = lo;
     }
-    if (at >= s->amended_count || BLOCK_AT(at) != block) return NULL;
-#undef BLOCK_AT
+    if (at >= s->amended_count || block_at(s, at) != block) return NULL;
     r->amended = at;
-    return s->amended[at]->kept ? s->amended[at] : NULL;
+    return amended_at(s, at)->kept ? amended_at(s, at) : NULL;
 }
 
 /* *ok: its fields could be read. False: this row was not kept. */

@@ -52,7 +52,8 @@ typedef struct bsi_row_source {
     bsi_store *store;            /* a state: block = index in refs */
     const bsi_ref *refs;
     bsi_block_cache *cache;      /* of the state's blocks, or NULL */
-    const bsi_amended *const *amended; /* those with rows that are kept, ascending by open where the source is a scan, else by ordinal */
+    const bsi_amended *by_open;  /* of a scan: blocks whose changed rows may be kept, or NULL; */
+    const bsi_amended *const *by_ordinal; /* of a state: the same */
     size_t amended_count;
     const bsi_secret *secret;
     uint32_t slot_count;         /* of the feed, now */

@@ -422,7 +422,7 @@ bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, 
     const bsi_ref *ref = join_refs(r.ref, tasks, &made);
     *edits = bsi_vast_alloc(sizeof **edits * (r.count + 1));
     *count = r.count;
-    (*edits)[r.count] = (bsi_state_edit){.ref = ref}; /* behind the last: whose list it is */
+    (*edits)[r.count] = (bsi_state_edit){.ref = ref, .count = made}; /* behind the last: the list that all of them share */
     e->loose = join_refs(r.loose, tasks, &e->loose_count);
     for (size_t i = 0; i < r.count; i++)
         (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),

@@ -47,7 +47,7 @@ typedef struct bsi_edit {
 /** Old and new row of one key to a row image, appended to out; returns the bytes of its body. Attributes that are equal keep the
  *  old text, so that null stays null and empty empty; `old` becomes what was built. */
 uint32_t bsi_edit_merge(bsi_buf *out, bsi_field *old, const bsi_field *now, const bsi_slots *slots);
-/** edits of the base list, ascending; bsi_state_edits_free. */
+/** edits of the base list, ascending; bsi_state_edits_free. One more stands behind them: ref and count of the list that all of them share. */
 bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, bomsync_error *err);
 void bsi_state_edits_free(bsi_state_edit *edits, size_t count);
 /** The whole list after the edits; bsi_vast_free. */

@@ -78,7 +78,7 @@ typedef struct bsi_sync {
     uint64_t *fate;             /* [row_base[open_count]] */
     bsi_amended *amended;       /* blocks that were changed in place, ascending by open */
     size_t amended_count;
-    const bsi_amended **amended_open, **amended_state; /* the same, by open; ascending by ordinal */
+    const bsi_amended **amended_state; /* the same, ascending by ordinal */
     bsi_arena amended_kept;     /* their rows that changed */
     uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
     bsi_row_store *n_rows;

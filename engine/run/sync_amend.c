@@ -152,11 +152,9 @@ void bsi_amend_forget_rows(bsi_sync *s) {
 void bsi_amend_forget(bsi_sync *s) {
     bsi_amend_forget_rows(s);
     bsi_vast_free(s->amended);
-    bsi_vast_free(s->amended_open);
     bsi_vast_free(s->amended_state);
     free(s->is_amended);
     s->amended = NULL;
-    s->amended_open = NULL;
     s->amended_state = NULL;
     s->is_amended = NULL;
     s->amended_count = 0;
@@ -271,8 +269,6 @@ bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
         s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
         ascending = ascending && (!i || s->amended[i - 1].ordinal < ordinal);
     }
-    s->amended_open = bsi_vast_alloc(s->amended_count * sizeof *s->amended_open);
-    memcpy(s->amended_open, s->amended_state, s->amended_count * sizeof *s->amended_open);
     if (!ascending) bsi_vast_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);
     return BOMSYNC_OK;
 }

@@ -768,20 +768,13 @@ static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_
 
 /* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. */
 static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publish *p) {
-    bsi_ref_set none = {0}, replaced = n->replaced;
+    bsi_ref_set none = {0};
     for (size_t i = 0; i < s->amended_count; i++)
-        if (s->amended[i].made != BSI_REF_NONE) bsi_ref_add(&replaced, s->amended[i].ref);
-    n->replaced = replaced;
-    bsi_image_unexact(&x->edits, &s->image, &replaced);
+        if (s->amended[i].made != BSI_REF_NONE) bsi_ref_add(&n->replaced, s->amended[i].ref);
+    bsi_image_unexact(&x->edits, &s->image, &n->replaced);
     bsi_image_edits_end(&x->edits);
-    size_t most = 0;
-    for (size_t i = 0; i < n->edit_count; i++) most += n->edit[i].count;
-    bsi_ref *made = bsi_vast_alloc((most + 1) * sizeof *made); /* this image gets no entries: all new blocks are loose */
-    size_t count = 0;
-    for (size_t i = 0; i < n->edit_count; i++)
-        for (size_t k = 0; k < n->edit[i].count; k++) made[count++] = n->edit[i].ref[k];
-    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &replaced, made, count, &none);
-    bsi_vast_free(made);
+    const bsi_state_edit *all = &n->edit[n->edit_count]; /* this image gets no entries: no new block has one */
+    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, all->ref, all->count, &none);
     p->edit_image = true;
 }
 
@@ -851,8 +844,8 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
         bsi_sync_trim(s);
         bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count,
-                              .amended = s->amended_open, .amended_count = s->amended_count};
-        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .amended = s->amended_state, .amended_count = s->amended_count,
+                              .by_open = s->amended, .amended_count = s->amended_count};
+        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .by_ordinal = s->amended_state, .amended_count = s->amended_count,
                               .slot_count = s->feed->slots.count};
         bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};
         bsi_item_source items = bsi_items_of(&array);

@@ -59,11 +59,9 @@ static bool find_near(uint64_t *ordinal, const place_finder *f, bsi_ref ref, uin
     return false;
 }
 
-static void sort_states(bsi_sync *s);
-
 static void add_state(place_finder *f, uint64_t ordinal) {
     bsi_sync *s = f->s;
-    if (s->open_state_count == s->base_count) sort_states(s); /* an image that names a block twice */
+    if (s->open_state_count == s->base_count) s->open_state_count = bsi_vast_unique(s->open_state, s->open_state_count); /* an image that names a block twice */
     if (s->open_state_count && s->open_state[s->open_state_count - 1] >= ordinal) f->ascending = false;
     s->open_state[s->open_state_count++] = ordinal;
 }
@@ -160,19 +158,6 @@ static void find_rest(place_finder *f) {
     free(filter);
 }
 
-static int by_ordinal(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static void sort_states(bsi_sync *s) {
-    bsi_vast_sort(s->open_state, s->open_state_count, sizeof *s->open_state, by_ordinal);
-    size_t n = 0;
-    for (size_t i = 0; i < s->open_state_count; i++)
-        if (!n || s->open_state[n - 1] != s->open_state[i]) s->open_state[n++] = s->open_state[i];
-    s->open_state_count = n;
-}
-
 /* State blocks whose entry matched no block of this snapshot, and those that had none. */
 static void list_open_state(bsi_sync *s) {
     place_finder f = {.s = s, .ascending = true};
@@ -182,7 +167,7 @@ static void list_open_state(bsi_sync *s) {
     find_rest(&f);
     bsi_vast_free(f.rest.slot);
     bsi_vast_free(f.orphan.slot);
-    if (!f.ascending) sort_states(s);
+    if (!f.ascending) s->open_state_count = bsi_vast_unique(s->open_state, s->open_state_count);
 }
 
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
@@ -508,7 +493,7 @@ static void classify_task(void *ctx, size_t index) {
     t->err = (bomsync_error)BOMSYNC_ERROR_INIT;
     uint32_t slots = s->feed->slots.count;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = slots,
-                          .amended = s->amended_open, .amended_count = s->amended_count};
+                          .by_open = s->amended, .amended_count = s->amended_count};
     bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = slots};
     bsi_row_reader a, b;
     bsi_row_reader_open(&a, &now);

@@ -590,7 +590,7 @@ static bomsync_status open_forward(bsi_store **out, const char *dir, uint32_t fo
 
 /* The image is most of the root and is gone through at once: page by page a cold one would take as long as the snapshot. */
 void bsi_store_expect(const char *dir) {
-    char *path = bsi_format("%s/root/data.mdb", dir);
+    char *path = bsi_format("%s/%s/data.mdb", dir, "root");
     bsi_file_expect(path, BSI_EXPECT_ROOT_BYTES);
     free(path);
 }

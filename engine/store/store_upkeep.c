@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/vast.h"
 #include "store/store_inner.h"
 
 /* ---- figures ---- */
@@ -357,13 +358,7 @@ static int by_id(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void ids_sort(ids *s) {
-    bsi_sort(s->id, s->count, sizeof *s->id, by_id);
-    size_t n = 0;
-    for (size_t i = 0; i < s->count; i++)
-        if (!n || s->id[n - 1] != s->id[i]) s->id[n++] = s->id[i];
-    s->count = n;
-}
+static void ids_sort(ids *s) { s->count = bsi_vast_unique(s->id, s->count); }
 
 static bool ids_has(const ids *s, uint64_t id) { return s->count && bsearch(&id, s->id, s->count, sizeof id, by_id); }
 

@@ -171,7 +171,7 @@ Test(store_faults, a_tail_that_was_never_written_is_no_damage) {
     MDB_envinfo info;
     struct stat st;
     char path[160];
-    snprintf(path, sizeof path, "%s/root/data.mdb", fx.dir);
+    snprintf(path, sizeof path, "%s/%s/data.mdb", fx.dir, "root");
     mdb_env_info(s->root.env, &info);
     cr_assert(zero(int, stat(path, &st)));
     bsi_buf_free(&b);
