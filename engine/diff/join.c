@@ -15,13 +15,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { PARTS = BSI_JOIN_PARTS, CHUNK_ROWS = 256 };
+enum { PARTS = BSI_JOIN_PARTS, CHUNK_ROWS = 256, FIRST_ROWS = 8 }; /* a partition's chunks grow from the one to the other */
 enum { FEW_ROWS = 1000 }; /* joined sooner than a thread is started */
 
 typedef struct chunk {
     struct chunk *next;
-    uint32_t count;
-    bsi_row row[CHUNK_ROWS];
+    uint32_t count, cap;
+    bsi_row row[];
 } chunk;
 
 typedef struct spilled {
@@ -82,25 +82,38 @@ static bomsync_status spill_chunk(bsi_row_store *s, part *p, chunk *c, bomsync_e
     return BOMSYNC_OK;
 }
 
+static chunk *new_chunk(bsi_row_store *s, int lane, uint32_t rows) {
+    chunk *c = s->spare[lane];
+    if (c) {
+        s->spare[lane] = c->next;
+    } else {
+        c = bsi_alloc(sizeof *c + rows * sizeof *c->row);
+        c->cap = rows;
+    }
+    c->count = 0;
+    atomic_fetch_add(&s->held, sizeof *c + c->cap * sizeof *c->row);
+    return c;
+}
+
+/* The open chunk of p is full, or there is none. Few rows in many partitions take small chunks; above the cap on memory whole ones are written out. */
+static bomsync_status open_chunk(bsi_row_store *s, int lane, part *p, bomsync_error *err) {
+    chunk *was = p->open;
+    uint32_t rows = was ? BSI_MIN(was->cap * 4, (uint32_t)CHUNK_ROWS) : FIRST_ROWS;
+    if (was && was->cap == CHUNK_ROWS && atomic_load(&s->held) + sizeof *was + rows * sizeof *was->row > s->memory_bytes)
+        return spill_chunk(s, p, was, err);
+    if (was) {
+        was->next = p->full;
+        p->full = was;
+    }
+    p->open = new_chunk(s, lane, rows);
+    return BOMSYNC_OK;
+}
+
 bomsync_status bsi_row_store_add(bsi_row_store *s, int lane, const bsi_row *row, bomsync_error *err) {
     part *p = &s->part[(size_t)lane * PARTS + (row->kh >> 56)];
-    if (!p->open || p->open->count == CHUNK_ROWS) {
-        if (p->open && atomic_load(&s->held) + sizeof(chunk) > s->memory_bytes) {
-            bomsync_status st = spill_chunk(s, p, p->open, err);
-            if (st) return st;
-        } else {
-            chunk *c = s->spare[lane];
-            if (c) s->spare[lane] = c->next;
-            else c = bsi_alloc(sizeof *c);
-            c->count = 0;
-            c->next = p->full;
-            if (p->open) {
-                p->open->next = p->full;
-                p->full = p->open;
-            }
-            p->open = c;
-            atomic_fetch_add(&s->held, sizeof *c);
-        }
+    if (!p->open || p->open->count == p->open->cap) {
+        bomsync_status st = open_chunk(s, lane, p, err);
+        if (st) return st;
     }
     p->open->row[p->open->count++] = *row;
     p->rows++;
