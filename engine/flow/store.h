@@ -186,6 +186,8 @@ bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); 
 /** All blocks of this run are written: their environments begin to commit them, while the caller goes on. bsi_store_publish waits until it is done,
  *  and tells what went wrong. Blocks may still be added; they are committed by publish. */
 void bsi_store_flush(bsi_store *s);
+/** Blocks are hardly looked at any more: the shards that were written to give back the page tables of what was read, while the caller goes on. */
+void bsi_store_rest(bsi_store *s);
 
 /* Dictionaries: what blocks of a feed are coded with, learned from a sample of its rows. */
 typedef struct bsi_dict_sample bsi_dict_sample; /* one thread */

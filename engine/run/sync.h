@@ -1,4 +1,4 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_parse.c and sync_reconcile.c (with sync_claim.c) read records,
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and sync_reconcile.c (with sync_claim.c) read records,
  * sync_amend.c and sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
  */
 #ifndef BSI_RUN_SYNC_H
@@ -59,7 +59,8 @@ typedef struct bsi_sync {
     bool learned;               /* a first load has decided on a dictionary */
     uint32_t slots_before;      /* slots of the feed before this snapshot */
     bsi_generation *last;       /* the feed's last generation, or NULL */
-    bsi_ref *base;
+    struct bsi_sync_ahead *ahead; /* the thread that reads base while the snapshot is scanned, or NULL */
+    bsi_ref *base;              /* bsi_sync_base */
     size_t base_count;
     bsi_image image;
     bsi_scan scan;
@@ -125,6 +126,12 @@ void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the sc
 void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g); /* as late as it can be: then it goes into the generation and the feed */
 
 #define BSI_SYNC_TASK_BLOCKS 512 /* open blocks that a worker takes at once */
+
+/* sync_base.c */
+void bsi_sync_ahead_open(bsi_sync *s);                                 /* before the scan */
+void bsi_sync_base_ahead(bsi_sync *s);                                 /* base will be needed: any thread of the scan, any number of times */
+bomsync_status bsi_sync_base(bsi_sync *s, bomsync_error *err);         /* sets base and base_count, if they are not there */
+void bsi_sync_ahead_close(bsi_sync *s);
 
 /* sync_parse.c */
 bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_error *err); /* before the scan: open blocks of plain files are parsed with it */

@@ -390,7 +390,9 @@ static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, c
     bsi_block_rows old;
     bsi_ref ref = BSI_REF_NONE;
     bsi_amended a = {0};
-    bool known = expected_rows(&old, &ref, r->s, expect), amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref, expect);
+    bool known = expected_rows(&old, &ref, r->s, expect);
+    if (known) bsi_sync_base_ahead(r->s);
+    bool amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref, expect);
     atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
     if (!room && !amends) return false;

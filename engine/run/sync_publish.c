@@ -726,8 +726,8 @@ static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact,
 static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p, bomsync_error *err) {
     size_t exacts, count = n->ref_count;
     bsi_ref *state = n->refs;
-    if (!state && !s->base && s->last) {
-        bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
+    if (!state && s->last) {
+        bomsync_status st = bsi_sync_base(s, err);
         if (st) return st;
     }
     if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);
@@ -817,6 +817,7 @@ static void forget_records(bsi_sync *s) {
     bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);
     s->cache = NULL;
+    bsi_store_rest(s->store);
     if (many) bsi_memory_give_back();
 }
 

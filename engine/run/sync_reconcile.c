@@ -251,7 +251,7 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     pthread_mutex_init(&r->lock, NULL);
     if (!s->tier_sequence) return BOMSYNC_OK;
     bsi_memory_large();
-    st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
+    st = bsi_sync_base(s, err);
     if (!st) r->claims = bsi_claims_open(s);
     return st;
 }
@@ -749,7 +749,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = take_out_dropped(r, err);
     if (!st) bsi_parallel(s->workers, (s->scan.unseen_count + UNSEEN_TASK - 1) / UNSEEN_TASK, take_unseen, r);
     if (!st) st = outcome(r, err);
-    if (!st && !s->base) st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
+    if (!st) st = bsi_sync_base(s, err);
     if (!st) st = subtract(r, err);
     if (!st && r->settled) st = cut_down(r, err);
     bsi_sync_end_digest(s);

@@ -180,10 +180,8 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
     if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
-    if (!s->base) {
-        bomsync_status st = bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
-        if (st) return st;
-    }
+    bomsync_status st = bsi_sync_base(s, err);
+    if (st) return st;
     bsi_vast_free(s->open_state);
     s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1)); /* at most; what is not used is not touched */
     if (!matched) {

@@ -196,6 +196,8 @@ typedef struct bsi_shard {
     pthread_cond_t wake, idle;
     pthread_t thread;
     bool running, stop;
+    bool rest;           /* what was read is not looked at any more: */
+    uintptr_t read_from, read_to; /* it lies here in the mapping */
     uint64_t wanted, flushed; /* flushes that were asked for, and the last one that is done: all that was queued before it is committed */
     bsi_job *head, *tail;
     size_t queued;
