@@ -322,40 +322,6 @@ int bsi_usable_cores(void) {
     return n < 1 ? 1 : n;
 }
 
-typedef struct parallel_run {
-    void (*fn)(void *, size_t);
-    void *ctx;
-    size_t count;
-    atomic_size_t next;
-    atomic_int lane;
-} parallel_run;
-
-static _Thread_local int this_lane;
-int bsi_lane(void) { return this_lane; }
-
-static void *parallel_work(void *p) {
-    parallel_run *r = p;
-    this_lane = atomic_fetch_add(&r->lane, 1);
-    for (size_t i; (i = atomic_fetch_add(&r->next, 1)) < r->count;) r->fn(r->ctx, i);
-    this_lane = 0;
-    return NULL;
-}
-
-void bsi_parallel(int workers, size_t count, void (*fn)(void *, size_t), void *ctx) {
-    if (workers <= 1 || count <= 1) {
-        for (size_t i = 0; i < count; i++) fn(ctx, i);
-        return;
-    }
-    parallel_run r = {.fn = fn, .ctx = ctx, .count = count};
-    int extra = (int)BSI_MIN((size_t)workers, count) - 1;
-    pthread_t *t = bsi_alloc(sizeof *t * (size_t)extra);
-    int started = 0;
-    while (started < extra && pthread_create(&t[started], NULL, parallel_work, &r) == 0) started++;
-    parallel_work(&r); /* this thread works as well, so fewer threads only mean less speed */
-    for (int i = 0; i < started; i++) pthread_join(t[i], NULL);
-    free(t);
-}
-
 enum { LONG_BYTES = 16 << 20 }; /* of lists that qsort would copy */
 
 void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *)) {

@@ -131,6 +131,9 @@ void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, 
 /** Run fn(ctx, i) for i in [0, count) on up to workers threads; returns when all are done.
  *  fn must not fail silently: it keeps its status in ctx. workers <= 1 runs inline, in order. */
 void bsi_parallel(int workers, size_t count, void (*fn)(void *ctx, size_t index), void *ctx);
+/** Threads of bsi_parallel stay until as many calls of close have come, so that the next loop need not make them. Any thread. */
+void bsi_pool_open(void);
+void bsi_pool_close(void);
 /** Inside fn: a number below the run's workers that no other thread of the run has. */
 int bsi_lane(void);
 int bsi_usable_cores(void);

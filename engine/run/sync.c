@@ -356,6 +356,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     bsi_sync s = {.o = o};
     bsi_generation *g = bsi_calloc(1, sizeof *g);
     bomsync_status st = options(&s, err);
+    bsi_pool_open();
     bsi_memory_small();
     if (!st) bsi_store_expect(o->store);
     if (!st) st = bsi_store_open(&s.store, o->store, o->dry_run ? BSI_STORE_READ : BSI_STORE_WRITE, o->wait_seconds, err);
@@ -368,6 +369,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
+    bsi_pool_close();
     bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     bsi_memory_large();
     return st;
