@@ -57,6 +57,7 @@ typedef struct editor {
     bsi_field *f, *g;
     piece p;
     bsi_buf merged;
+    uint32_t *row, row_cap;    /* of old, those to be rendered */
     size_t amended;            /* where the next of e->amended is looked for */
     bsi_edit_pair pair[BSI_AMEND_ROWS_MAX]; /* of an amended block */
 } editor;
@@ -261,6 +262,21 @@ static bomsync_status take_made(editor *d, const bsi_amended *a, bomsync_error *
     return BOMSYNC_OK;
 }
 
+/* What is rendered of an old block: rows that change or go. */
+static void keep_old(editor *d, uint64_t block, size_t gone, pairs p) {
+    const bsi_edit *e = d->e;
+    uint32_t count = d->old->count, n = 0;
+    if (d->row_cap < count) d->row = bsi_realloc(d->row, (d->row_cap = count) * sizeof *d->row);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t place = block << 16 | i;
+        while (gone < e->gone_count && e->gone[gone] < place) gone++;
+        for (; p.n && p.v->was < place; p.v++) p.n--;
+        bool goes = gone < e->gone_count && e->gone[gone] == place, changes = p.n && p.v->was == place && p.v->changed;
+        if (goes || changes) d->row[n++] = i;
+    }
+    bsi_block_cache_put(e->was->cache, block, d->old, d->row, n);
+}
+
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
@@ -279,7 +295,7 @@ static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size
     }
     if (a) st = load_whole(d, block, err);
     if (st) return st;
-    if (d->old == &d->own && e->was->cache) bsi_block_cache_put(e->was->cache, block, d->old, NULL, 0);
+    if (d->old == &d->own && e->was->cache) keep_old(d, block, *gone, p);
     st = bsi_store_rows(&rows, e->store, e->base[block], err);
     if (!st && rows.count != d->old->count) st = damaged(err);
     for (uint32_t i = 0; !st && i < d->old->count; i++) {
@@ -343,6 +359,7 @@ static void edit_task(void *ctx, size_t index) {
     bsi_block_data_free(&d.own);
     bsi_buf_free(&d.p.enc);
     bsi_buf_free(&d.merged);
+    free(d.row);
     free(d.p.off);
     free(d.p.body);
     free(d.p.kh);
