@@ -45,6 +45,12 @@ int64_t bsi_store_generation(const bsi_store *s); /* the newest, 0: none */
 
 /* ---- feeds ---- */
 #define BSI_DICT_FRAMES UINT64_MAX /* in the place of a dictionary: none was better than frames of zstd */
+/** Where an entry of an image starts: so a snapshot can be walked from several places at once without a look at the entries before them. */
+typedef struct bsi_image_mark {
+    uint64_t entry, offset; /* offset: behind the first record of its file, in bytes */
+    uint32_t file;
+} bsi_image_mark;
+
 typedef struct bsi_feed {
     char *name;
     bsi_slots slots;
@@ -58,6 +64,8 @@ typedef struct bsi_feed {
     uint64_t image_list;  /* id of its image's list, 0: none */
     uint8_t image_digest[32]; /* digest of the snapshot that the image was written from, zeros: unknown */
     uint64_t dictionary;  /* that its new blocks are coded with; 0: none yet, BSI_DICT_FRAMES */
+    bsi_image_mark *mark; /* some places of the image, ascending; none: unknown */
+    size_t mark_count;
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
@@ -244,7 +252,7 @@ typedef struct bsi_image_edit {
 } bsi_image_edit;
 
 typedef struct bsi_publish {
-    const bsi_feed *feed;              /* written as given (but generation, image_list and image_digest, which publish sets) */
+    const bsi_feed *feed;              /* written as given (but generation and what is said of the image, which publish sets) */
     bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
     const bsi_ref *state;              /* with generation: the whole list; NULL: keep that of state_list */
     size_t state_count;
@@ -259,6 +267,9 @@ typedef struct bsi_publish {
     const bsi_ref *orphan;             /* with image or edit_image: all of them */
     size_t orphan_count;
     uint8_t image_snapshot_digest[32]; /* with image or edit_image: becomes the feed's image_digest */
+    const bsi_image_mark *mark;        /* with image or edit_image: become the feed's, if the image has mark_entries entries then */
+    size_t mark_count;
+    uint64_t mark_entries;
     bool drop_image;
     const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
     size_t kept_count;

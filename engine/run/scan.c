@@ -25,6 +25,7 @@
 #include "flow/lines.h"
 #include "run/scan.h"
 #include "run/scan_pack.h"
+#include "run/scan_split.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -38,11 +39,11 @@
 
 #define BSI_WORKERS_MAX 64
 
-enum { MARGIN = 64, LOOK_AHEAD = 32, LOOK_FAR = 8192, LOST_AFTER = 8, LOST_MOST = 1024, INDEX_PER_BLOCK = 128, SOME_BLOCKS = 500 };
+enum { MARGIN = 64, LOOK_AHEAD = 32, LOOK_FAR = 8192, LOST_AFTER = 8, LOST_MOST = 1024, INDEX_PER_BLOCK = 128, SOME_BLOCKS = 500, MARKS_MOST = 1000 };
 
 /* ---- the image, by index and by fingerprint ---- */
 
-static size_t piece_of(const bsi_image *image, uint64_t index) {
+size_t bsi_image_piece_of(const bsi_image *image, uint64_t index) {
     size_t lo = 0, hi = image->piece_count;
     while (hi - lo > 1) {
         size_t mid = lo + (hi - lo) / 2;
@@ -53,7 +54,7 @@ static size_t piece_of(const bsi_image *image, uint64_t index) {
 }
 
 const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index) {
-    const bsi_image_piece *p = &image->piece[piece_of(image, index)];
+    const bsi_image_piece *p = &image->piece[bsi_image_piece_of(image, index)];
     return &p->entry[index - p->first];
 }
 
@@ -63,7 +64,7 @@ const bsi_image_entry *bsi_image_next(bsi_image_walk *w, uint64_t index) {
     const bsi_image_piece *p = &im->piece[w->piece];
     if (index - p->first >= p->count) { /* most often the next one */
         if (w->piece + 1 < im->piece_count && index == p[1].first) w->piece++;
-        else w->piece = piece_of(im, index);
+        else w->piece = bsi_image_piece_of(im, index);
         p = &im->piece[w->piece];
     }
     return &p->entry[index - p->first];
@@ -517,7 +518,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         if (c->o->tier_block && look_up(c, b)) {
             c->lost = 0;
             c->trust = true;
-            st = check_piece(c, piece_of(c->o->image, c->next), err);
+            st = check_piece(c, bsi_image_piece_of(c->o->image, c->next), err);
             if (c->o->matched && !st) c->o->matched(c->o->matched_ctx, c->f->layout, c->next, 1, p);
         } else {
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
@@ -545,6 +546,7 @@ typedef struct found {
     size_t blocks, block_cap;
     bsi_scan_unseen *unseen; /* of brief: those without a tag; few */
     size_t unseens, unseen_cap;
+    uint64_t listed;       /* blocks of all runs */
     bool vast;             /* it may become long: those of a stretch of a file do not */
 } found;
 
@@ -557,6 +559,7 @@ static void *longer(const found *f, void *list, size_t bytes) { return f->vast ?
 
 static void add_run(found *f, const bsi_scan_run *r) {
     bsi_scan_run *last = f->runs ? &f->run[f->runs - 1] : NULL;
+    f->listed += r->count;
     if (last && continues(last, r)) {
         last->count += r->count;
         last->bytes += r->bytes;
@@ -649,6 +652,8 @@ typedef struct unit_run {
     size_t spares;
     pthread_mutex_t join_lock; /* guards what is below */
     found all;         /* units before `joined`, as one chain */
+    bsi_image_mark *mark; /* where the chain went on with a unit's blocks */
+    size_t marks, mark_cap;
     size_t joined;
     uint64_t pos;      /* where the chain stands in the file of the unit before */
     bomsync_status status;
@@ -774,84 +779,6 @@ static void walk_unit(unit_run *r, size_t index, const bsi_arrival *came) {
 
 /* ---- where to split ---- */
 
-/* Bytes of the image's pieces, and where its files start: to guess which entry starts near an offset. */
-typedef struct image_offsets {
-    const bsi_image *image;
-    uint64_t *piece_bytes; /* [piece_count + 1] bytes before each piece, in its file */
-    uint8_t *has_end;      /* [piece_count] a file ends in it */
-    uint64_t *file_first;  /* entry index at which each file starts */
-    size_t file_count;
-} image_offsets;
-
-enum { SUM_PIECES = 256 };
-
-static void sum_pieces(void *ctx, size_t index) {
-    image_offsets *x = ctx;
-    const bsi_image *im = x->image;
-    for (size_t p = index * SUM_PIECES; p < BSI_MIN((index + 1) * SUM_PIECES, im->piece_count); p++) {
-        uint64_t bytes = 0;
-        uint32_t flags = 0;
-        for (uint32_t i = 0; i < im->piece[p].count; i++) {
-            bytes += im->piece[p].entry[i].bytes;
-            flags |= im->piece[p].entry[i].flags;
-        }
-        x->piece_bytes[p] = bytes;
-        x->has_end[p] = (flags & BSI_IMAGE_AT_END) != 0;
-    }
-}
-
-static void plan_offsets(image_offsets *x, const bsi_image *im, int workers) {
-    *x = (image_offsets){.image = im};
-    if (!im || !im->count) return;
-    size_t cap = 16;
-    x->file_first = bsi_alloc(cap * sizeof *x->file_first);
-    x->piece_bytes = bsi_alloc((im->piece_count + 1) * sizeof *x->piece_bytes);
-    x->has_end = bsi_alloc(im->piece_count + 1);
-    bsi_parallel(workers, (im->piece_count + SUM_PIECES - 1) / SUM_PIECES, sum_pieces, x);
-    x->file_first[x->file_count++] = 0;
-    uint64_t bytes = 0;
-    for (size_t p = 0; p < im->piece_count; p++) {
-        uint64_t whole = x->piece_bytes[p];
-        x->piece_bytes[p] = bytes;
-        bytes += whole;
-        for (uint32_t i = 0; x->has_end[p] && i < im->piece[p].count; i++) {
-            if (!(im->piece[p].entry[i].flags & BSI_IMAGE_AT_END)) continue;
-            bytes = 0;
-            for (uint32_t k = i + 1; k < im->piece[p].count; k++) bytes += im->piece[p].entry[k].bytes;
-            if (x->file_count == cap) x->file_first = bsi_realloc(x->file_first, (cap *= 2) * sizeof *x->file_first);
-            x->file_first[x->file_count++] = im->piece[p].first + i + 1;
-        }
-    }
-    x->piece_bytes[im->piece_count] = bytes;
-}
-
-/* First entry of the file's image that starts at or after offset; its offset in *start. */
-static uint64_t entry_near(const image_offsets *x, uint32_t file, uint64_t body, uint64_t offset, uint64_t *start) {
-    const bsi_image *im = x->image;
-    *start = body;
-    if (file >= x->file_count) return file == 0 && offset == body ? 0 : UINT64_MAX;
-    uint64_t first = x->file_first[file], last = file + 1 < x->file_count ? x->file_first[file + 1] : im->count;
-    bsi_image_walk w = {.image = im};
-    uint64_t at = body, i = first;
-    /* the last piece that starts in this file, not past the offset */
-    size_t lo = piece_of(im, first), hi = last ? piece_of(im, last - 1) + 1 : lo + 1;
-    if (im->piece[lo].first < first) lo++;
-    if (lo < hi && im->piece[lo].first < last) {
-        while (hi - lo > 1) {
-            size_t mid = lo + (hi - lo) / 2;
-            if (body + x->piece_bytes[mid] <= offset) lo = mid;
-            else hi = mid;
-        }
-        if (body + x->piece_bytes[lo] <= offset) {
-            i = im->piece[lo].first;
-            at = body + x->piece_bytes[lo];
-        }
-    }
-    for (; i < last && at < offset; i++) at += bsi_image_next(&w, i)->bytes;
-    *start = at;
-    return i < last ? i : UINT64_MAX;
-}
-
 static void add_unit(unit_run *r, size_t *cap, unit u) {
     if (r->count == *cap) r->unit = bsi_realloc(r->unit, (*cap = *cap ? *cap * 2 : 16) * sizeof *r->unit);
     r->unit[r->count++] = u;
@@ -867,7 +794,7 @@ static void packed_unit(unit *u, bsi_scan_block *block, const uint32_t *match, s
     }
 }
 
-static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_error *err) {
+static bomsync_status plan_units(unit_run *r, const bsi_split *x, bomsync_error *err) {
     size_t cap = 0;
     bsi_scan_pack_image *by_plain = NULL;
     bomsync_status st = BOMSYNC_OK;
@@ -897,7 +824,7 @@ static bomsync_status plan_units(unit_run *r, const image_offsets *x, bomsync_er
         for (uint64_t from = file->body, start = file->body; !packed.done && !st;) {
             unit u = {.file = f, .from = from, .to = random ? BSI_MIN(size, start + step) : UINT64_MAX, .sure = from == file->body, .found.vast = !random || r->o->workers <= 1};
             uint64_t at;
-            u.next = entry_near(x, f, file->body, from, &at);
+            u.next = bsi_split_near(x, f, file->body, from, step / 8, &at);
             if (!u.sure && u.next != UINT64_MAX && at < u.to) u.from = at;
             u.ahead = r->ahead->cold[f] && r->ahead->queue && from < size;
             if (u.ahead) r->part_unit[r->parts++] = r->count;
@@ -988,6 +915,14 @@ static void drop_before(const bsi_scan_options *o, const unit *u, const place *a
     }
 }
 
+/* The next scan may begin here, too. Cold files have many short units: a thousandth of all is enough. */
+static void add_mark(unit_run *r, const unit *u, uint64_t offset) {
+    const bsi_image_mark *last = r->marks ? &r->mark[r->marks - 1] : NULL;
+    if (last && last->file == u->file && offset - last->offset < r->total_bytes / MARKS_MOST) return;
+    if (r->marks == r->mark_cap) r->mark = bsi_realloc(r->mark, (r->mark_cap = r->mark_cap ? r->mark_cap * 2 : 64) * sizeof *r->mark);
+    r->mark[r->marks++] = (bsi_image_mark){.entry = r->all.listed, .offset = offset, .file = u->file};
+}
+
 /* The chain of the left neighbours stands at *pos: go on block by block until it meets a block start of this unit. */
 static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uint64_t *pos, bomsync_error *err) {
     bsi_scan_file *file = &r->scan->file[u->file];
@@ -1017,6 +952,7 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     bsi_buf_free(&buf);
     if (st) return st;
     drop_before(r->o, u, &at);
+    if (random && at.run < u->found.runs) add_mark(r, u, *pos - file->body);
     adopt(all, u, at, pos);
     if (!u->status || !met) return BOMSYNC_OK;
     *err = *u->err; /* past the place where its chain proved right a fault is a real one; else it was the guess */
@@ -1257,8 +1193,8 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     if (!scan->ahead) bsi_scan_start(scan, o->tmp, local.image && o->tier_block);
     r.ahead = scan->ahead;
     r.part_unit = bsi_alloc((r.ahead->parts + 1) * sizeof *r.part_unit);
-    image_offsets x;
-    plan_offsets(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->workers);
+    bsi_split x;
+    bsi_split_open(&x, o->workers > 1 || r.ahead->any ? local.image : NULL, o->mark, o->mark_count, o->workers);
     bomsync_status st = plan_units(&r, &x, err);
     if (r.count == 1) r.unit[0].found.vast = true; /* the list of all */
     if (!st) bsi_parallel(o->workers, r.count, run_unit, &r);
@@ -1267,9 +1203,9 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     unit_run_release(&r);
     ahead_close(scan->ahead);
     scan->ahead = NULL;
-    free(x.file_first);
-    free(x.piece_bytes);
-    free(x.has_end);
+    bsi_split_close(&x);
+    scan->mark = r.mark;
+    scan->mark_count = r.marks;
     scan->run = all.run;
     scan->run_count = all.runs;
     scan->block = all.block;
@@ -1603,6 +1539,7 @@ void bsi_scan_close(bsi_scan *scan) {
     bsi_vast_free(scan->block);
     bsi_vast_free(scan->brief);
     free(scan->unseen);
+    free(scan->mark);
     bsi_vast_free(scan->run);
     *scan = (bsi_scan){0};
 }

@@ -81,6 +81,8 @@ typedef struct bsi_scan {
     bsi_scan_unseen *unseen; /* with brief: those without a tag, ascending */
     size_t unseen_count;
     bsi_rows **parsed;   /* [block_count] rows of open blocks that are kept in memory, all or some; NULL: parse again; or NULL */
+    bsi_image_mark *mark; /* where some of all blocks start (.entry: how many stand before), for the image that is made of them */
+    size_t mark_count;
     uint64_t blocks;     /* all: open and matched */
     uint64_t bytes;      /* decoded, all files */
     bsi_scan_ahead *ahead; /* cold files whose reading was started; NULL: not yet, or no more */
@@ -96,6 +98,8 @@ typedef struct bsi_scan_options {
     bool tier_block, tier_sequence;
     const bsi_secret *secret;
     const bsi_image *image;   /* NULL: none */
+    const bsi_image_mark *mark; /* of the image; none: its entries are added up */
+    size_t mark_count;
     const uint8_t *image_digest; /* [32] digest of the snapshot that the image was written from, zeros: unknown; NULL: the same */
     const bsi_store *store;   /* whose image it is: its pages are checked before they are used; NULL: made in memory */
     const char *tmp;          /* folder for spills */
@@ -165,6 +169,7 @@ void bsi_scan_close(bsi_scan *scan);
 bsi_dialect bsi_scan_dialect(const bomsync_read_options *read, const char *path);
 /** Entry of an image by index. */
 const bsi_image_entry *bsi_image_at(const bsi_image *image, uint64_t index);
+size_t bsi_image_piece_of(const bsi_image *image, uint64_t index); /* which piece it is in */
 /** The same for going through many, mostly one after the other. Zero-initialise but for image. NULL past the end. */
 typedef struct bsi_image_walk {
     const bsi_image *image;

@@ -869,6 +869,9 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
+    p.mark = s->scan.mark;
+    p.mark_count = s->scan.mark_count;
+    p.mark_entries = s->scan.blocks;
     p.state = n.refs;
     p.state_count = n.ref_count;
     p.edit_state = make && !n.refs;

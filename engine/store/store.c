@@ -415,7 +415,7 @@ static bomsync_status check_format(bsi_store *s, bomsync_error *err) {
     if (rc) return bsi_env_fail(err, &s->root, rc, "read");
     uint32_t format = bsi_get32((const uint8_t *)v.mv_data + BSI_VALUE_HEAD);
     bsi_span payload;
-    bomsync_status st = bsi_value_check(&payload, &s->root, BSI_DB_META, key, v, false, NULL);
+    bomsync_status st = bsi_value_check(&payload, &s->root, BSI_DB_META, key, v, NULL);
     if (format > BSI_STORE_FORMAT && format < 1000) {
         bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store \"%s\" has format %u, this bomsync reads up to %d", s->dir, format, BSI_STORE_FORMAT);
         bsi_hint(err, "use the newer bomsync that wrote it; nothing was changed");

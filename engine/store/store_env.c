@@ -370,8 +370,7 @@ bomsync_status bsi_value_seal(bsi_buf *b, bsi_db db, MDB_val key, size_t checked
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bool quick,
-                               bomsync_error *err) {
+bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bomsync_error *err) {
     const uint8_t *p = value.mv_data;
     /* byte 2 is the format that wrote it: a layout that did not change since is good as it is */
     if (value.mv_size < BSI_VALUE_HEAD || p[0] != 'B' || p[1] != (uint8_t)db || !p[2] || p[2] > BSI_STORE_FORMAT || p[3] != 0)
@@ -382,7 +381,7 @@ bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, M
         checked = bytes >= 8 ? bsi_get32(p + BSI_VALUE_HEAD) : SIZE_MAX;
         if (checked > bytes) return bsi_bad(err, e, db, key, "wrong directory");
     }
-    if (!quick && (bsi_xxh64(p + BSI_VALUE_HEAD, checked) ^ bsi_value_salt(db, bytes, key)) != bsi_get64(p + 8))
+    if ((bsi_xxh64(p + BSI_VALUE_HEAD, checked) ^ bsi_value_salt(db, bytes, key)) != bsi_get64(p + 8))
         return bsi_bad(err, e, db, key, "wrong checksum");
     *payload = (bsi_span){p + BSI_VALUE_HEAD, bytes};
     return BOMSYNC_OK;
@@ -395,7 +394,7 @@ bomsync_status bsi_value_get(bsi_span *payload, const bsi_env *e, MDB_txn *txn, 
     int rc = mdb_get(txn, e->dbi[db], &key, &value);
     if (rc == MDB_NOTFOUND) return BOMSYNC_OK;
     if (rc) return bsi_env_fail(err, e, rc, "read");
-    return bsi_value_check(payload, e, db, key, value, false, err);
+    return bsi_value_check(payload, e, db, key, value, err);
 }
 
 bomsync_status bsi_value_put(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bsi_buf *sealed, unsigned flags,

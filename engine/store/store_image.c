@@ -79,17 +79,22 @@ static void pages_close(pages *p) {
     bsi_vast_free(p->id);
 }
 
-static bomsync_status page_value(pages *p, page *q, MDB_val value, bool quick, bomsync_error *err) {
+/* What its length says: the page itself is not looked at (a cache miss for each, before anything else can be done). */
+static bomsync_status page_room(pages *p, page *q, MDB_val value, bomsync_error *err) {
     bsi_env *e = &p->s->root;
     MDB_val key = bsi_key_id(&q->id);
-    bsi_span payload;
-    bomsync_status st = bsi_value_check(&payload, e, BSI_DB_IMAGE, key, value, quick, err);
-    if (st) return st;
-    if (payload.n % sizeof(bsi_image_entry)) return bsi_bad(err, e, BSI_DB_IMAGE, key, "not whole entries");
-    if ((uintptr_t)payload.p & 7) return bsi_bad(err, e, BSI_DB_IMAGE, key, "lies askew on its page");
-    q->entry = (const void *)payload.p;
-    q->count = (uint32_t)(payload.n / sizeof(bsi_image_entry));
+    size_t bytes = value.mv_size < BSI_VALUE_HEAD ? 1 : value.mv_size - BSI_VALUE_HEAD;
+    if (bytes % sizeof(bsi_image_entry) || bytes > BSI_IMAGE_PAGE * sizeof(bsi_image_entry)) return bsi_bad(err, e, BSI_DB_IMAGE, key, "not whole entries");
+    q->entry = (const void *)((const uint8_t *)value.mv_data + BSI_VALUE_HEAD);
+    if ((uintptr_t)q->entry & 7) return bsi_bad(err, e, BSI_DB_IMAGE, key, "lies askew on its page");
+    q->count = (uint32_t)(bytes / sizeof(bsi_image_entry));
     return BOMSYNC_OK;
+}
+
+static bomsync_status page_value(pages *p, page *q, MDB_val value, bomsync_error *err) {
+    bsi_span payload;
+    bomsync_status st = bsi_value_check(&payload, &p->s->root, BSI_DB_IMAGE, bsi_key_id(&q->id), value, err);
+    return st ? st : page_room(p, q, value, err);
 }
 
 static bomsync_status too_short(const pages *p, uint64_t id, bomsync_error *err) {
@@ -105,7 +110,7 @@ static bomsync_status piece_entries(const bsi_image_entry **out, pages *p, const
         int rc = mdb_get(e->read, e->dbi[BSI_DB_IMAGE], &key, &value);
         if (rc == MDB_NOTFOUND) return bsi_bad(err, e, BSI_DB_IMAGE, bsi_key_id(&piece->id), "missing");
         if (rc) return bsi_env_fail(err, e, rc, "read");
-        bomsync_status st = page_value(p, q, value, false, err);
+        bomsync_status st = page_value(p, q, value, err);
         if (st) return st;
     }
     if (piece->first > q->count || piece->count > q->count - piece->first) return too_short(p, piece->id, err);
@@ -129,7 +134,7 @@ static bomsync_status look_up_pages(pages *pg, MDB_cursor *c, bomsync_error *err
     for (size_t i = 0; !st && i < pg->count; here = pg->id[i++]) {
         MDB_val value;
         st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, pg->id[i], c, here, err);
-        if (!st) st = page_value(pg, page_of(pg, pg->id[i]), value, true, err);
+        if (!st) st = page_room(pg, page_of(pg, pg->id[i]), value, err);
     }
     return st;
 }
@@ -152,7 +157,6 @@ static bool in_order(const bsi_image *image) {
     return true;
 }
 
-enum { PAGES_AHEAD = 4 }; /* a page is mostly where the one before is, and one further: its head is fetched while others are looked at */
 static bomsync_status look_up_in_order(bsi_image *image, pages *pg, MDB_cursor *c, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     uint64_t here = 0;
@@ -162,8 +166,7 @@ static bomsync_status look_up_in_order(bsi_image *image, pages *pg, MDB_cursor *
         MDB_val value;
         st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, p->id, c, here, err);
         if (st) break;
-        __builtin_prefetch((const uint8_t *)value.mv_data + PAGES_AHEAD * 4096);
-        st = page_value(pg, &q, value, true, err);
+        st = page_room(pg, &q, value, err);
         if (!st && (p->before > q.count || p->count > q.count - p->before)) st = too_short(pg, p->id, err);
         if (!st) p->entry = q.entry + p->before;
         here = p->id;
@@ -226,7 +229,7 @@ bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *
     size_t least = BSI_VALUE_HEAD + (piece->before + piece->count) * sizeof(bsi_image_entry);
     if (value.mv_size < least || value.mv_size > BSI_VALUE_HEAD + BSI_IMAGE_PAGE * sizeof(bsi_image_entry))
         return bsi_bad(err, &s->root, BSI_DB_IMAGE, key, "changed under the reader");
-    return bsi_value_check(&payload, &s->root, BSI_DB_IMAGE, key, value, false, err);
+    return bsi_value_check(&payload, &s->root, BSI_DB_IMAGE, key, value, err);
 }
 
 /* ---- writing ----

@@ -104,9 +104,8 @@ uint64_t bsi_value_salt(bsi_db db, size_t bytes, MDB_val key);
 void bsi_value_start(bsi_buf *b);
 /** checked: payload bytes that the checksum covers (all, or a segment's directory). Pads to a multiple of 8. */
 bomsync_status bsi_value_seal(bsi_buf *b, bsi_db db, MDB_val key, size_t checked, bomsync_error *err);
-/** Header, sizes and checksum of a value as LMDB gave it. quick: not the checksum. */
-bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bool quick,
-                               bomsync_error *err);
+/** Header, sizes and checksum of a value as LMDB gave it. */
+bomsync_status bsi_value_check(bsi_span *payload, const bsi_env *e, bsi_db db, MDB_val key, MDB_val value, bomsync_error *err);
 bomsync_status bsi_value_get(bsi_span *payload, const bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bomsync_error *err);
 bomsync_status bsi_value_put(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, bsi_buf *sealed, unsigned flags,
                              bomsync_error *err);

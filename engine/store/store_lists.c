@@ -204,7 +204,7 @@ static void decode_pieces(void *ctx, size_t index) {
     for (size_t i = index * PIECES_AT_ONCE; !st && i < end; out += d->list->piece[i++].count) {
         const bsi_list_piece *p = &d->list->piece[i];
         bsi_span v;
-        st = bsi_value_check(&v, &d->s->root, BSI_DB_STATE, bsi_key_id(&p->id), d->value[i], false, &err);
+        st = bsi_value_check(&v, &d->s->root, BSI_DB_STATE, bsi_key_id(&p->id), d->value[i], &err);
         if (!st) st = piece_refs(out, d->s, p, v, &err);
     }
     if (!st) return;

@@ -117,24 +117,33 @@ typedef struct publish {
     bsi_store *s;
     const bsi_publish *p;
     bsi_feed feed;      /* shallow copy of the caller's, with what publish sets */
+    bsi_image_mark *mark; /* those that were stored before */
     int64_t previous;   /* the feed's generation before */
     bsi_lister l;
     bsi_list state, image; /* db 0: not given. id 0: to be saved */
     bsi_list image_old;    /* id 0: nothing to be dropped */
 } publish;
 
+static void forget_image(bsi_feed *f) {
+    f->image_list = 0;
+    memset(f->image_digest, 0, sizeof f->image_digest);
+    f->mark_count = 0;
+}
+
 static bomsync_status stored_feed(publish *u, bomsync_error *err) {
     bsi_feed *old;
     const bsi_publish *p = u->p;
     u->feed = *p->feed;
-    u->feed.image_list = 0;
     u->feed.generation = 0;
-    memset(u->feed.image_digest, 0, sizeof u->feed.image_digest);
+    forget_image(&u->feed);
     bomsync_status st = bsi_feed_load(&old, u->s, u->s->root.read, p->feed->name, err);
     if (st || !old) return st;
     u->previous = u->feed.generation = old->generation;
     u->feed.image_list = old->image_list;
     memcpy(u->feed.image_digest, old->image_digest, sizeof old->image_digest);
+    u->feed.mark = u->mark = old->mark;
+    u->feed.mark_count = old->mark_count;
+    old->mark = NULL;
     bsi_feed_free(old);
     return BOMSYNC_OK;
 }
@@ -196,14 +205,17 @@ static bomsync_status put_image(publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
     if (!p->image && !p->edit_image && !p->drop_image) return BOMSYNC_OK;
     bomsync_status st = bsi_list_load(&u->image_old, u->s, u->s->root.read, u->feed.image_list, BSI_DB_IMAGE, err);
-    u->feed.image_list = 0;
-    memset(u->feed.image_digest, 0, sizeof u->feed.image_digest);
+    forget_image(&u->feed);
     if (st || p->drop_image) return st;
     if (p->edit_image && (st = check_image_edits(p, u->image_old.count, err)) == BOMSYNC_OK)
         st = bsi_lister_edit_image(&u->image, &u->l, &u->image_old, p->image_edit, p->image_edit_count, err);
     else if (!st) st = bsi_lister_image(&u->image, &u->l, p->image, p->image_count, &u->image_old, err);
     bsi_list_orphans(&u->image, p->orphan, p->orphan_count);
     memcpy(u->feed.image_digest, p->image_snapshot_digest, sizeof p->image_snapshot_digest);
+    if (u->image.count == p->mark_entries) {
+        u->feed.mark = (bsi_image_mark *)(uintptr_t)p->mark; /* only read */
+        u->feed.mark_count = p->mark_count;
+    }
     if (!st && u->image_old.id && same_list(&u->image_old, &u->image)) {
         u->image.id = u->image_old.id;
         u->image_old.id = 0;
@@ -283,6 +295,7 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     bsi_list_free(&u.state);
     bsi_list_free(&u.image);
     bsi_list_free(&u.image_old);
+    free(u.mark);
     if (st) {
         s->failed = true;
         return st;

@@ -23,7 +23,7 @@ static bomsync_status segment_value(bsi_span *v, bsi_store *s, bsi_db db, uint64
     bomsync_status st = bsi_shard_get(&value, s, db, id, err);
     if (st) return st;
     const bsi_env *e = &s->shard[id % (uint64_t)s->shard_count].env;
-    return bsi_value_check(v, e, db, bsi_key_id(&id), value, false, err);
+    return bsi_value_check(v, e, db, bsi_key_id(&id), value, err);
 }
 
 static uint32_t index_of(bsi_ref ref) { return (uint32_t)ref & ((1u << BSI_REF_BITS) - 1); }

@@ -45,6 +45,27 @@ static void read_slots(bsi_slots *s, bsi_reader *r) {
     if (s->key_count > n || s->partition < -1 || s->partition >= (int32_t)s->key_count) r->ok = false;
 }
 
+static void put_marks(bsi_buf *b, const bsi_image_mark *mark, size_t count) {
+    bsi_image_mark last = {0};
+    bsi_buf_varint(b, count);
+    for (size_t i = 0; i < count; last = mark[i++]) {
+        bsi_buf_varint(b, mark[i].file - last.file);
+        bsi_buf_varint(b, mark[i].file == last.file ? mark[i].offset - last.offset : mark[i].offset);
+        bsi_buf_varint(b, mark[i].entry - last.entry);
+    }
+}
+
+static void read_marks(bsi_feed *f, bsi_reader *r) {
+    bsi_image_mark last = {0};
+    f->mark_count = bsi_read_count(r, 3);
+    f->mark = bsi_calloc(f->mark_count, sizeof *f->mark);
+    for (size_t i = 0; i < f->mark_count; last = f->mark[i++]) {
+        uint64_t file = bsi_read_varint(r), offset = bsi_read_varint(r), entry = bsi_read_varint(r);
+        f->mark[i] = (bsi_image_mark){.file = last.file + (uint32_t)file, .offset = file ? offset : last.offset + offset, .entry = last.entry + entry};
+        if (file > UINT32_MAX - last.file || f->mark[i].entry < last.entry || (!file && f->mark[i].offset < last.offset)) r->ok = false;
+    }
+}
+
 bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err) {
     bsi_buf raw = {0}, value = {0};
     put_slots(&raw, &f->slots);
@@ -58,6 +79,7 @@ bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, boms
     bsi_buf_varint(&raw, f->image_list);
     bsi_buf_add(&raw, f->image_digest, 32);
     bsi_buf_varint(&raw, f->dictionary);
+    if (f->mark_count) put_marks(&raw, f->mark, f->mark_count);
     bsi_value_start(&value);
     bsi_put_squeezed(&value, &raw);
     bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_FEEDS, bsi_key_text(f->name), &value, 0, err);
@@ -82,6 +104,7 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     f->image_list = bsi_read_varint(r);
     bsi_read_bytes(r, f->image_digest, 32);
     if (r->p < r->end) f->dictionary = bsi_read_varint(r); /* not there before format 2 */
+    if (r->p < r->end) read_marks(f, r);
     return f;
 }
 
@@ -137,6 +160,7 @@ void bsi_feed_free(bsi_feed *f) {
     free(f->slots.order);
     free(f->ignore);
     free(f->name);
+    free(f->mark);
     free(f);
 }
 
@@ -515,7 +539,7 @@ bomsync_status bsi_store_holds(bsi_hold **out, size_t *count, bsi_store *s, cons
     rc = mdb_cursor_get(c, &k, &v, feed ? MDB_SET_KEY : MDB_FIRST);
     for (; !rc && !st; rc = feed ? MDB_NOTFOUND : mdb_cursor_get(c, &k, &v, MDB_NEXT)) {
         bsi_span payload;
-        st = bsi_value_check(&payload, &s->root, BSI_DB_HOLDS, k, v, false, err);
+        st = bsi_value_check(&payload, &s->root, BSI_DB_HOLDS, k, v, err);
         if (!st) st = add_holds(&list, &n, s, k, payload, err);
     }
     mdb_cursor_close(c);

@@ -127,7 +127,7 @@ static void check_database(verify *v, const bsi_env *e, bsi_db db, check_value m
             tell_free(v, bsi_format("\"%s\": keys of %s are out of order", e->label, bsi_db_specs[db].name));
             break;
         }
-        if (bad(v, bsi_value_check(&payload, e, db, k, val, false, &err), &err)) continue;
+        if (bad(v, bsi_value_check(&payload, e, db, k, val, &err), &err)) continue;
         if (more && k.mv_size == 8) more(v, bsi_get64(k.mv_data), payload);
     }
     mdb_cursor_close(c);
@@ -430,6 +430,7 @@ static bomsync_status forget_image(bsi_store *s, MDB_txn *txn, const char *name,
     if (st || !f) return st;
     uint64_t list = f->image_list;
     f->image_list = 0;
+    f->mark_count = 0;
     memset(f->image_digest, 0, sizeof f->image_digest);
     if (list) st = bsi_value_drop(&s->root, txn, BSI_DB_LISTS, bsi_key_id(&list), err);
     if (!st) st = bsi_feed_save(s, txn, f, err);
