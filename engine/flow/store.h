@@ -168,8 +168,8 @@ typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free
     void *dctx;                   /* the decoder, one per thread */
 } bsi_block_data;
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
-/** The same, but only the first `front` rows must be there: a row is made from the one before, so those behind cost as much
- *  again. Images of others may have length 0. */
+/** The same, but only the first `front` rows must be there, and those that a patch replaces: a row is made from the one before, so those
+ *  behind cost as much again. Images of others may have length 0. */
 bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err);
 void bsi_block_data_free(bsi_block_data *d);
 
@@ -189,6 +189,10 @@ bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t 
 bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
+/** What block `base` holds at these rows, for who makes new ones of them: read once, with all that bsi_block_writer_patch of the same rows is going to
+ *  want. Good until the writer is used for another block. */
+bomsync_status bsi_block_writer_read(const bsi_block_data **out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
+                                     bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
 
 /** All blocks of this run are written: their environments begin to commit them, while the caller goes on. bsi_store_publish waits until it is done,
@@ -259,6 +263,8 @@ typedef struct bsi_publish {
     const bsi_state_edit *state_edit;  /* edit_state, with generation: state is not looked at, the list is that of the feed's last generation */
     size_t state_edit_count;           /* (empty, if it has none) with these edits */
     bool edit_state;
+    const bsi_ref *state_base;         /* NULL, or the list that is edited as bsi_store_state gave it: it is not read again */
+    size_t state_base_count;
     const bsi_image_entry *image;      /* NULL: keep the feed's image; drop_image: forget it */
     size_t image_count;
     const bsi_image_edit *image_edit;  /* edit_image: image is not looked at, the list is feed->image_list as stored with these edits */

@@ -60,7 +60,7 @@ bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, 
 struct bsi_amend_writer {
     bsi_sync *s;
     bsi_block_writer *writer;
-    bsi_block_data old;
+    const bsi_block_data *old; /* the writer's */
     bsi_field *f, *g;
     bsi_buf enc;
     bsi_arena kept; /* rows, until they are rendered: goes over to the sync */
@@ -82,7 +82,6 @@ bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
     if (!w) return BOMSYNC_OK;
     bomsync_status st = bsi_block_writer_close(w->writer, err);
     bsi_arena_join(&w->s->amended_kept, &w->kept);
-    bsi_block_data_free(&w->old);
     bsi_buf_free(&w->enc);
     free(w->f);
     free(w->g);
@@ -90,13 +89,13 @@ bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
     return st;
 }
 
-static bool merge_row(bsi_amend_writer *w, uint32_t at, uint32_t row, const bsi_rows *now) {
+static bool merge_row(bsi_amend_writer *w, uint32_t at, const bsi_rows *now) {
+    uint32_t row = w->row[at];
     const bsi_slots *s = &w->s->feed->slots;
-    const bsi_block_data *d = &w->old;
+    const bsi_block_data *d = w->old;
     if (!bsi_image_fields(w->f, s->count, d->raw.data + d->image[row], d->body[row], d->image[row + 1] - d->image[row], d->slot_count) ||
         !bsi_image_fields(w->g, s->count, now->enc.data + now->image[row], now->body[row], now->image[row + 1] - now->image[row], s->count))
         return false;
-    w->row[at] = row;
     w->image[at] = (uint32_t)w->enc.len;
     w->body[at] = bsi_edit_merge(&w->enc, w->f, w->g, s);
     w->kh[at] = now->kh[row];
@@ -105,7 +104,7 @@ static bool merge_row(bsi_amend_writer *w, uint32_t at, uint32_t row, const bsi_
 }
 
 static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint32_t n, const bsi_rows *now) {
-    const bsi_block_data *d = &w->old;
+    const bsi_block_data *d = w->old;
     *bytes = n * sizeof(bsi_kept_pair) + BSI_KEPT_MARGIN;
     for (uint32_t i = 0; i < n; i++) *bytes += now->image[w->row[i] + 1] - now->image[w->row[i]] + d->image[w->row[i] + 1] - d->image[w->row[i]];
     bsi_kept_pair *p = bsi_arena_take(&w->kept, *bytes);
@@ -121,19 +120,20 @@ static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint3
 }
 
 bomsync_status bsi_amend_write(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err) {
-    bsi_block_data *d = &w->old;
-    *bytes = 0;
-    if (!a->changed) return BOMSYNC_OK;
-    bomsync_status st = bsi_store_front(d, w->s->store, a->ref, 64 - (uint32_t)__builtin_clzll(a->changed), err);
-    if (st || d->slot_count != w->s->feed->slots.count) return st; /* of fewer columns: written again, as a whole */
     uint32_t n = 0;
-    bool good = d->count == a->records;
+    *bytes = 0;
+    for (uint64_t left = a->changed; left; left &= left - 1) w->row[n++] = (uint32_t)__builtin_ctzll(left);
+    if (!n) return BOMSYNC_OK;
+    bomsync_status st = bsi_block_writer_read(&w->old, w->writer, a->ref, n, w->row, err);
+    if (st || w->old->slot_count != w->s->feed->slots.count) return st; /* of fewer columns: written again, as a whole */
+    bool good = w->old->count == a->records;
     w->enc.len = 0;
-    for (uint64_t left = a->changed; good && left; left &= left - 1) good = merge_row(w, n++, (uint32_t)__builtin_ctzll(left), now);
+    for (uint32_t i = 0; good && i < n; i++) good = merge_row(w, i, now);
     if (!good) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
     w->image[n] = (uint32_t)w->enc.len;
+    const bsi_kept_pair *kept = keep_pairs(bytes, w, n, now); /* before the writer goes on */
     st = bsi_block_writer_patch(&a->made, w->writer, a->ref, n, w->row, w->enc.data, w->image, w->body, w->kh, w->rh, err);
-    if (!st) a->kept = keep_pairs(bytes, w, n, now);
+    if (!st) a->kept = kept;
     return st;
 }
 

@@ -875,6 +875,8 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.state = n.refs;
     p.state_count = n.ref_count;
     p.edit_state = make && !n.refs;
+    p.state_base = s->base;
+    p.state_base_count = s->base_count;
     p.state_edit = n.edit;
     p.state_edit_count = n.edit_count;
     p.kept = s->kept;

@@ -83,6 +83,8 @@ struct bsi_block_writer {
     /* of patches: what they are over, and what they are made of */
     uint64_t base_segment; /* what was looked up last, and */
     uint32_t base_slots;   /* its slots */
+    bsi_ref read;          /* what data holds: the rows that a patch is made of, if read_whole all */
+    bool read_whole;
     bsi_block_data data;
     bsi_buf enc;
     uint32_t *row, *off, *body;
@@ -357,6 +359,7 @@ static bomsync_status add_patch(bsi_ref *ref, bsi_block_writer *w, bsi_ref base,
 static void patch_room(bsi_block_writer *w) {
     if (w->row) return;
     w->base_segment = UINT64_MAX;
+    w->read = BSI_REF_NONE;
     w->row = bsi_alloc(UINT16_MAX * sizeof *w->row);
     w->off = bsi_alloc((UINT16_MAX + 1) * sizeof *w->off);
     w->body = bsi_alloc(UINT16_MAX * sizeof *w->body);
@@ -424,11 +427,42 @@ static bomsync_status check_patch(const bsi_block_writer *w, uint32_t records, u
 }
 
 /* The directory is not wanted: who has just read the block knows it, and going through it takes longer than writing the patch. */
-static bomsync_status base_slots(bsi_block_writer *w, uint64_t segment, bomsync_error *err) {
+static bomsync_status base_slots(bsi_block_writer *w, bsi_ref base, bomsync_error *err) {
+    uint64_t segment = base >> BSI_REF_BITS;
     if (w->base_segment == segment) return BOMSYNC_OK;
+    bomsync_status st = BOMSYNC_OK;
     w->base_segment = UINT64_MAX;
-    bomsync_status st = bsi_segment_slots(&w->base_slots, w->s, segment, err);
+    if (w->read == base) w->base_slots = w->data.slot_count;
+    else st = bsi_segment_slots(&w->base_slots, w->s, segment, err);
     if (!st) w->base_segment = segment;
+    return st;
+}
+
+static bool stays_small(const bsi_patch *old, const rows_of *p) {
+    return old->records <= BSI_PATCH_RECORDS && rows_of_both(old, p) <= old->records / 4;
+}
+
+/* Those that a patch below replaces come along in any case. */
+static bomsync_status read_base(bsi_block_writer *w, bsi_ref base, uint32_t records, uint32_t front, bool whole, bomsync_error *err) {
+    if (w->read == base && (w->read_whole || !whole)) return BOMSYNC_OK;
+    w->read = BSI_REF_NONE;
+    bomsync_status st = bsi_store_front(&w->data, w->s, base, whole ? UINT32_MAX : front, err);
+    if (!st && w->data.count != records) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
+    if (st) return st;
+    w->read = base;
+    w->read_whole = whole;
+    return BOMSYNC_OK;
+}
+
+bomsync_status bsi_block_writer_read(const bsi_block_data **out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
+                                     bomsync_error *err) {
+    rows_of p = {.count = count, .row = row};
+    bsi_patch old;
+    patch_room(w);
+    w->read = BSI_REF_NONE; /* what was read for another patch may be less than this one asks for */
+    bomsync_status st = bsi_patch_get(&old, bsi_rows_here(), w->s, base, err);
+    if (!st) st = read_base(w, base, old.records, row[count - 1] + 1, !stays_small(&old, &p), err);
+    *out = &w->data;
     return st;
 }
 
@@ -442,17 +476,16 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
     patch_room(w);
     bsi_rows_view *view = bsi_rows_here();
     bomsync_status st = bsi_patch_get(&old, view, w->s, base, err);
-    if (!st) st = base_slots(w, base >> BSI_REF_BITS, err);
+    if (!st) st = base_slots(w, base, err);
     if (!st) st = check_patch(w, old.records, w->base_slots, &p, err);
     if (st) return st;
     if (!count) {
         *out = base;
         return BOMSYNC_OK;
     }
-    bool small = old.records <= BSI_PATCH_RECORDS && rows_of_both(&old, &p) <= old.records / 4;
+    bool small = stays_small(&old, &p);
     if (small && !old.count) return add_patch(out, w, base, old.records, &p, err);
-    st = bsi_store_front(&w->data, w->s, base, small ? old.row[old.count - 1] + 1u : UINT32_MAX, err); /* those patched before, or all */
-    if (!st && w->data.count != old.records) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
+    st = read_base(w, base, old.records, 0, !small, err);
     if (st) return st;
     w->enc.len = 0;
     p = (rows_of){rows_of_both(&old, &p), w->row, NULL, w->off, w->body, w->kh, w->rh};

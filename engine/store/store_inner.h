@@ -339,7 +339,8 @@ bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err);
 /** old: the feed's list before (may be empty). Edits ascend and do not overlap, all inside old. */
 bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref, size_t count, const bsi_list *old,
                                 bomsync_error *err);
-bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_state_edit *edit, size_t count,
+/** known: all refs of old, in order, if they are at hand; else NULL. */
+bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const bsi_state_edit *edit, size_t count,
                                      bomsync_error *err);
 bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_list *old,
                                 bomsync_error *err);
@@ -407,11 +408,15 @@ typedef struct bsi_segment {
     const uint8_t *payload;
     uint32_t slot_count, block_count, group_count;
     uint64_t dictionary;        /* of coded blocks, else 0 */
+    uint32_t kind, known;       /* of coded blocks: kind, and of how many group and block are filled in so far; */
+    const uint8_t *next;        /* what the directory says of the next one, */
+    size_t next_offset, dir, bytes; /* where that begins; bytes of the directory, and of all */
     const bsi_symbols *symbols; /* the same; NULL */
     bsi_group group[BSI_SEGMENT_BLOCKS];
     bsi_block_place block[BSI_SEGMENT_BLOCKS];
 } bsi_segment;
-bomsync_status bsi_segment_load(bsi_segment *out, bsi_store *s, uint64_t id, bomsync_error *err);
+/** What the directory says of the first `blocks` blocks (or of all that there are), at least. */
+bomsync_status bsi_segment_load(bsi_segment *out, bsi_store *s, uint64_t id, uint32_t blocks, bomsync_error *err);
 /** The dictionary that a segment names, 0: none. */
 bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, bomsync_error *err);
 bomsync_status bsi_segment_slots(uint32_t *out, bsi_store *s, uint64_t id, bomsync_error *err); /* without going through its directory */

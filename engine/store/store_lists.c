@@ -395,6 +395,7 @@ bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref
 typedef struct stretch { /* refs that are being written again */
     bsi_lister *l;
     const bsi_list *old;
+    const bsi_ref *known; /* refs of old; NULL: they are read */
     bsi_list *out;
     bsi_buf ref, value;
     bsi_ref held[STATE_MAX]; /* refs of piece `reading`, read once */
@@ -412,6 +413,10 @@ static void pass(stretch *x, uint64_t to) {
 
 /* Old refs from where the stretch stands up to `to` are taken into it. */
 static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
+    if (x->known && x->at < to) {
+        bsi_buf_add(&x->ref, x->known + x->at, (size_t)(to - x->at) * sizeof(bsi_ref));
+        pass(x, to);
+    }
     while (x->at < to) {
         if (x->reading != x->piece) {
             bomsync_status st = read_piece(x->held, x->l->s, &x->old->piece[x->piece], err);
@@ -459,13 +464,14 @@ static bomsync_status run_stretch(stretch *x, const bsi_state_edit *edit, size_t
     return st;
 }
 
-bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_state_edit *edit, size_t count,
+bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const bsi_state_edit *edit, size_t count,
                                      bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_STATE};
     stretch *x = bsi_calloc(1, sizeof *x);
     x->l = l;
     x->old = old;
+    x->known = known;
     x->out = out;
     x->reading = SIZE_MAX;
     for (size_t i = 0; !st;) {

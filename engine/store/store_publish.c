@@ -194,7 +194,7 @@ static bomsync_status put_state(publish *u, bomsync_error *err) {
     if (!st) st = bsi_list_load(&old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
     if (st) return st;
     if (p->edit_state && (st = check_state_edits(p, old.count, err)) == BOMSYNC_OK)
-        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_edit, p->state_edit_count, err);
+        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_base_count == old.count ? p->state_base : NULL, p->state_edit, p->state_edit_count, err);
     else if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, &old, err);
     if (!st && before && same_list(&old, &u->state)) u->state.id = before;
     bsi_list_free(&old);

@@ -196,25 +196,43 @@ static bool read_directory(bsi_segment *g, bsi_span v, size_t dir) {
     return r.ok && r.p == r.end && block == g->block_count && offset == v.n;
 }
 
-/* Of coded blocks: kind and dictionary, then each block for itself. Who wants few blocks reads a directory for each, which
- * took five times as long as the block: so no calls here. */
-static bool read_coded_directory(bsi_segment *g, bsi_span v, size_t dir) {
-    const uint8_t *p = v.p + BSI_DATA_HEAD, *end = v.p + dir;
-    size_t offset = dir;
-    if (p == end) return false;
-    uint8_t kind = *p++;
-    if (!(p = bsi_varint_get(p, end, &g->dictionary))) return false;
-    if ((kind != BSI_KIND_CODED && kind != BSI_KIND_CODED_PATCH) || !g->dictionary || g->slot_count > BSI_RESIDUAL_SLOTS) return false;
-    for (uint32_t i = 0; i < g->block_count; i++) {
+/* Of coded blocks: kind and dictionary, then each block for itself, up to the one that is wanted: its checksum is right, so the rest can wait.
+ * Who wants few blocks reads a directory for each, which took five times as long as the block: so no calls here. */
+static bool read_coded_blocks(bsi_segment *g, uint32_t until) {
+    const uint8_t *p = g->next, *end = g->payload + g->dir;
+    size_t offset = g->next_offset;
+    for (uint32_t i = g->known; i < until; i++) {
         uint64_t records = 0, packed = 0;
-        if (!(p = bsi_varint_get(p, end, &records)) || !(p = bsi_varint_get(p, end, &packed)) || end - p < 4) return false;
-        if (!records || records > UINT16_MAX || packed > v.n - offset) return false;
-        g->group[i] = (bsi_group){.kind = kind, .block_first = i, .block_count = 1, .packed = (uint32_t)packed, .check = bsi_get32(p), .offset = offset};
+        if (end - p >= 7 && p[0] < 128 && p[2] < 128) { /* most are such */
+            records = p[0];
+            packed = p[1] < 128 ? p[1] : (p[1] & 127u) | (uint32_t)p[2] << 7;
+            p += 2 + (p[1] >> 7);
+        } else if (!(p = bsi_varint_get(p, end, &records)) || !(p = bsi_varint_get(p, end, &packed)) || end - p < 4) {
+            return false;
+        }
+        if (!records || records > UINT16_MAX || packed > g->bytes - offset) return false;
+        g->group[i] = (bsi_group){.kind = g->kind, .block_first = i, .block_count = 1, .packed = (uint32_t)packed, .check = bsi_get32(p), .offset = offset};
         g->block[i] = (bsi_block_place){.group = i, .records = (uint32_t)records};
         p += 4;
         offset += packed;
     }
-    return p == end && offset == v.n;
+    g->known = BSI_MAX(g->known, until);
+    g->next = p;
+    g->next_offset = offset;
+    return until < g->block_count || (p == end && offset == g->bytes);
+}
+
+static bool read_coded_directory(bsi_segment *g, bsi_span v, size_t dir) {
+    const uint8_t *p = v.p + BSI_DATA_HEAD, *end = v.p + dir;
+    if (p == end) return false;
+    g->kind = *p++;
+    if (!(p = bsi_varint_get(p, end, &g->dictionary))) return false;
+    if ((g->kind != BSI_KIND_CODED && g->kind != BSI_KIND_CODED_PATCH) || !g->dictionary || g->slot_count > BSI_RESIDUAL_SLOTS) return false;
+    g->next = p;
+    g->next_offset = g->dir = dir;
+    g->bytes = v.n;
+    g->known = 0;
+    return true;
 }
 
 static bool read_head(bsi_segment *g, bsi_span v) {
@@ -229,7 +247,7 @@ static bool read_head(bsi_segment *g, bsi_span v) {
     return g->group_count ? read_directory(g, v, dir) : read_coded_directory(g, v, dir);
 }
 
-bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, bomsync_error *err) {
+static bomsync_status open_segment(bsi_segment *g, bsi_store *s, uint64_t id, bomsync_error *err) {
     uint64_t view = atomic_load_explicit(&s->view, memory_order_acquire);
     if (g->id == id && g->view == view) return BOMSYNC_OK;
     bsi_span v;
@@ -242,6 +260,14 @@ bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, bomsy
     g->id = id;
     g->view = view;
     return BOMSYNC_OK;
+}
+
+bomsync_status bsi_segment_load(bsi_segment *g, bsi_store *s, uint64_t id, uint32_t blocks, bomsync_error *err) {
+    bomsync_status st = open_segment(g, s, id, err);
+    blocks = st ? 0 : BSI_MIN(blocks, g->block_count);
+    if (!g->symbols || g->known >= blocks || read_coded_blocks(g, blocks)) return st;
+    g->view = 0;
+    return bad_segment(err, s, BSI_DB_DATA, id, "wrong directory");
 }
 
 bomsync_status bsi_segment_slots(uint32_t *out, bsi_store *s, uint64_t id, bomsync_error *err) {
@@ -321,7 +347,7 @@ static bomsync_status find_block(unpacked **out, const bsi_block_place **block, 
     uint32_t index = index_of(ref);
     if (c->part[c->last].segment.id != id || c->part[c->last].segment.view != view) c->last ^= 1;
     unpacked *u = *out = &c->part[c->last];
-    bomsync_status st = bsi_segment_load(&u->segment, s, id, err);
+    bomsync_status st = bsi_segment_load(&u->segment, s, id, index + 1, err);
     if (!st && index >= u->segment.block_count) st = bad_segment(err, s, BSI_DB_DATA, id, "it has no such block");
     if (!st) st = load_group(c, u, s, u->segment.block[index].group, err);
     *block = &u->segment.block[index];
@@ -394,7 +420,7 @@ static bool read_patch_data(patch_data *p, decoder *c, unpacked *u, const bsi_bl
     return true;
 }
 
-/* Of the first `front` rows; the others get no images. */
+/* Of the first `front` rows and those that the patch replaces; the others get no images. */
 static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p, uint32_t front) {
     uint32_t i = 0, k = 0, end = BSI_MIN(front, d->count);
     to->len = 0;
@@ -412,8 +438,13 @@ static bool merge_images(bsi_block_data *d, bsi_buf *to, const patch_data *p, ui
         k++;
     }
     for (; i < d->count; i++) {
+        bool replaced = k < p->count && p->row[k] == i;
         d->image[i] = (uint32_t)to->len;
-        d->body[i] = 0;
+        d->body[i] = replaced ? p->body[k] : 0;
+        if (!replaced) continue;
+        if (to->len + p->image[k + 1] - p->image[k] > UINT32_MAX / 2) return false;
+        bsi_buf_add(to, p->images + p->image[k], p->image[k + 1] - p->image[k]);
+        k++;
     }
     d->image[d->count] = (uint32_t)to->len;
     d->raw = *to;

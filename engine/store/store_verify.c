@@ -183,7 +183,7 @@ static void check_segment(verify *v, uint64_t id, bsi_span payload) {
         free(g);
         return;
     }
-    uint32_t blocks = bad(v, bsi_segment_load(g, v->s, id, &err), &err) ? 0 : g->block_count, key_slots = 0;
+    uint32_t blocks = bad(v, bsi_segment_load(g, v->s, id, BSI_SEGMENT_BLOCKS, &err), &err) ? 0 : g->block_count, key_slots = 0;
     free(g);
     for (uint32_t i = 0; i < blocks; i++) {
         bsi_block_rows rows;
