@@ -100,7 +100,7 @@ static void index_build(fp_index *x, const bsi_image *image) {
 
 /* ---- a cursor walks the chain of blocks of one file ---- */
 
-enum { CHECKED = 256 }; /* pages of the image that were changed in part take turns with those that have the changes, of each night others */
+enum { CHECKED = 4096 }; /* pages of the image that were changed in part take turns with those that have the changes, of each night others */
 
 typedef struct cursor {
     bsi_scan_file *f;
