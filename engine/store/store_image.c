@@ -9,17 +9,21 @@
  * half, and a page that a small run left nearly empty is filled up by the next one.
  *
  *   given as edits     the entries of the edits are written, and nothing else: of one changed entry in nine, all over the image,
- *                      a ninth of it. That leaves a list of many short pieces. Above a piece for IMAGE_PIECE entries,
- *                      neighbours are written with them, so that neither a stretch that is written nor one that is left is shorter
- *                      than IMAGE_KEEP_LONG: then pieces are few again, and so the next edits cheap
+ *                      a ninth of it. That leaves a list of many short pieces. While there are more than one for IMAGE_PIECE
+ *                      entries, each edit also has one stretch of the image written anew, where pieces are shortest, of IMAGE_SWEEP
+ *                      entries for each of its own. So the stretch goes round, pieces stay as many as they are, each night costs the
+ *                      same, and pages that get free lie together. (Tried before: above a piece for four entries, neighbours of all
+ *                      edits, 24 together. Then one night in four wrote ten times what the others did, pieces were twice as many, and
+ *                      free pages lay scattered, which made each commit slow.)
  *   given as a whole   it is cut where an entry says so (the low bits of its fingerprint), about every 13 entries, and what
  *                      the image before holds, cut in the same way, is found again by its XXH3-128
  */
 #include "core/vast.h"
 #include "store/store_inner.h"
 
-enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8, IMAGE_KEEP_LONG = 24 };
-enum { IMAGE_PIECE = 4 }; /* entries for each piece, below which an edit takes neighbours: opening costs 60 ns a piece, each time; writing an entry 160 ns, once */
+enum { IMAGE_MIN = 6, IMAGE_MASK = 7, IMAGE_MAX = 36, IMAGE_KEEP = 8 };
+enum { IMAGE_PIECE = 8, IMAGE_SWEEP = 8 }; /* entries for each piece, from which on a stretch is swept; entries of it for each that is new. A piece costs
+                                               some 100 ns each time, an entry that is written again about as much, once */
 static_assert(sizeof(bsi_image_entry) == 56, "image entries are stored as they are");
 static_assert(BSI_IMAGE_PAGE * sizeof(bsi_image_entry) + BSI_VALUE_HEAD <= 4080, "entries of one value fit a page");
 
@@ -234,10 +238,11 @@ bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *
 
 /* ---- writing ----
  *
- * First a plan: pieces of the old list that stay, and stretches of new entries (PLAN_NEW and where they begin in one array, as id).
- * Then it is carried out, and what lies on a page less than half in use joins the new.
+ * First a plan: pieces of the old list that stay, others that are written again (PLAN_MOVED in `first`), and stretches of new entries
+ * (PLAN_NEW and where they begin in one array, as id). Then it is carried out, and what lies on a page less than half in use joins the new.
  */
 #define PLAN_NEW (1ull << 63)
+#define PLAN_MOVED (1u << 31)
 
 typedef struct writer {
     bsi_list *out;
@@ -297,6 +302,8 @@ static bomsync_status write_run(writer *w, bomsync_error *err) {
     return write_entries(w, (const void *)w->run.data, count, err);
 }
 
+static bool is_written(const bsi_list_piece *p) { return (p->id & PLAN_NEW) || (p->first & PLAN_MOVED); }
+
 static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg, size_t keep,
                                 bomsync_error *err) {
     writer w = {.out = out, .l = l, .keep = keep};
@@ -304,26 +311,25 @@ static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *pl
     *out = (bsi_list){.db = BSI_DB_IMAGE};
     bsi_list_room(out, plan->piece_count);
     for (size_t i = 0; i < plan->piece_count; i++)
-        if (!(plan->piece[i].id & PLAN_NEW)) page_of(pg, plan->piece[i].id)->used += plan->piece[i].count;
+        if (!is_written(&plan->piece[i])) page_of(pg, plan->piece[i].id)->used += plan->piece[i].count;
     bsi_value_start(&w.page);
     for (size_t i = 0; !st && i < plan->piece_count; i++) {
-        const bsi_list_piece *p = &plan->piece[i];
-        const bsi_image_entry *e;
-        bool stays = !(p->id & PLAN_NEW);
-        if (stays && page_of(pg, p->id)->used >= BSI_IMAGE_PAGE / 2) {
+        bsi_list_piece p = plan->piece[i];
+        const bsi_image_entry *e = NULL;
+        if (!is_written(&p) && page_of(pg, p.id)->used >= BSI_IMAGE_PAGE / 2) {
             st = write_run(&w, err);
-            if (!st) bsi_list_add(out, *p);
+            if (!st) bsi_list_add(out, p);
             continue;
         }
-        if (stays) st = piece_entries(&e, pg, p, err);
-        else e = fresh + (p->id & ~PLAN_NEW);
-        bool long_ = p->count * sizeof *e >= BSI_STORE_SEGMENT_BYTES;
-        if (!st && long_) { /* most of an image: written from where it lies, as a copy takes as long as the writing, and as much memory as all of it */
+        p.first &= ~PLAN_MOVED;
+        if (p.id & PLAN_NEW) e = fresh + (p.id & ~PLAN_NEW);
+        else st = piece_entries(&e, pg, &p, err);
+        if (!st && (keep == 1 || p.count >= BSI_IMAGE_PAGE)) { /* from where it lies: a copy takes as long as the writing, and as much memory as all of it */
             st = write_run(&w, err);
-            if (!st) st = write_entries(&w, e, p->count, err);
+            if (!st) st = write_entries(&w, e, p.count, err);
             continue;
         }
-        if (!st) bsi_buf_add(&w.run, e, p->count * sizeof *e);
+        if (!st) bsi_buf_add(&w.run, e, p.count * sizeof *e);
         if (!st && w.run.len >= BSI_STORE_SEGMENT_BYTES) st = write_run(&w, err);
     }
     if (!st) st = write_run(&w, err);
@@ -378,123 +384,93 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
 
 /* ---- an image edited ---- */
 
-typedef struct fresh_list { /* entries that are written anew; of an image that was changed all over, all of them */
-    bsi_image_entry *v;
-    size_t count, cap;
-} fresh_list;
-
-static void add_fresh(fresh_list *l, const bsi_image_entry *e, size_t count) {
-    if (l->count + count > l->cap) {
-        l->cap = BSI_MAX(l->cap * 2, l->count + count + 64);
-        l->v = bsi_vast_realloc(l->v, l->cap * sizeof *l->v);
-    }
-    memcpy(l->v + l->count, e, count * sizeof *e);
-    l->count += count;
-}
-
 typedef struct image_edit {
     const bsi_list *old;
     pages *pg;
     bsi_list plan;
-    fresh_list fresh;
+    bsi_image_entry *fresh; /* entries of the edits, one behind the other, */
+    size_t count;      /* so many so far, */
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
-    uint64_t from;     /* entries of fresh that are in the plan */
-    size_t keep;       /* no stretch is shorter */
+    size_t from;       /* of which so many are in the plan */
+    uint64_t sweep, sweep_end; /* ordinals that are written again, changed or not */
 } image_edit;
-
-static uint64_t left_of_piece(const image_edit *x) {
-    return x->piece < x->old->piece_count ? x->base + x->old->piece[x->piece].count - x->at : 0;
-}
 
 static void pass(image_edit *x, uint64_t to) {
     x->at = to;
     while (x->piece < x->old->piece_count && x->base + x->old->piece[x->piece].count <= to) x->base += x->old->piece[x->piece++].count;
 }
 
-/* Old entries up to `to` stay where they are, */
-static void keep(image_edit *x, uint64_t to) {
+static void plan_fresh(image_edit *x) {
+    plan_new(&x->plan, x->from, x->count - x->from);
+    x->from = x->count;
+}
+
+/* Old entries up to `to` stay where they are, or with PLAN_MOVED are written again. */
+static void take(image_edit *x, uint64_t to, uint32_t mark) {
+    if (x->at < to) plan_fresh(x);
     while (x->at < to) {
         bsi_list_piece p = x->old->piece[x->piece];
         uint32_t skip = (uint32_t)(x->at - x->base);
         p.count = (uint32_t)BSI_MIN(p.count - skip, to - x->at);
-        p.first += skip;
+        p.first = (p.first + skip) | mark;
         bsi_list_add(&x->plan, p);
         pass(x, x->at + p.count);
     }
 }
 
-/* or are written again. */
-static bomsync_status pull(image_edit *x, uint64_t to, bomsync_error *err) {
-    while (x->at < to) {
-        const bsi_list_piece *p = &x->old->piece[x->piece];
-        const bsi_image_entry *e;
-        bomsync_status st = piece_entries(&e, x->pg, p, err);
-        if (st) return st;
-        uint64_t n = BSI_MIN(left_of_piece(x), to - x->at);
-        add_fresh(&x->fresh, e + (x->at - x->base), (size_t)n);
-        pass(x, x->at + n);
-    }
-    return BOMSYNC_OK;
+static void go_to(image_edit *x, uint64_t to) {
+    take(x, BSI_MIN(to, x->sweep), 0);
+    take(x, BSI_MIN(to, x->sweep_end), PLAN_MOVED);
+    take(x, to, 0);
 }
 
-static uint64_t in_stretch(const image_edit *x) { return x->fresh.count - x->from; }
-
-/* From edit i on, as many as the stretch meets; then neighbours until it and what is left behind it are long enough. */
-static bomsync_status run_stretch(image_edit *x, const bsi_image_edit *edit, size_t *i, size_t count, bomsync_error *err) {
-    bomsync_status st = BOMSYNC_OK;
-    while (!st) {
-        uint64_t next = *i < count ? edit[*i].first : UINT64_MAX, left = left_of_piece(x), want = 0;
-        if (next != UINT64_MAX && next - x->at < x->keep) {
-            st = pull(x, next, err);
-            if (edit[*i].count) add_fresh(&x->fresh, edit[*i].entry, edit[*i].count);
-            pass(x, edit[*i].end);
-            ++*i;
-            continue;
-        }
-        bool cut = x->at > x->base;
-        if (in_stretch(x) && in_stretch(x) < x->keep) want = BSI_MIN(x->keep - in_stretch(x), left);
-        if (want < left && (cut || want) && left - want < x->keep) want = left;
-        if (!want) break;
-        st = pull(x, BSI_MIN(x->at + want, next), err);
-    }
-    plan_new(&x->plan, x->from, (size_t)in_stretch(x));
-    x->from = x->fresh.count;
-    return st;
-}
-
-static size_t entries_of(const bsi_image_edit *edit, size_t count) {
-    size_t n = 0;
+static uint64_t entries_of(const bsi_image_edit *edit, size_t count) {
+    uint64_t n = 0;
     for (size_t i = 0; i < count; i++) n += edit[i].count;
     return n;
+}
+
+/* Once pieces are many, the stretch of so many entries that is in most pieces is made one. It was so longest ago. */
+static void find_sweep(image_edit *x, uint64_t entries) {
+    const bsi_list *l = x->old;
+    uint64_t most = BSI_MAX(entries * IMAGE_SWEEP, (uint64_t)4 * BSI_IMAGE_PAGE), in = 0, first = 0;
+    size_t best = 0;
+    if (l->piece_count <= l->count / IMAGE_PIECE) return;
+    for (size_t from = 0, to = 0; to < l->piece_count; first += l->piece[from].count, in -= l->piece[from++].count) {
+        while (to < l->piece_count && in + l->piece[to].count <= most) in += l->piece[to++].count;
+        if (to - from <= best) continue;
+        best = to - from;
+        x->sweep = first;
+        x->sweep_end = first + in;
+    }
 }
 
 bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,
                                      bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     pages pg;
-    bool few = old->piece_count + 2 * count <= old->count / IMAGE_PIECE;
-    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}, .keep = few ? 1 : IMAGE_KEEP_LONG};
+    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}};
+    uint64_t entries = entries_of(edit, count);
     pages_open(&pg, l->s, old);
-    bsi_list_room(&x.plan, old->piece_count + 2 * count + 1);
-    x.fresh.cap = entries_of(edit, count) + 1;
-    x.fresh.v = bsi_vast_alloc(x.fresh.cap * sizeof *x.fresh.v);
-    for (size_t i = 0; !st && i < count;) {
-        uint64_t first = edit[i].first, left;
-        bool grows = false;
-        while (!grows && (left = left_of_piece(&x)) != 0 && x.at + left <= first) {
-            grows = x.at + left == old->count && left < IMAGE_KEEP; /* a short end grows with the list */
-            if (!grows) keep(&x, x.at + left);
-        }
-        if (!grows && first - x.at >= x.keep) keep(&x, first);
-        else st = pull(&x, first, err);
-        if (!st) st = run_stretch(&x, edit, &i, count, err);
+    if (count) find_sweep(&x, entries);
+    bsi_list_room(&x.plan, old->piece_count + 2 * count + 3);
+    x.fresh = bsi_vast_alloc((size_t)(entries + 1) * sizeof *x.fresh);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t last = old->piece_count ? old->piece[old->piece_count - 1].count : 0;
+        bool grows = edit[i].first == old->count && last < IMAGE_KEEP && x.at + last <= old->count; /* a short end grows with the list */
+        go_to(&x, edit[i].first - (grows ? last : 0));
+        take(&x, edit[i].first, PLAN_MOVED);
+        if (edit[i].count) memcpy(x.fresh + x.count, edit[i].entry, edit[i].count * sizeof *x.fresh);
+        x.count += edit[i].count;
+        pass(&x, edit[i].end);
     }
-    if (!st) keep(&x, old->count);
-    if (!st && count) st = carry_out(out, l, &x.plan, x.fresh.v, &pg, x.keep, err);
-    else if (!st) *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
+    go_to(&x, old->count);
+    plan_fresh(&x);
+    if (count) st = carry_out(out, l, &x.plan, x.fresh, &pg, 1, err);
+    else *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
     bsi_list_free(&x.plan);
-    bsi_vast_free(x.fresh.v);
+    bsi_vast_free(x.fresh);
     pages_close(&pg);
     return st;
 }
@@ -502,18 +478,17 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
 /* ---- dropping ---- */
 
 bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi_list *next, bomsync_error *err) {
-    pages used, done;
+    pages done; /* in use, or dropped */
     bsi_env *e = &l->s->root;
     bomsync_status st = BOMSYNC_OK;
-    pages_open(&used, l->s, next);
-    pages_open(&done, l->s, old);
+    pages_open(&done, l->s, next);
     for (size_t i = 0; !st && i < old->piece_count; i++) {
         uint64_t id = old->piece[i].id;
-        if (page_of(&used, id)->id || page_of(&done, id)->used++) continue;
+        if (page_of(&done, id)->id) continue;
+        pages_add(&done, id);
         st = bsi_value_drop(e, l->txn, BSI_DB_IMAGE, bsi_key_id(&id), err);
     }
     if (!st) st = bsi_value_drop(e, l->txn, BSI_DB_LISTS, bsi_key_id(&old->id), err);
-    pages_close(&used);
     pages_close(&done);
     return st;
 }
