@@ -30,6 +30,12 @@ typedef struct bsi_bad_row {
     bsi_buf partition;     /* its partition's text where partition_read; owned */
 } bsi_bad_row;
 
+/** Where the fields of a row begin, if that is known without going through it: bit i: at byte i of its image (high: from byte 64 on). Fields
+ *  behind its end do not count. Both 0: not known. */
+typedef struct bsi_row_starts {
+    uint64_t low, high;
+} bsi_row_starts;
+
 /** Rows of one block. Arrays are owned by the struct, reused by the next parse; zero-initialise, bsi_rows_free. */
 typedef struct bsi_rows {
     uint32_t count;        /* all records of the block in order, bad ones included */
@@ -39,6 +45,7 @@ typedef struct bsi_rows {
     uint32_t *image;       /* [count + 1] offset of each row image in enc; image i: body then nulls */
     uint32_t *body;        /* [count] bytes of the body; the nulls part follows it */
     uint32_t *key;         /* [count] bytes of the key slots at the front of the body */
+    bsi_row_starts *starts; /* [count]; NULL in a kept copy */
     uint8_t *bad;          /* [count] bsi_rule, 0 good */
     bsi_buf enc;
     bsi_bad_row *bads;     /* in order of row */

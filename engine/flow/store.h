@@ -37,6 +37,9 @@ void bsi_store_close(bsi_store *s);
 /** Before a store is opened whose image is wanted: a cold one is asked for in one piece (up to BSI_EXPECT_ROOT_BYTES). Returns at once; whatever
  *  is wrong there, opening tells. */
 void bsi_store_expect(const char *dir);
+/** Instructions that the store uses from now on, as bsi_isa_choose said (block.h); without a call: the best of this machine. Call it before the
+ *  first worker starts. */
+void bsi_store_use_isa(int isa);
 const char *bsi_store_dir(const bsi_store *s);
 const char *bsi_store_id(const bsi_store *s); /* 32 hex digits, drawn by init and restore */
 const bsi_secret *bsi_store_secret(const bsi_store *s);
@@ -182,6 +185,8 @@ bomsync_status bsi_block_writer_open(bsi_block_writer **out, bsi_store *s, uint3
 bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
                                     const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
                                     bomsync_error *err);
+/** All rows of a block, none of them bad. */
+bomsync_status bsi_block_writer_add_rows(bsi_ref *ref, bsi_block_writer *w, const bsi_rows *rows, bomsync_error *err);
 /** A block that is block `base` (committed before; whole or patched) with count rows replaced: row[i], ascending, gets the image at enc +
  *  image[i] (image has count + 1 offsets), body[i], kh[i], rh[i]. Written as a patch, just these rows, while they and those patched before are
  *  at most a quarter of the block, else as a whole block. The patch of a patch is one patch over the same whole block. count 0: *out is base.

@@ -65,6 +65,7 @@ void bsi_parse_rows_room(bsi_rows *r, size_t count) {
     r->image = bsi_realloc(r->image, ((size_t)cap + 1) * sizeof *r->image);
     r->body = bsi_realloc(r->body, cap * sizeof *r->body);
     r->key = bsi_realloc(r->key, cap * sizeof *r->key);
+    r->starts = bsi_realloc(r->starts, cap * sizeof *r->starts);
     r->bad = bsi_realloc(r->bad, cap * sizeof *r->bad);
     r->cap = cap;
 }
@@ -90,6 +91,7 @@ void bsi_rows_free(bsi_rows *r) {
     free(r->image);
     free(r->body);
     free(r->key);
+    free(r->starts);
     free(r->bad);
     bsi_buf_free(&r->enc);
     for (uint32_t i = 0; i < r->bad_cap; i++) bsi_buf_free(&r->bads[i].partition);
@@ -516,6 +518,7 @@ static uint32_t parse_simple(bsi_rows *out, const bsi_layout *l, const uint8_t *
 }
 
 static void parse_rest(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t base, bool keys_only) {
+    uint32_t first = out->count;
     bsi_parse_index *ix = &out->scratch->ix;
     bsi_parse_index_build(ix, &l->dialect, p, n);
     bsi_parse_rows_room(out, out->count + ix->end_count);
@@ -540,6 +543,7 @@ static void parse_rest(bsi_rows *out, const bsi_layout *l, const uint8_t *p, siz
         walk(&j, encode_quoted, encode_plain, true);
     else
         walk(&j, encode_plain, encode_plain, false);
+    memset(out->starts + first, 0, (out->count - first) * sizeof *out->starts);
 }
 
 void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n,

@@ -64,6 +64,15 @@ static uint32_t key_of(const reader *r, const uint8_t *end) {
     return key;
 }
 
+/* Where a field begins in the image: behind a delimiter, one byte further on. */
+INLINE bsi_row_starts starts_of(const reader *r, const uint64_t seps[LINES], const uint32_t before[LINES], int lines) {
+    unsigned __int128 all = 0;
+    for (int k = 0; k < lines; k++)
+        if (before[k] < 2 * LINE) all |= (unsigned __int128)seps[k] << before[k];
+    all = all << 1 | 1;
+    return r->straight ? (bsi_row_starts){(uint64_t)all, (uint64_t)(all >> 64)} : (bsi_row_starts){0};
+}
+
 /* One record of at most `lines` lines. Returns its bytes with the line end; 0: it is not simple, or longer. *high gets
  * a bit for each line that holds a byte >= 0x80. */
 INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uint32_t *high) {
@@ -131,6 +140,7 @@ INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uin
     out->key[row] = key;
     out->body[row] = (uint32_t)(o - begin);
     out->bad[row] = 0;
+    out->starts[row] = starts_of(r, seps, before, lines);
     *o++ = 0;
     out->enc.len = (size_t)(o - out->enc.data);
     out->count++;
@@ -141,6 +151,7 @@ INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uin
 typedef struct writer {
     uint8_t *begin, *o; /* of enc */
     uint32_t *image, *key, *body, row;
+    bsi_row_starts *starts;
     uint8_t *bad;
 } writer;
 
@@ -201,6 +212,7 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     w->image[w->row] = (uint32_t)(w->o - w->begin);
     w->key[w->row] = key;
     w->body[w->row] = body;
+    w->starts[w->row] = r->straight ? (bsi_row_starts){seps[0] << 1 | 1, seps[1] << 1 | seps[0] >> 63} : (bsi_row_starts){0};
     w->bad[w->row++] = 0;
     w->o[body] = 0;
     w->o += body + 1;
@@ -230,7 +242,7 @@ INLINE size_t record_bare(const reader *r, writer *w, const uint8_t *p, size_t n
 }
 
 static writer writer_of(bsi_rows *out) {
-    return (writer){out->enc.data, out->enc.data + out->enc.len, out->image, out->key, out->body, out->count, out->bad};
+    return (writer){out->enc.data, out->enc.data + out->enc.len, out->image, out->key, out->body, out->count, out->starts, out->bad};
 }
 
 size_t bsi_parse_simple_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t *high_at,

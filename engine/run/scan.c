@@ -1186,6 +1186,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     bsi_parse_use_isa((int)o->isa);
     bsi_hash_use((bsi_hash_isa)o->isa);
     bsi_emit_use_isa((int)o->isa);
+    bsi_store_use_isa((int)o->isa);
     bsi_scan_options local = *o;
     if (!o->image || !o->image->count) local.image = NULL;
     if (!local.image || !o->tier_block) bsi_memory_large();

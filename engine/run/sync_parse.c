@@ -138,7 +138,7 @@ static bomsync_status take_block(parse_run *r, int lane, bsi_rows *w, size_t ope
     bomsync_status st = r->twins ? add_keys(r, lane, w, err) : add_rows(s, lane, w, base, err);
     if (st) return st;
     if (!r->first_load || !w->count || w->bad_count) return BOMSYNC_OK;
-    return bsi_block_writer_add(&s->first_ref[open], r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, err);
+    return bsi_block_writer_add_rows(&s->first_ref[open], r->writer[lane], w, err);
 }
 
 int64_t *bsi_made_of(bsi_made *m, const void *p, size_t n) {
@@ -302,7 +302,7 @@ static bool early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = open_writer(r, lane, &err);
     if (!st) st = bsi_twins_add(r->twins, lane, w->kh, w->count, &err);
-    if (!st) st = bsi_block_writer_add(&ref, r->writer[lane], w->count, w->enc.data, w->image, w->body, w->kh, w->rh, &err);
+    if (!st) st = bsi_block_writer_add_rows(&ref, r->writer[lane], w, &err);
     if (st) {
         fail_parse(r, st, &err);
         return false;

@@ -267,14 +267,15 @@ static bomsync_status add_block(bsi_ref *ref, bsi_block_writer *w, fill *f, uint
 
 /* The fill whose raw form ends with these rows from here on, after `head` of a patch: coded, if they can be. *raw: where it begins. */
 static fill *add_rows(bsi_block_writer *w, bool patch, const bsi_buf *head, size_t *raw, uint32_t count, const uint8_t *images,
-                      const uint32_t *image_off, const uint32_t *body) {
+                      const uint32_t *image_off, const uint32_t *body, const bsi_row_starts *starts) {
     fill *f = &w->fill[patch ? BSI_KIND_CODED_PATCH : BSI_KIND_CODED];
     if (w->symbols && image_off[count] <= BSI_RESIDUAL_BLOCK_BYTES) {
+        *raw = f->raw.len;
+        bsi_buf_add(&f->raw, head->data, head->len);
+        if (bsi_residual_put_simple(&f->raw, w->slot_count, count, images, image_off, body, starts)) return f;
         w->copy.len = 0;
         bsi_buf_add(&w->copy, images, image_off[count]);
         bsi_buf_add(&w->copy, zeros, BSI_RESIDUAL_TAIL);
-        *raw = f->raw.len;
-        bsi_buf_add(&f->raw, head->data, head->len);
         if (bsi_residual_put(&f->raw, w->slot_count, count, w->copy.data, image_off, body)) return f;
         f->raw.len = *raw;
     }
@@ -285,18 +286,27 @@ static fill *add_rows(bsi_block_writer *w, bool patch, const bsi_buf *head, size
     return f;
 }
 
-bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
-                                    const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
-                                    bomsync_error *err) {
+static bomsync_status add_whole(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images, const uint32_t *image_off,
+                                const uint32_t *body, const bsi_row_starts *starts, const uint64_t *kh, const uint64_t *rh, bomsync_error *err) {
     size_t raw;
     *ref = BSI_REF_NONE;
     if (!count || count > UINT16_MAX) return bsi_fail(err, BOMSYNC_E_USAGE, "a block cannot have %u records", count);
-    fill *f = add_rows(w, false, &(bsi_buf){0}, &raw, count, images, image_off, body);
+    fill *f = add_rows(w, false, &(bsi_buf){0}, &raw, count, images, image_off, body, starts);
     if (!f->blocks) start_segment(w, f);
     size_t hashes = f->hashes.len;
     bsi_buf_add(&f->hashes, kh, count * sizeof *kh);
     bsi_buf_add(&f->hashes, rh, count * sizeof *rh);
     return add_block(ref, w, f, count, raw, count, hashes, err);
+}
+
+bomsync_status bsi_block_writer_add(bsi_ref *ref, bsi_block_writer *w, uint32_t count, const uint8_t *images,
+                                    const uint32_t *image_off, const uint32_t *body, const uint64_t *kh, const uint64_t *rh,
+                                    bomsync_error *err) {
+    return add_whole(ref, w, count, images, image_off, body, NULL, kh, rh, err);
+}
+
+bomsync_status bsi_block_writer_add_rows(bsi_ref *ref, bsi_block_writer *w, const bsi_rows *r, bomsync_error *err) {
+    return add_whole(ref, w, r->count, r->enc.data, r->image, r->body, r->starts, r->kh, r->rh, err);
 }
 
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err) {
@@ -340,7 +350,7 @@ static bomsync_status add_patch(bsi_ref *ref, bsi_block_writer *w, bsi_ref base,
     bsi_buf_varint(top, base);
     bsi_buf_varint(top, p->count);
     for (uint32_t i = 0, last = 0; i < p->count; last = p->row[i++]) bsi_buf_varint(top, p->row[i] - last);
-    fill *f = add_rows(w, true, top, &raw, p->count, p->enc, p->image, p->body);
+    fill *f = add_rows(w, true, top, &raw, p->count, p->enc, p->image, p->body, NULL);
     if (!f->blocks) start_segment(w, f);
     size_t hashes = f->hashes.len;
     const uint32_t head[2] = {records, p->count};

@@ -143,6 +143,12 @@ bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
 /** Appends the residual of count row images, which may be read 16 bytes past their end. False: they are not row images of so many slots, or
  *  too wide; out is as it was. */
 bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body);
+/** The same in registers, where they serve. False: they do not, or the rows are not that simple; out is as it was. The images are not read past
+ *  their end. starts: as in bsi_rows, or NULL. */
+bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                             const bsi_row_starts *starts);
+uint8_t *bsi_residual_rows_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                                 const bsi_row_starts *starts); /* where they end; NULL: not that simple. 64 bytes past the end may be written */
 /** The row images again, in out (used anew) at image[i]. p may be read BSI_RESIDUAL_MARGIN bytes past end. */
 bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end);
 /** The first `front` of count rows, since each is made from the one before; those behind them have images of length 0. */

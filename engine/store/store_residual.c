@@ -24,6 +24,9 @@
 #include <emmintrin.h>
 #endif
 
+#include <stdatomic.h>
+
+#include "flow/block.h"
 #include "store/store_inner.h"
 
 enum { AT_ONCE = 16, MASK_WORDS = BSI_RESIDUAL_SLOTS / 64 + 1 };
@@ -140,11 +143,15 @@ static uint8_t *put_row(uint8_t *o, row_before *b, const uint8_t *image, uint32_
     return o;
 }
 
+static void make_room(bsi_buf *out, uint32_t slots, uint32_t count, const uint32_t *image_off) {
+    bsi_buf_reserve(out, image_off[count] - image_off[0] + (size_t)count * (mask_bytes(slots) + slots + 24) + BSI_RESIDUAL_MARGIN);
+}
+
 bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body) {
     row_before b;
     size_t was = out->len;
     if (slots > BSI_RESIDUAL_SLOTS) return false;
-    bsi_buf_reserve(out, image_off[count] - image_off[0] + (size_t)count * (mask_bytes(slots) + slots + 24) + BSI_RESIDUAL_MARGIN);
+    make_room(out, slots, count, image_off);
     for (uint32_t i = 0; i < slots; i++) b.field[i] = empty;
     b.nulls = empty;
     b.null_bytes = 1;
@@ -156,6 +163,38 @@ bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_
     }
     out->len = (size_t)(o - out->data);
     return true;
+}
+
+static atomic_int widest = -1;
+
+/* Registers serve from the newest AVX-512 on. */
+static int newest(int isa) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (isa >= BSI_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
+        return BSI_ISA_AVX512;
+#endif
+    (void)isa;
+    return BSI_ISA_SCALAR;
+}
+
+void bsi_store_use_isa(int isa) { atomic_store(&widest, newest(isa)); }
+
+bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                             const bsi_row_starts *starts) {
+    int isa = atomic_load_explicit(&widest, memory_order_relaxed);
+    if (isa < 0) bsi_store_use_isa(isa = newest(BSI_ISA_AVX512));
+#if defined(__x86_64__)
+    if (isa != BSI_ISA_AVX512) return false;
+    make_room(out, slots, count, image_off);
+    const uint8_t *end = bsi_residual_rows_vbmi2(out->data + out->len, slots, count, images, image_off, body, starts);
+    if (end) out->len = (size_t)(end - out->data);
+    return end != NULL;
+#else
+    (void)out, (void)slots, (void)count, (void)images, (void)image_off, (void)body, (void)starts;
+    return false;
+#endif
 }
 
 /* ---- reading ---- */

@@ -187,6 +187,16 @@ static size_t random_block(uint8_t *p, size_t max, const bsi_layout *l, int dirt
 
 /* ---- one block, compared ---- */
 
+/* Where fields begin, if it is told: as one finds them going through the image. What stands behind the body does not count. */
+static void compare_starts(const bsi_rows *w, uint32_t i) {
+    const uint8_t *image = w->enc.data + w->image[i];
+    uint64_t low = 0, high = 0, past = w->body[i] < 64 ? ~0ull << w->body[i] : 0;
+    if (w->bad[i] || !w->starts[i].low || w->body[i] > 127) return;
+    for (uint32_t at = 0; at < w->body[i]; at += image[at] + 1u) *(at < 64 ? &low : &high) |= 1ull << (at & 63);
+    cr_assert(eq(u64, w->starts[i].low & ~past, low));
+    if (w->body[i] > 64) cr_assert(eq(u64, w->starts[i].high & ((1ull << (w->body[i] - 64)) - 1), high));
+}
+
 static void compare_row(const bsi_rows *w, uint32_t i, const bsi_layout *l, const plain_record *r, const bsi_secret *secret,
                         bool keys_only, const bsi_bad_row *bad) {
     static bsi_buf b;
@@ -234,6 +244,7 @@ static void compare_row(const bsi_rows *w, uint32_t i, const bsi_layout *l, cons
     cr_assert(eq(sz, w->image[i + 1] - w->image[i], b.len));
     cr_assert(memcmp(image, b.data, b.len) == 0);
     cr_assert(eq(u64, w->rh[i], bsi_xxh64_secret(b.data, body, secret)));
+    compare_starts(w, i);
 }
 
 static void compare(const bsi_dialect *d, int rounds, const char *soup) {

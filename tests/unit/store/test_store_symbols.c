@@ -112,6 +112,75 @@ Test(store_symbols, residuals_give_the_rows_again) {
     bsi_buf_free(&raw);
 }
 
+/* Rows of some length, mostly short: those that fit registers, and some that just do not. */
+static void make_short(table *t, uint64_t *seed, uint32_t slots) {
+    make_table(t, seed, slots, 3 + (uint32_t)(fx_random(seed) % 2));
+    if (fx_random(seed) % 2) return;
+    bsi_buf images = {0}; /* with nulls that are usual, and fields of many lengths */
+    for (uint32_t i = 0; i < t->count; i++) {
+        t->off[i] = (uint32_t)images.len;
+        uint32_t left = (uint32_t)(fx_random(seed) % 140), fields = fx_random(seed) % 4 ? slots : (uint32_t)(fx_random(seed) % (slots + 1));
+        for (uint32_t k = 0; k < fields; k++) {
+            uint32_t n = fx_random(seed) % 3 ? (uint32_t)(fx_random(seed) % 20) : 0, alike = fx_random(seed) % 2;
+            uint8_t text[20];
+            n = BSI_MIN(n, left);
+            left -= n;
+            for (uint32_t j = 0; j < n; j++) text[j] = alike || j + 1 < n ? 'a' : (uint8_t)fx_random(seed);
+            bsi_buf_lstr(&images, text, n);
+        }
+        t->body[i] = (uint32_t)images.len - t->off[i];
+        bsi_buf_byte(&images, 0);
+    }
+    t->off[t->count] = (uint32_t)images.len;
+    bsi_buf_free(&t->images);
+    t->images = images;
+}
+
+/* What parse tells of most rows, and of some not. */
+static void starts_of(bsi_row_starts *s, const table *t, uint64_t *seed) {
+    for (uint32_t i = 0; i < t->count; i++) {
+        s[i] = (bsi_row_starts){0};
+        if (fx_random(seed) % 3 == 0) continue;
+        const uint8_t *p = t->images.data + t->off[i];
+        for (uint32_t at = 0; at < BSI_MIN(t->body[i] + 3, 128u); at += at < t->body[i] ? p[at] + 1u : 1) /* empty fields behind the end, too */
+            *(at < 64 ? &s[i].low : &s[i].high) |= 1ull << (at & 63);
+    }
+}
+
+Test(store_symbols, residuals_made_in_registers_are_the_same) {
+    uint64_t seed = 11;
+    uint32_t simple = 0;
+    table t = {0};
+    bsi_row_starts starts[S_ROWS];
+    bsi_buf out = {0}, other = {0};
+    for (int round = 0; round < 20000; round++) {
+        make_short(&t, &seed, 1 + (uint32_t)(fx_random(&seed) % 34));
+        cr_assert(residual_of(&out, &t));
+        uint8_t *exact = bsi_alloc(t.images.len + 1); /* nothing behind it is read */
+        if (t.images.len) memcpy(exact, t.images.data, t.images.len);
+        starts_of(starts, &t, &seed);
+        other.len = 0;
+        bsi_buf_str(&other, "head");
+        if (bsi_residual_put_simple(&other, t.slots, t.count, exact, t.off, t.body, round % 2 ? starts : NULL)) {
+            simple++;
+            cr_assert(eq(sz, other.len, out.len + 4), "%d", round);
+            cr_assert(zero(int, memcmp(other.data + 4, out.data, out.len)), "%d", round);
+        } else {
+            cr_assert(eq(sz, other.len, 4));
+        }
+        free(exact);
+    }
+    bsi_store_use_isa(0);
+    other.len = 0;
+    cr_assert(not(bsi_residual_put_simple(&other, t.slots, t.count, t.images.data, t.off, t.body, NULL)));
+    bsi_store_use_isa(2);
+    bool here = bsi_residual_put_simple(&other, 1, 1, (const uint8_t *)"\1a", (const uint32_t[]){0, 3}, (const uint32_t[]){2}, NULL);
+    cr_assert(here ? simple > 5000 : !simple, "%u", simple);
+    bsi_buf_free(&t.images);
+    bsi_buf_free(&out);
+    bsi_buf_free(&other);
+}
+
 Test(store_symbols, what_is_no_row_of_so_many_slots_is_not_taken) {
     table t = {.slots = 2, .count = 1};
     bsi_buf out = {0};
