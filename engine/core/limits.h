@@ -40,6 +40,9 @@
 #ifndef BSI_TRAIN_BYTES
 #define BSI_TRAIN_BYTES (256u << 10)     /* a run that writes so much learns a dictionary for its feed: 20 ms, some 10 kB */
 #endif
+#ifndef BSI_AHEAD_BLOCKS
+#define BSI_AHEAD_BLOCKS 10000           /* a first load of so many writes its lists while keys that stand twice are looked for; for less it does not pay */
+#endif
 #define BSI_TRAIN_AGAIN_BYTES (16u << 20) /* so much: again, since the rows may have become others */
 #define BSI_TRAIN_SAMPLE_BYTES (256u << 10) /* twice as much gives 0.3 % less bytes */
 #define BSI_TRAIN_PLACES 16              /* from so many places of the snapshot */

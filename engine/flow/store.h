@@ -260,6 +260,17 @@ typedef struct bsi_image_edit {
     size_t count;
 } bsi_image_edit;
 
+/** Lists of a feed that has none so far, written before it is known whether they count: their pieces are committed where nothing names them.
+ *  bsi_store_publish takes them (ahead), or drops them; if it is not called, the next writer cuts them off. Once; meanwhile nobody else writes
+ *  into the root, and the caller may be a thread of its own. */
+typedef struct bsi_ahead {
+    const bsi_ref *state;
+    size_t state_count, image_count;
+    void (*entries)(void *ctx, bsi_image_entry *out, size_t first, size_t count); /* called in order */
+    void *ctx;
+} bsi_ahead;
+bomsync_status bsi_store_lists_ahead(bsi_store *s, const bsi_ahead *a, bomsync_error *err);
+
 typedef struct bsi_publish {
     const bsi_feed *feed;              /* written as given (but generation and what is said of the image, which publish sets) */
     bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
@@ -277,11 +288,12 @@ typedef struct bsi_publish {
     bool edit_image;
     const bsi_ref *orphan;             /* with image or edit_image: all of them */
     size_t orphan_count;
-    uint8_t image_snapshot_digest[32]; /* with image or edit_image: becomes the feed's image_digest */
-    const bsi_image_mark *mark;        /* with image or edit_image: become the feed's, if the image has mark_entries entries then */
+    uint8_t image_snapshot_digest[32]; /* with image, edit_image or ahead: becomes the feed's image_digest */
+    const bsi_image_mark *mark;        /* with one of them: become the feed's, if the image has mark_entries entries then */
     size_t mark_count;
     uint64_t mark_entries;
     bool drop_image;
+    bool ahead;                        /* with generation: state and image are not looked at, but what bsi_store_lists_ahead has written; no orphans */
     const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
     size_t kept_count;
     bool set_kept;

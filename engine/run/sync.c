@@ -261,7 +261,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
                            .keep_stream_bytes = true, .streams_twice = true};
     st = bsi_reconcile_open(s, err);
     if (s->reconcile) bsi_reconcile_scan(s, &so);
-    else bsi_sync_ahead_open(s);
+    else bsi_sync_base_open(s);
     if (!st && !s->reconcile) st = bsi_sync_early_open(s, &so, err);
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
@@ -313,8 +313,9 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
 }
 
 static void release(bsi_sync *s) {
-    bsi_sync_end_digest(s); /* it reads what is freed here */
-    bsi_sync_ahead_close(s);
+    bsi_sync_end_digest(s); /* it reads what is freed here, */
+    bsi_sync_ahead_end(s);  /* and so does this */
+    bsi_sync_base_close(s);
     bsi_sync_early_close(s);
     bsi_reconcile_close(s);
     bsi_scan_close(&s->scan);

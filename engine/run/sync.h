@@ -59,7 +59,7 @@ typedef struct bsi_sync {
     bool learned;               /* a first load has decided on a dictionary */
     uint32_t slots_before;      /* slots of the feed before this snapshot */
     bsi_generation *last;       /* the feed's last generation, or NULL */
-    struct bsi_sync_ahead *ahead; /* the thread that reads base while the snapshot is scanned, or NULL */
+    struct bsi_base_reader *base_reader; /* the thread that reads base while the snapshot is scanned, or NULL */
     bsi_ref *base;              /* bsi_sync_base */
     size_t base_count;
     bsi_image image;
@@ -90,6 +90,9 @@ typedef struct bsi_sync {
     bsi_kept_row *bad;
     size_t bad_count, bad_cap;
     bsi_ref *first_ref;         /* first load: state block written while parsing, [open_count] */
+    bool all_exact;             /* first load: each block has such a state block, which may stand for it */
+    bool all_new;               /* first load: each record is created, none is bad or stands twice: no fate is set */
+    struct bsi_sync_ahead *ahead; /* the lists are being written, or NULL */
     /* what changed */
     bsi_parts parts;
     bsi_item *item;
@@ -128,10 +131,10 @@ void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g); /* as late as it can 
 #define BSI_SYNC_TASK_BLOCKS 512 /* open blocks that a worker takes at once */
 
 /* sync_base.c */
-void bsi_sync_ahead_open(bsi_sync *s);                                 /* before the scan */
+void bsi_sync_base_open(bsi_sync *s);                                  /* before the scan */
 void bsi_sync_base_ahead(bsi_sync *s);                                 /* base will be needed: any thread of the scan, any number of times */
 bomsync_status bsi_sync_base(bsi_sync *s, bomsync_error *err);         /* sets base and base_count, if they are not there */
-void bsi_sync_ahead_close(bsi_sync *s);
+void bsi_sync_base_close(bsi_sync *s);
 
 /* sync_parse.c */
 bomsync_status bsi_sync_early_open(bsi_sync *s, bsi_scan_options *o, bomsync_error *err); /* before the scan: open blocks of plain files are parsed with it */
@@ -146,6 +149,11 @@ typedef struct bsi_made {
 int64_t *bsi_made_of(bsi_made *m, const void *partition, size_t bytes);
 void bsi_made_take(bsi_sync *s, bsi_made *m);                          /* into part_made and the totals; m is used up */
 void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64_t n);
+
+/* sync_ahead.c */
+void bsi_sync_ahead_start(bsi_sync *s);                                /* while it goes on, the list of blocks stays as it is */
+bool bsi_sync_ahead_end(bsi_sync *s);                                  /* waits. True: the lists are there, and still right */
+bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact); /* sync_publish.c: of a block in the new image; exact or BSI_REF_NONE */
 
 /* sync_amend.c */
 bool bsi_amend_possible(const bsi_sync *s);

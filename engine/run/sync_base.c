@@ -14,7 +14,7 @@
 #include "core/vast.h"
 #include "run/sync.h"
 
-typedef struct bsi_sync_ahead {
+typedef struct bsi_base_reader {
     bsi_sync *s;
     pthread_t thread;
     atomic_bool asked;
@@ -23,39 +23,39 @@ typedef struct bsi_sync_ahead {
     size_t count;
     bomsync_status status;
     bomsync_error err;
-} bsi_sync_ahead;
+} bsi_base_reader;
 
-void bsi_sync_ahead_open(bsi_sync *s) {
+void bsi_sync_base_open(bsi_sync *s) {
     if (!s->last || s->base || s->workers < 2) return;
-    s->ahead = bsi_calloc(1, sizeof *s->ahead);
-    s->ahead->s = s;
-    s->ahead->err = (bomsync_error)BOMSYNC_ERROR_INIT;
+    s->base_reader = bsi_calloc(1, sizeof *s->base_reader);
+    s->base_reader->s = s;
+    s->base_reader->err = (bomsync_error)BOMSYNC_ERROR_INIT;
 }
 
 static void *read_base(void *ctx) {
-    bsi_sync_ahead *a = ctx;
+    bsi_base_reader *a = ctx;
     a->status = bsi_store_state(&a->base, &a->count, a->s->store, a->s->last->state_list, &a->err);
     return NULL;
 }
 
 void bsi_sync_base_ahead(bsi_sync *s) {
-    bsi_sync_ahead *a = s->ahead;
+    bsi_base_reader *a = s->base_reader;
     if (!a || atomic_load_explicit(&a->asked, memory_order_relaxed) || atomic_exchange(&a->asked, true)) return;
     a->runs = pthread_create(&a->thread, NULL, read_base, a) == 0;
 }
 
-void bsi_sync_ahead_close(bsi_sync *s) {
-    bsi_sync_ahead *a = s->ahead;
+void bsi_sync_base_close(bsi_sync *s) {
+    bsi_base_reader *a = s->base_reader;
     if (!a) return;
     if (a->runs) pthread_join(a->thread, NULL);
     bsi_vast_free(a->base);
     free(a);
-    s->ahead = NULL;
+    s->base_reader = NULL;
 }
 
 /* What the thread read, or its fault. */
 static bomsync_status take_ahead(bsi_sync *s, bomsync_error *err) {
-    bsi_sync_ahead *a = s->ahead;
+    bsi_base_reader *a = s->base_reader;
     if (!a->runs) return BOMSYNC_OK;
     pthread_join(a->thread, NULL);
     a->runs = false;
@@ -68,7 +68,7 @@ static bomsync_status take_ahead(bsi_sync *s, bomsync_error *err) {
 
 bomsync_status bsi_sync_base(bsi_sync *s, bomsync_error *err) {
     if (s->base) return BOMSYNC_OK;
-    bomsync_status st = s->ahead ? take_ahead(s, err) : BOMSYNC_OK;
+    bomsync_status st = s->base_reader ? take_ahead(s, err) : BOMSYNC_OK;
     if (st || s->base) return st;
     return bsi_store_state_by(&s->base, &s->base_count, s->store, s->last->state_list, s->workers, err);
 }

@@ -15,6 +15,7 @@
 #include "core/limits.h"
 #include "core/vast.h"
 #include "flow/twins.h"
+#include "run/edit.h"
 
 enum { SPAN_BYTES = 256 << 10 };
 
@@ -34,6 +35,7 @@ typedef struct parse_run {
     bomsync_status status;
     bomsync_error *err;
     bool first_load;
+    atomic_bool inexact; /* a first load: some block has no state block of its own */
     atomic_ullong ragged;
     atomic_ullong kept_bytes;
     uint64_t keep_bytes;
@@ -281,6 +283,9 @@ static void parse_task(void *ctx, size_t index) {
         }
         i += count;
     }
+    for (size_t i = index * BSI_SYNC_TASK_BLOCKS; r->first_load && i < end; i++)
+        if (s->first_ref[i] == BSI_REF_NONE || (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || !s->scan.block[i].records)
+            atomic_store_explicit(&r->inexact, true, memory_order_relaxed);
     bsi_rows_free(&w);
     bsi_buf_free(&buf);
     if (st) fail_parse(r, st, &err);
@@ -558,7 +563,7 @@ void bsi_made_take(bsi_sync *s, bsi_made *m) {
 static void plan_to_keep(parse_run *r) {
     bsi_sync *s = r->s;
     uint64_t bytes = 0;
-    for (size_t i = 0; i < s->open_count; i++) bytes += s->scan.block[i].bytes;
+    for (size_t i = 0; i < s->open_count && bytes <= s->memory_bytes; i++) bytes += s->scan.block[i].bytes;
     bool few = bytes + bytes / 2 <= s->memory_bytes / 4;
     if (few || (s->early && !r->first_load)) s->scan.parsed = bsi_vast_calloc(s->open_count + 1, sizeof *s->scan.parsed);
     r->keep_bytes = few ? s->memory_bytes / 4 : 0;
@@ -582,8 +587,14 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     s->block_part = bsi_vast_alloc(sizeof *s->block_part * (s->open_count + 1));
     if (r->first_load && !s->learned && !r->status) r->status = bsi_sync_learn(s, rows, err);
     bsi_parallel(s->workers, (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS, parse_task, r);
-    if (end_run(r, err) == BOMSYNC_OK && r->first_load) bsi_store_flush(s->store);
+    if (end_run(r, err) == BOMSYNC_OK && r->first_load) {
+        bsi_store_flush(s->store);
+        s->all_exact = !r->inexact;
+        s->all_new = r->made && !s->bad_count; /* unless some stand twice */
+        bsi_sync_ahead_start(s);
+    }
     if (r->twins && !r->status) r->status = add_twins(s, r->twins, err);
+    if (bsi_row_store_count(s->n_rows)) s->all_new = false;
     bsi_twins_close(r->twins);
     r->twins = NULL;
     for (int i = 0; r->made && i <= s->workers; i++) bsi_made_take(s, &r->made[i]);

@@ -152,13 +152,14 @@ static bsi_ref *no_refs(const bsi_sync *s) {
 }
 
 static bool whole(const bsi_sync *s, size_t open) {
-    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++)
+    for (uint64_t k = s->row_base[open]; !s->all_new && k < s->row_base[open + 1]; k++)
         if (s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)) return false;
     return s->row_base[open + 1] > s->row_base[open];
 }
 
 /* Mostly the state is just what was written: then one list serves for all, as fresh memory costs more than going through it. */
 static bool all_stay(const bsi_sync *s) {
+    if (s->all_exact && s->all_new) return true;
     for (size_t i = 0; i < s->open_count; i++)
         if (s->first_ref[i] == BSI_REF_NONE || (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || !whole(s, i)) return false;
     return true;
@@ -477,7 +478,7 @@ static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
     return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
 }
 
-static bsi_image_entry new_entry(const bsi_scan_block *b, bsi_ref exact) {
+bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
     bool skippable = exact != BSI_REF_NONE;
     bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
                          .records = b->records, .blanks = b->blanks};
@@ -496,7 +497,7 @@ static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edit
         const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
         if (r && !r->matched) {
             if (cap < n + r->count) v = bsi_vast_realloc(v, (cap = (n + r->count) * 2) * sizeof *v);
-            for (uint64_t k = r->first; k < r->first + r->count; k++) v[n++] = new_entry(&s->scan.block[k], exact[k]);
+            for (uint64_t k = r->first; k < r->first + r->count; k++) v[n++] = bsi_sync_entry(&s->scan.block[k], exact[k]);
             continue;
         }
         uint64_t first = r ? r->first : s->image.count;
@@ -522,7 +523,7 @@ static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *cou
                 *e = *bsi_image_next(&w, k);
                 if (used) used[k >> 3] |= (uint8_t)(1u << (k & 7));
             } else {
-                *e = new_entry(&s->scan.block[k], exact[k]);
+                *e = bsi_sync_entry(&s->scan.block[k], exact[k]);
             }
             *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
         }
@@ -682,6 +683,7 @@ static void keep_unspoken(bsi_sync *s) {
 /* ---- publish ---- */
 
 static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
+    if (s->all_exact && s->all_new) return;
     for (size_t i = 0; s->first_ref && i < s->open_count; i++)
         if (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) n->exact[i] = BSI_REF_NONE;
     if (s->first_ref) return;
@@ -716,7 +718,7 @@ static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact,
     *count = s->scan.block_count;
     for (size_t i = 0; i < *count; i++) {
         bsi_scan_block b = s->scan.block[i];
-        v[i] = new_entry(&b, exact[i]);
+        v[i] = bsi_sync_entry(&b, exact[i]);
     }
     s->scan.block_count = s->scan.run_count = 0;
     s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
@@ -779,6 +781,7 @@ static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publi
 }
 
 static bomsync_status put_image(bsi_sync *s, next_state *n, bool make, next_image *x, bsi_publish *p, bomsync_error *err) {
+    bool ahead = bsi_sync_ahead_end(s); /* else the list of blocks is used up below */
     bool part = s->scope || s->o->upsert;
     if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
     if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
@@ -787,7 +790,8 @@ static bomsync_status put_image(bsi_sync *s, next_state *n, bool make, next_imag
     /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
     bool better = !s->settled && exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks);
     bomsync_status st = BOMSYNC_OK;
-    if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
+    if (ahead && n->refs) p->ahead = true;
+    else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
     else if (better) image_in_place(s, n, x, p);
     else if (make) image_as_before(s, n, x, p);
     p->orphan = x->orphan;
@@ -812,7 +816,7 @@ static char *tell_stats(void *ctx) {
 /* No record is looked at any more: what was kept of them makes room for the lists that are written now. */
 static void forget_records(bsi_sync *s) {
     bsi_sync_memory(s);
-    bool many = s->memory_peak > s->memory_bytes * 5 / 8; /* else there is room for both, and fresh pages cost time */
+    bool many = s->memory_peak > s->memory_bytes * 5 / 8 && !s->ahead; /* else there is room for both, and fresh pages cost time */
     bsi_scan_forget(&s->scan);
     bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);

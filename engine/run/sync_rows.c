@@ -638,6 +638,7 @@ static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
         if (fate & (BSI_FATE_BAD | BSI_FATE_DUPLICATE | BSI_FATE_CONFLICT)) continue;
         if ((fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED)) continue;
         s->fate[index] = (fate & ~BSI_FATE_CHANGED) | BSI_FATE_BAD;
+        s->all_new = false;
         if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
         s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
                                                 .byte = b->offset + b->bytes, .column = UINT32_MAX, .value = bsi_strdup("")};
@@ -685,7 +686,7 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = distrust_unfinished(s, err);
     if (st) return st;
     if (s->o->upsert) s->gone_count = 0;
-    size_t tasks = (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS;
+    size_t tasks = s->all_new ? 0 : (s->open_count + BSI_SYNC_TASK_BLOCKS - 1) / BSI_SYNC_TASK_BLOCKS;
     class_run r = {.s = s, .task = bsi_alloc(BSI_MIN(tasks + 1, (size_t)CLASS_AT_ONCE) * sizeof *r.task)};
     bool changed_schema = s->slots_before != s->feed->slots.count;
     for (size_t f = 0; f < s->scan.file_count; f++)

@@ -609,6 +609,7 @@ void bsi_store_close(bsi_store *s) {
     if (!s) return;
     bsi_shards_close(s);
     bsi_dicts_close(s);
+    bsi_ahead_forget(s);
     bsi_env_close(&s->root);
     if (s->readers_fd >= 0) close(s->readers_fd);
     if (s->lock_fd >= 0) close(s->lock_fd);

@@ -382,6 +382,24 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
     return st;
 }
 
+bomsync_status bsi_lister_entries(bsi_list *out, bsi_lister *l, const bsi_ahead *a, bomsync_error *err) {
+    enum { AT_ONCE = 16 * BSI_IMAGE_PAGE }; /* whole pages, so that stretches are those of an array */
+    writer w = {.out = out, .l = l, .keep = IMAGE_KEEP};
+    bsi_image_entry *e = bsi_alloc(2 * AT_ONCE * sizeof *e);
+    bomsync_status st = BOMSYNC_OK;
+    *out = (bsi_list){.db = BSI_DB_IMAGE};
+    bsi_value_start(&w.page);
+    for (size_t at = 0, n; !st && at < a->image_count; at += n) {
+        n = a->image_count - at > 2 * AT_ONCE ? AT_ONCE : a->image_count - at;
+        a->entries(a->ctx, e, at, n);
+        st = write_entries(&w, e, n, err);
+    }
+    if (!st) st = flush_page(&w, err);
+    bsi_buf_free(&w.page);
+    free(e);
+    return st;
+}
+
 /* ---- an image edited ---- */
 
 typedef struct image_edit {

@@ -230,6 +230,7 @@ struct bsi_store {
     bsi_dict *dict;
     size_t dict_count;
     atomic_uint_fast64_t view; /* changes whenever pointers into the mapping die; unique in the process */
+    struct bsi_ahead_lists *ahead; /* written ahead, and not published so far; or NULL */
     bool failed; /* a publish failed half-way: nothing more goes through this handle */
 };
 
@@ -297,6 +298,12 @@ typedef struct bsi_list {
     size_t orphan_count;
 } bsi_list;
 void bsi_list_free(bsi_list *l);
+typedef struct bsi_ahead_lists {
+    bsi_list state, image;
+    uint64_t piece; /* the last id that they use */
+    bool whole;     /* else something went wrong */
+} bsi_ahead_lists;
+void bsi_ahead_forget(bsi_store *s);
 /** A list, piece by piece, in the mapping: begin, next until it is false, end (which gives the orphans, malloc'ed, and tells what was wrong). Any
  *  piece that next gives has an id from 1 to 2^63 - 1, and is no longer than one may be. */
 typedef struct bsi_list_reader {
@@ -336,7 +343,7 @@ static inline uint64_t bsi_stir(uint64_t x) {
 typedef struct bsi_lister {
     bsi_store *s;
     MDB_txn *txn; /* NULL: none open */
-    size_t dirty;
+    size_t dirty, most; /* bytes of a transaction; 0: BSI_STORE_DIRTY_BYTES */
     bool last; /* the transaction that counts: never committed half-way */
     bsi_counters counters;
 } bsi_lister;
@@ -348,6 +355,8 @@ bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref
 /** known: all refs of old, in order, if they are at hand; else NULL. */
 bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const bsi_state_edit *edit, size_t count,
                                      bomsync_error *err);
+/** An image that shares nothing with one before, of entries that are made as they are written. */
+bomsync_status bsi_lister_entries(bsi_list *out, bsi_lister *l, const bsi_ahead *a, bomsync_error *err);
 bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_list *old,
                                 bomsync_error *err);
 bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,

@@ -276,7 +276,7 @@ bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint
 
 bomsync_status bsi_lister_room(bsi_lister *l, size_t bytes, bomsync_error *err) {
     bsi_env *e = &l->s->root;
-    if (l->txn && l->dirty > BSI_STORE_DIRTY_BYTES && !l->last) {
+    if (l->txn && l->dirty > (l->most ? l->most : BSI_STORE_DIRTY_BYTES) && !l->last) {
         MDB_txn *txn = l->txn;
         l->txn = NULL;
         l->dirty = 0;

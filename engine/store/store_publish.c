@@ -111,6 +111,32 @@ bomsync_status bsi_store_stats_get(char **json, bsi_store *s, bomsync_error *err
     return st;
 }
 
+/* ---- lists written ahead ---- */
+
+#define AHEAD_DIRTY_BYTES (BSI_STORE_DIRTY_BYTES / 4) /* the shards have as much of their own at the same time */
+
+bomsync_status bsi_store_lists_ahead(bsi_store *s, const bsi_ahead *a, bomsync_error *err) {
+    bsi_ahead_lists *x = s->ahead = bsi_calloc(1, sizeof *x);
+    bsi_lister l = {.s = s, .counters = s->counters, .most = AHEAD_DIRTY_BYTES};
+    bsi_list none = {.db = BSI_DB_STATE};
+    bomsync_status st = bsi_lister_state(&x->state, &l, a->state, a->state_count, &none, err);
+    if (!st) st = bsi_lister_entries(&x->image, &l, a, err);
+    MDB_txn *txn = l.txn;
+    if (!st && txn) st = bsi_env_commit(&s->root, txn, err);
+    else if (txn) mdb_txn_abort(txn);
+    x->piece = l.counters.piece;
+    x->whole = !st;
+    return st;
+}
+
+void bsi_ahead_forget(bsi_store *s) {
+    if (!s->ahead) return;
+    bsi_list_free(&s->ahead->state);
+    bsi_list_free(&s->ahead->image);
+    free(s->ahead);
+    s->ahead = NULL;
+}
+
 /* ---- publish ---- */
 
 typedef struct publish {
@@ -201,6 +227,14 @@ static bomsync_status put_state(publish *u, bomsync_error *err) {
     return st;
 }
 
+static void describe_image(publish *u) {
+    const bsi_publish *p = u->p;
+    memcpy(u->feed.image_digest, p->image_snapshot_digest, sizeof p->image_snapshot_digest);
+    if (u->image.count != p->mark_entries) return;
+    u->feed.mark = (bsi_image_mark *)(uintptr_t)p->mark; /* only read */
+    u->feed.mark_count = p->mark_count;
+}
+
 static bomsync_status put_image(publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
     if (!p->image && !p->edit_image && !p->drop_image) return BOMSYNC_OK;
@@ -211,15 +245,33 @@ static bomsync_status put_image(publish *u, bomsync_error *err) {
         st = bsi_lister_edit_image(&u->image, &u->l, &u->image_old, p->image_edit, p->image_edit_count, err);
     else if (!st) st = bsi_lister_image(&u->image, &u->l, p->image, p->image_count, &u->image_old, err);
     bsi_list_orphans(&u->image, p->orphan, p->orphan_count);
-    memcpy(u->feed.image_digest, p->image_snapshot_digest, sizeof p->image_snapshot_digest);
-    if (u->image.count == p->mark_entries) {
-        u->feed.mark = (bsi_image_mark *)(uintptr_t)p->mark; /* only read */
-        u->feed.mark_count = p->mark_count;
-    }
+    describe_image(u);
     if (!st && u->image_old.id && same_list(&u->image_old, &u->image)) {
         u->image.id = u->image_old.id;
         u->image_old.id = 0;
     }
+    return st;
+}
+
+static bomsync_status take_ahead(publish *u, bomsync_error *err) {
+    bsi_ahead_lists *x = u->s->ahead;
+    if (!x || !x->whole || !u->p->generation || u->feed.image_list || u->previous)
+        return bsi_fail(err, BOMSYNC_E_USAGE, "no lists were written ahead for a feed that has none");
+    u->l.counters.piece = x->piece;
+    u->state = x->state;
+    u->image = x->image;
+    x->state = x->image = (bsi_list){0};
+    describe_image(u);
+    return BOMSYNC_OK;
+}
+
+/* They were of no use: others are written under the same ids. */
+static bomsync_status drop_ahead(publish *u, bomsync_error *err) {
+    bsi_store *s = u->s;
+    bool any;
+    bomsync_status st = bsi_lister_room(&u->l, 0, err);
+    if (!st) st = bsi_env_cut(&s->root, u->l.txn, BSI_DB_STATE, s->counters.piece, &any, err);
+    if (!st) st = bsi_env_cut(&s->root, u->l.txn, BSI_DB_IMAGE, s->counters.piece, &any, err);
     return st;
 }
 
@@ -258,7 +310,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
 static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bomsync_error *err) {
     if (s->mode == BSI_STORE_READ) return bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only");
     if (s->failed) return bsi_fail(err, BOMSYNC_E_USAGE, "the store must be opened again after a failed publish");
-    if (!p->feed && (p->generation || p->image || p->edit_image || p->drop_image || p->set_kept || p->set_holds))
+    if (!p->feed && (p->generation || p->image || p->edit_image || p->drop_image || p->ahead || p->set_kept || p->set_holds))
         return bsi_fail(err, BOMSYNC_E_USAGE, "nothing can be published without a feed");
     if (p->generation && p->generation->number != (int64_t)s->counters.generation + 1)
         return bsi_fail(err, BOMSYNC_E_USAGE, "generation %lld does not follow %llu", (long long)p->generation->number,
@@ -285,8 +337,11 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     publish u = {.s = s, .p = p, .l = {.s = s, .counters = s->counters}};
     bsi_shards_flush_begin(s);
     if (p->feed) st = stored_feed(&u, err);
-    if (!st) st = put_state(&u, err);
-    if (!st) st = put_image(&u, err);
+    if (!st && p->ahead) st = take_ahead(&u, err);
+    else if (!st && s->ahead) st = drop_ahead(&u, err);
+    bsi_ahead_forget(s);
+    if (!st && !p->ahead) st = put_state(&u, err);
+    if (!st && !p->ahead) st = put_image(&u, err);
     if (!st) st = bsi_shards_flush(s, err);
     if (!st) st = put_rest(&u, err);
     MDB_txn *txn = u.l.txn;

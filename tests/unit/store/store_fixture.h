@@ -14,7 +14,7 @@
 
 #include "store/store_inner.h"
 
-enum { FX_ROWS = 12, FX_SLOTS = 4, FX_BLOCKS_MAX = 2000 };
+enum { FX_ROWS = 12, FX_SLOTS = 4, FX_BLOCKS_MAX = 3000 };
 
 typedef struct fixture {
     char dir[64], base[48];

@@ -236,3 +236,76 @@ Test(store_lists, edited_lists_are_sound_and_gc_keeps_what_they_need) {
     fx_next(100);
     cr_assert(zero(int, fx_judge(BSI_STORE_READ)));
 }
+
+/* ---- lists written ahead ---- */
+
+static void ahead_entries(void *ctx, bsi_image_entry *out, size_t first, size_t count) {
+    (void)ctx;
+    memcpy(out, fx.image + first, count * sizeof *out);
+}
+
+static bomsync_status write_ahead(bsi_store *s, bomsync_error *err) {
+    bsi_ahead a = {.state = fx.ref, .state_count = fx.count, .image_count = fx.count, .entries = ahead_entries};
+    return bsi_store_lists_ahead(s, &a, err);
+}
+
+static void image_is_as_written(bsi_store *s, size_t count) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_feed *f;
+    bsi_image image;
+    FX_OK(bsi_store_feed(&f, s, "default", &err), err);
+    FX_OK(bsi_store_image(&image, s, f->image_list, &err), err);
+    cr_assert(eq(u64, image.count, count));
+    cr_assert(eq(sz, image.orphan_count, 0));
+    for (size_t i = 0; i < image.piece_count; i++)
+        cr_assert(zero(int, memcmp(image.piece[i].entry, &fx.image[image.piece[i].first], image.piece[i].count * sizeof *fx.image)));
+    bsi_image_free(&image);
+    bsi_feed_free(f);
+}
+
+Test(store_lists, lists_written_ahead_are_those_of_the_generation) {
+    static const size_t counts[] = {1, 71, 72, 75, 80, 2303, 2304, 2310, 3000};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        bomsync_error err = BOMSYNC_ERROR_INIT;
+        bsi_remove_tree(fx.dir, NULL);
+        memset(fx.version, 0, sizeof fx.version);
+        fx_create();
+        fx.count = counts[i];
+        bsi_store *s = fx_open(BSI_STORE_WRITE);
+        FX_OK(fx_write(s, 0, fx.count, &err), err);
+        FX_OK(write_ahead(s, &err), err);
+        FX_OK(fx_publish_as(s, "default", (bsi_publish){.ahead = true}, &err), err);
+        cr_assert(zero(int, fx_compare(s, &err)));
+        image_is_as_written(s, fx.count);
+        bsi_store_close(s);
+        fx_next(3);
+        s = fx_open(BSI_STORE_READ);
+        cr_assert(zero(int, fx_compare(s, &err)));
+        image_is_as_written(s, fx.count);
+        bsi_store_close(s);
+    }
+}
+
+Test(store_lists, lists_written_ahead_for_nothing_are_dropped) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    fx_create();
+    fx.count = 1000;
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    FX_OK(fx_write(s, 0, fx.count, &err), err);
+    FX_OK(write_ahead(s, &err), err);
+    fx.count = 900; /* the others do not count after all */
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    cr_assert(zero(int, fx_compare(s, &err)));
+    image_is_as_written(s, fx.count);
+    bsi_store_close(s);
+    s = fx_open(BSI_STORE_WRITE); /* one that is never published */
+    FX_OK(fx_write(s, 0, fx.count, &err), err);
+    FX_OK(write_ahead(s, &err), err);
+    bsi_store_close(s);
+    s = fx_open(BSI_STORE_WRITE);
+    FX_OK(fx_write(s, 0, 10, &err), err);
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    cr_assert(eq(int, (int)write_ahead(s, &err), BOMSYNC_OK));
+    cr_assert(eq(int, (int)fx_publish_as(s, "default", (bsi_publish){.ahead = true}, &err), BOMSYNC_E_USAGE)); /* the feed has lists */
+    bsi_store_close(s);
+}
