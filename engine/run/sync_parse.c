@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "core/chunk.h"
 #include "core/limits.h"
 #include "core/vast.h"
 #include "flow/twins.h"
@@ -166,12 +167,26 @@ static bsi_field partition_of(const bsi_rows *w, uint32_t row, int32_t slot) {
     return (bsi_field){.p = p, .len = (uint32_t)n};
 }
 
+/* Do both rows say the same partition in their first field? A short one, as it mostly is, is one word with its length; 64 bytes behind
+ * the images may be read. False: it is looked at more closely. */
+static inline bool same_first(const bsi_rows *w, uint32_t i, uint32_t k, int32_t slot) {
+    const uint8_t *p = w->enc.data + w->image[i], *q = w->enc.data + w->image[k];
+    if (slot) return slot < 0; /* without a partition column there is one */
+    if (p[0] > 7) return false;
+    return (bsi_chunk_word(p) ^ bsi_chunk_word(q)) << (56 - 8 * p[0]) == 0;
+}
+
 /* Rows that stand together mostly lie in one partition: looked up once for all of them. */
 static void count_made(bsi_made *m, const bsi_rows *w, int32_t slot, int64_t by) {
     bsi_field last = {0};
     int64_t rows = 0;
-    for (uint32_t i = 0; i < w->count; i++) {
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < w->count; before = i++) {
         if (w->bad[i]) continue;
+        if (rows && !w->bad[before] && same_first(w, i, before, slot)) {
+            rows++;
+            continue;
+        }
         bsi_field f = partition_of(w, i, slot);
         if (rows && !bsi_field_eq(&f, &last)) {
             *bsi_made_of(m, last.p, last.len) += rows * by;
@@ -194,6 +209,7 @@ static uint32_t one_partition(parse_run *r, const bsi_rows *w) {
     if (!w->count || w->bad_count) return UINT32_MAX;
     bsi_field first = partition_of(w, 0, s->feed->slots.partition);
     for (uint32_t i = 1; i < w->count; i++) {
+        if (same_first(w, i, 0, s->feed->slots.partition)) continue;
         bsi_field f = partition_of(w, i, s->feed->slots.partition);
         if (!bsi_field_eq(&f, &first)) return UINT32_MAX;
     }
