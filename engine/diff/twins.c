@@ -115,6 +115,11 @@ void bsi_twins_close(bsi_twins *t) {
     free(t);
 }
 
+/* A worker's memory, for one partition after the other: fresh pages cost as much as filling them. */
+typedef struct room {
+    bsi_buf table, seen, keys, again;
+} room;
+
 typedef struct find_run {
     bsi_twins *t;
     const uint64_t *probe;
@@ -122,7 +127,7 @@ typedef struct find_run {
     pthread_mutex_t lock;
     uint64_t *dup;
     size_t count, cap;
-    bsi_buf *memory; /* [workers] */
+    struct room *room; /* [workers] */
     bomsync_status status;
     bomsync_error *err;
 } find_run;
@@ -160,18 +165,25 @@ static void insert_all(find_run *r, table *x, const uint64_t *kh, uint64_t n) {
         if (!insert(x, kh[i])) found(r, kh[i]);
 }
 
-static bomsync_status insert_spilled(find_run *r, table *x, const part *p, bomsync_error *err) {
-    uint64_t kh[CHUNK];
-    for (size_t i = 0; i < p->spilled_count; i++) {
-        for (size_t done = 0; done < sizeof kh;) {
-            ssize_t n = pread(r->t->fd, (char *)kh + done, sizeof kh - done, (off_t)(p->spilled[i] + done));
-            if (n < 0 && errno == EINTR) continue;
-            if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
-            done += (size_t)n;
-        }
-        insert_all(r, x, kh, CHUNK);
+static bomsync_status read_chunk(uint64_t kh[CHUNK], const find_run *r, const part *p, size_t i, bomsync_error *err) {
+    const size_t bytes = CHUNK * sizeof *kh;
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = pread(r->t->fd, (char *)kh + done, bytes - done, (off_t)(p->spilled[i] + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
+        done += (size_t)n;
     }
     return BOMSYNC_OK;
+}
+
+static bomsync_status insert_spilled(find_run *r, table *x, const part *p, bomsync_error *err) {
+    uint64_t kh[CHUNK];
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < p->spilled_count && !st; i++) {
+        st = read_chunk(kh, r, p, i, err);
+        if (!st) insert_all(r, x, kh, CHUNK);
+    }
+    return st;
 }
 
 static size_t first_at_least(const uint64_t *v, size_t n, uint64_t x) {
@@ -184,29 +196,101 @@ static size_t first_at_least(const uint64_t *v, size_t n, uint64_t x) {
     return lo;
 }
 
-static void find_part(void *ctx, size_t index) {
-    find_run *r = ctx;
-    uint64_t n = 0;
-    for (int l = 0; l < r->t->lanes; l++) n += r->t->part[(size_t)l * PARTS + index].count;
-    if (!n) return;
+static void *cleared(bsi_buf *b, size_t bytes) {
+    b->len = 0;
+    bsi_buf_reserve(b, bytes);
+    return memset(b->data, 0, bytes);
+}
+
+static table table_for(room *m, uint64_t n) {
     table x = {.mask = 15};
     while (x.mask < n * 3 / 2) x.mask = x.mask * 2 + 1;
-    bsi_buf *memory = &r->memory[bsi_lane()]; /* one table after the other: fresh pages cost as much as filling them */
-    memory->len = 0;
-    bsi_buf_reserve(memory, (x.mask + 1) * sizeof *x.slot);
-    x.slot = (void *)memory->data;
-    memset(x.slot, 0, (x.mask + 1) * sizeof *x.slot);
-    bomsync_error err = BOMSYNC_ERROR_INIT;
+    x.slot = cleared(&m->table, (x.mask + 1) * sizeof *x.slot);
+    return x;
+}
+
+static const part *part_at(const find_run *r, int lane, size_t index) { return &r->t->part[(size_t)lane * PARTS + index]; }
+
+/* Nobody asks for hashes, only for those that stand twice: then most need no place in a table. Each sets a bit; where it was set before,
+ * the bit beside it, too. In the second round those whose bit was set twice are few, and they go into a table. No branch is as
+ * good as random, as each look into a table was. */
+typedef struct seen {
+    uint64_t once, again;
+} seen;
+enum { SEEN_LEAST = 12, SEEN_MOST = 23, SEEN_EACH = 16 }; /* bits: so many for each hash */
+
+static inline uint64_t place_of(uint64_t kh, unsigned bits) { return kh << 8 >> (64 - bits); } /* the top 8 bits are the partition's */
+
+static void see(seen *s, unsigned bits, const uint64_t *kh, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t at = place_of(kh[i], bits), bit = 1ull << (at & 63);
+        seen *w = &s[at >> 6];
+        w->again |= w->once & bit;
+        w->once |= bit;
+    }
+}
+
+static void take_again(bsi_buf *out, const seen *s, unsigned bits, const uint64_t *kh, uint64_t n) {
+    bsi_buf_reserve(out, n * sizeof *kh);
+    uint64_t *to = (void *)(out->data + out->len), *start = to;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t at = place_of(kh[i], bits);
+        *to = kh[i];
+        to += s[at >> 6].again >> (at & 63) & 1;
+    }
+    out->len += (size_t)(to - start) * sizeof *kh;
+}
+
+static bomsync_status find_alone(find_run *r, size_t index, uint64_t n, bomsync_error *err) {
+    room *m = &r->room[bsi_lane()];
+    unsigned bits = SEEN_LEAST;
+    while (bits < SEEN_MOST && 1ull << bits < n * SEEN_EACH) bits++;
+    seen *s = cleared(&m->seen, (sizeof *s << bits) / 64);
+    bomsync_status st = BOMSYNC_OK;
+    m->keys.len = m->again.len = 0;
+    for (int l = 0; l < r->t->lanes; l++) {
+        const part *p = part_at(r, l, index);
+        for (size_t i = 0; i < p->spilled_count && !st; i++, m->keys.len += CHUNK * sizeof(uint64_t)) {
+            bsi_buf_reserve(&m->keys, CHUNK * sizeof(uint64_t));
+            st = read_chunk((void *)(m->keys.data + m->keys.len), r, p, i, err);
+        }
+        for (const chunk *c = p->open; c; c = c->next) see(s, bits, c->kh, c->count);
+    }
+    if (st) return st;
+    const uint64_t *keys = (const void *)m->keys.data;
+    uint64_t spilled = m->keys.len / sizeof *keys;
+    see(s, bits, keys, spilled);
+    for (int l = 0; l < r->t->lanes; l++)
+        for (const chunk *c = part_at(r, l, index)->open; c; c = c->next) take_again(&m->again, s, bits, c->kh, c->count);
+    take_again(&m->again, s, bits, keys, spilled);
+    uint64_t some = m->again.len / sizeof *keys;
+    table x = table_for(m, some);
+    insert_all(r, &x, (const void *)m->again.data, some);
+    return BOMSYNC_OK;
+}
+
+static bomsync_status find_probes(find_run *r, size_t index, uint64_t n, bomsync_error *err) {
+    table x = table_for(&r->room[bsi_lane()], n);
     bomsync_status st = BOMSYNC_OK;
     for (int l = 0; l < r->t->lanes && !st; l++) {
-        const part *p = &r->t->part[(size_t)l * PARTS + index];
+        const part *p = part_at(r, l, index);
         for (const chunk *c = p->open; c; c = c->next) insert_all(r, &x, c->kh, c->count);
-        st = insert_spilled(r, &x, p, &err);
+        st = insert_spilled(r, &x, p, err);
     }
     size_t from = first_at_least(r->probe, r->probes, (uint64_t)index << 56);
     size_t to = index + 1 < PARTS ? first_at_least(r->probe, r->probes, (uint64_t)(index + 1) << 56) : r->probes;
     for (size_t i = from; i < to; i++)
         if (holds(&x, r->probe[i])) found(r, r->probe[i]);
+    return st;
+}
+
+static void find_part(void *ctx, size_t index) {
+    find_run *r = ctx;
+    uint64_t n = 0;
+    for (int l = 0; l < r->t->lanes; l++) n += part_at(r, l, index)->count;
+    if (!n) return;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = r->probes ? find_probes(r, index, n, &err) : find_alone(r, index, n, &err);
     if (!st) return;
     pthread_mutex_lock(&r->lock);
     if (!r->status) {
@@ -225,11 +309,16 @@ bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const
                               bomsync_error *err) {
     find_run r = {.t = t, .probe = probe, .probes = probes, .err = err};
     pthread_mutex_init(&r.lock, NULL);
-    r.memory = bsi_calloc((size_t)BSI_MAX(workers, 1), sizeof *r.memory);
+    r.room = bsi_calloc((size_t)BSI_MAX(workers, 1), sizeof *r.room);
     if (t->fd >= 0) posix_fadvise(t->fd, 0, 0, POSIX_FADV_WILLNEED); /* what was written out is read in its order, not in that of partitions */
     bsi_parallel(workers, PARTS, find_part, &r);
-    for (int i = 0; i < BSI_MAX(workers, 1); i++) bsi_buf_free(&r.memory[i]);
-    free(r.memory);
+    for (int i = 0; i < BSI_MAX(workers, 1); i++) {
+        bsi_buf_free(&r.room[i].table);
+        bsi_buf_free(&r.room[i].seen);
+        bsi_buf_free(&r.room[i].keys);
+        bsi_buf_free(&r.room[i].again);
+    }
+    free(r.room);
     pthread_mutex_destroy(&r.lock);
     bsi_sort(r.dup, r.count, sizeof *r.dup, by_u64);
     size_t n = 0;

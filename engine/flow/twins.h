@@ -1,6 +1,6 @@
 /* flow/twins.h - which keys stand more than once, among many key hashes, within a memory cap.
  *
- *   key hashes, any order ──radix by the top bits──> 256 partitions ──table in the L2 cache──> those seen twice
+ *   key hashes, any order ──radix by the top bits──> 256 partitions ──bits, or a table, in the L2 cache──> those seen twice
  */
 #ifndef BSI_FLOW_TWINS_H
 #define BSI_FLOW_TWINS_H
