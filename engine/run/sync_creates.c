@@ -26,7 +26,7 @@ struct bsi_creates {
     uint32_t row;
 };
 
-static bool is_made(const bsi_sync *s, uint64_t index) { return !(s->fate[index] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)); }
+static bool is_made(const bsi_sync *s, uint64_t index) { return s->all_new || !(s->fate[index] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE)); }
 
 /* Partitions by name: sorted as items are. */
 static void order_parts(bsi_creates *c) {
