@@ -235,6 +235,7 @@ static bomsync_status find_pieces(decode *d, bomsync_error *err) {
 
 static bomsync_status all_refs(bsi_ref *out, bsi_store *s, const bsi_list *list, int workers, bomsync_error *err) {
     size_t tasks = (list->piece_count + PIECES_AT_ONCE - 1) / PIECES_AT_ONCE;
+    if (!tasks) return BOMSYNC_OK; /* the view is not even looked at: lists that are written ahead have a thread of their own */
     decode d = {.out = out, .s = s, .list = list, .value = bsi_alloc(list->piece_count * sizeof(MDB_val)),
                 .at = bsi_alloc(tasks * sizeof(size_t)), .lock = PTHREAD_MUTEX_INITIALIZER, .err = BOMSYNC_ERROR_INIT};
     bomsync_status st = find_pieces(&d, err);
