@@ -385,15 +385,35 @@ static bomsync_status sync_folder(const bsi_chunks *c, const char *name, bomsync
     return rc ? bsi_fail_errno(err, errnum, c->dir, "could not sync folder \"%s\"", name) : BOMSYNC_OK;
 }
 
+/* Disks are waited for side by side: four files in four folders took 2 ms one after the other. */
+enum { SYNCED_AT_ONCE = 4 };
+typedef struct sync_run {
+    bsi_chunks *c;
+    bomsync_status *status; /* [count] */
+    bomsync_error *err;     /* [count] */
+} sync_run;
+
+static void sync_one(void *ctx, size_t i) {
+    sync_run *r = ctx;
+    bsi_chunks *c = r->c;
+    job *j = c->jobs[i];
+    bool done = i && strcmp(c->jobs[i - 1]->folder, j->folder) == 0;
+    r->err[i] = (bomsync_error)BOMSYNC_ERROR_INIT;
+    if (fsync(j->fd) != 0) r->status[i] = bsi_fail_errno(&r->err[i], errno, c->dir, "could not sync chunk \"%s\"", j->info.file);
+    else if (!done) r->status[i] = sync_folder(c, j->folder, &r->err[i]);
+}
+
 static bomsync_status sync_each(bsi_chunks *c, bomsync_error *err) {
-    for (size_t i = 0; i < c->count; i++) {
-        job *j = c->jobs[i];
-        if (fsync(j->fd) != 0) return bsi_fail_errno(err, errno, c->dir, "could not sync chunk \"%s\"", j->info.file);
-        bool done = i && strcmp(c->jobs[i - 1]->folder, j->folder) == 0;
-        bomsync_status st = done ? BOMSYNC_OK : sync_folder(c, j->folder, err);
-        if (st) return st;
+    sync_run r = {.c = c, .status = bsi_calloc(c->count, sizeof *r.status), .err = bsi_alloc(c->count * sizeof *r.err)};
+    bsi_parallel(SYNCED_AT_ONCE, c->count, sync_one, &r);
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; !st && i < c->count; i++) {
+        st = r.status[i];
+        if (st && err) *err = r.err[i];
     }
-    return BOMSYNC_OK;
+    free(r.status);
+    free(r.err);
+    return st;
 }
 
 /* A folder's entries are synced after the last file was made in it: all files are there when this starts. */

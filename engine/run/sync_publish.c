@@ -821,7 +821,6 @@ static void forget_records(bsi_sync *s) {
     bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);
     s->cache = NULL;
-    bsi_store_rest(s->store);
     if (many) bsi_memory_give_back();
 }
 
@@ -864,6 +863,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         forget_records(s);
         g->slot_count = s->feed->slots.count;
         bsi_sync_note_digest(s, g);
+        bsi_store_rest(s->store); /* not sooner: its threads would take the digest's core */
         bsi_generation_digest(g);
         if (!st) st = bsi_write_manifest(s->store, g, err);
         bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
