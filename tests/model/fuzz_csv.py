@@ -44,10 +44,10 @@ class Buf(C.Structure):
 U32, U64 = C.POINTER(C.c_uint32), C.POINTER(C.c_uint64)
 
 
-class Rows(C.Structure):
+class Rows(C.Structure):  # bsi_rows of flow/rows.h, member by member
     _fields_ = [("count", C.c_uint32), ("cap", C.c_uint32), ("kh", U64), ("rh", U64), ("raw", U32), ("image", U32), ("body", U32),
-                ("key", U32), ("bad", C.POINTER(C.c_uint8)), ("enc", Buf), ("bads", C.c_void_p), ("bad_count", C.c_uint32),
-                ("bad_cap", C.c_uint32), ("blanks", C.c_uint32), ("scratch", C.c_void_p)]
+                ("key", U32), ("starts", C.c_void_p), ("bad", C.POINTER(C.c_uint8)), ("enc", Buf), ("bads", C.c_void_p), ("bad_count", C.c_uint32),
+                ("bad_cap", C.c_uint32), ("blanks", C.c_uint32), ("only", C.c_uint64), ("scratch", C.c_void_p)]
 
 
 class Slots(C.Structure):
