@@ -406,8 +406,7 @@ typedef struct image_edit {
     const bsi_list *old;
     pages *pg;
     bsi_list plan;
-    bsi_image_entry *fresh; /* entries of the edits, one behind the other, */
-    size_t count;      /* so many so far, */
+    size_t count;      /* entries of the edits so far, */
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
     size_t from;       /* of which so many are in the plan */
@@ -449,6 +448,18 @@ static uint64_t entries_of(const bsi_image_edit *edit, size_t count) {
     return n;
 }
 
+/* The entries of all edits, where they stand in one array, one behind the other. NULL: they do not, or there are none. */
+static const bsi_image_entry *in_one(const bsi_image_edit *edit, size_t count) {
+    const bsi_image_entry *first = NULL, *next = NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!edit[i].count) continue;
+        if (!first) first = next = edit[i].entry;
+        if (edit[i].entry != next) return NULL;
+        next += edit[i].count;
+    }
+    return first;
+}
+
 /* Once pieces are many, the stretch of so many entries that is in most pieces is made one. It was so longest ago. */
 static void find_sweep(image_edit *x, uint64_t entries) {
     const bsi_list *l = x->old;
@@ -473,22 +484,23 @@ bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_lis
     pages_open(&pg, l->s, old);
     if (count) find_sweep(&x, entries);
     bsi_list_room(&x.plan, old->piece_count + 2 * count + 3);
-    x.fresh = bsi_vast_alloc((size_t)(entries + 1) * sizeof *x.fresh);
+    const bsi_image_entry *fresh = in_one(edit, count);
+    bsi_image_entry *copy = fresh ? NULL : bsi_vast_alloc((size_t)(entries + 1) * sizeof *copy);
     for (size_t i = 0; i < count; i++) {
         uint64_t last = old->piece_count ? old->piece[old->piece_count - 1].count : 0;
         bool grows = edit[i].first == old->count && last < IMAGE_KEEP && x.at + last <= old->count; /* a short end grows with the list */
         go_to(&x, edit[i].first - (grows ? last : 0));
         take(&x, edit[i].first, PLAN_MOVED);
-        if (edit[i].count) memcpy(x.fresh + x.count, edit[i].entry, edit[i].count * sizeof *x.fresh);
+        if (copy && edit[i].count) memcpy(copy + x.count, edit[i].entry, edit[i].count * sizeof *copy);
         x.count += edit[i].count;
         pass(&x, edit[i].end);
     }
     go_to(&x, old->count);
     plan_fresh(&x);
-    if (count) st = carry_out(out, l, &x.plan, x.fresh, &pg, 1, err);
+    if (count) st = carry_out(out, l, &x.plan, copy ? copy : fresh, &pg, 1, err);
     else *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
     bsi_list_free(&x.plan);
-    bsi_vast_free(x.fresh);
+    bsi_vast_free(copy);
     pages_close(&pg);
     return st;
 }

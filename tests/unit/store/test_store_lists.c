@@ -19,7 +19,7 @@ static model m;
 
 static void model_open(size_t count) {
     m = (model){.seed = 88172645463325252ull, .entry = bsi_calloc(LIST_MAX, sizeof *m.entry), .next = bsi_calloc(LIST_MAX, sizeof *m.entry),
-                .added = bsi_calloc(LIST_MAX, sizeof *m.added), .refs = bsi_calloc(LIST_MAX, sizeof *m.refs)};
+                .added = bsi_calloc(LIST_MAX + EDITS_MAX, sizeof *m.added), .refs = bsi_calloc(LIST_MAX + EDITS_MAX, sizeof *m.refs)};
     for (; m.count < count; m.count++) m.entry[m.count] = (bsi_image_entry){.fp = {fx_random(&m.seed), 1}, .ref = ++m.fresh, .records = 1};
 }
 
@@ -33,6 +33,7 @@ static void model_close(void) {
 /* Up to `most` random edits of up to `wide` entries each; grow and shrink: what an edit may add and take away. */
 static void model_edit(size_t most, size_t wide, size_t grow, size_t shrink) {
     size_t at = 0, n = 0;
+    bool apart = fx_random(&m.seed) % 2; /* entries of the edits stand apart, else in one array */
     m.edits = m.adds = 0;
     for (size_t i = 0; i < most; i++) {
         size_t step = fx_random(&m.seed) % (2 * m.count / most + 2), first = at + (fx_random(&m.seed) % 8 ? step : step % 3);
@@ -49,6 +50,7 @@ static void model_edit(size_t most, size_t wide, size_t grow, size_t shrink) {
             m.added[m.adds] = m.next[n];
             m.refs[m.adds] = m.next[n].ref;
         }
+        m.adds += apart;
         at = first + gone;
     }
     memcpy(m.next + n, m.entry + at, (m.count - at) * sizeof *m.entry);
