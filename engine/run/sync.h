@@ -1,5 +1,6 @@
-/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and sync_reconcile.c (with sync_claim.c) read records,
- * sync_amend.c and sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
+/* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and
+ * sync_reconcile.c (with sync_claim.c) read records, sync_ahead.c writes the lists of a first load beside that, sync_amend.c and
+ * sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
  */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
