@@ -3,6 +3,7 @@
  * XXH3 is compiled in (header only), so that short row images are hashed without a call through a table. Blocks and
  * pages are long: they take the widest instructions that this machine has (hash_long.h).
  */
+#include "core/cpu.h"
 #include "core/hash_inner.h"
 
 #define XXH_INLINE_ALL
@@ -18,11 +19,9 @@ static inline const bsi_hash_long *wide(void) { return atomic_load_explicit(&cho
 void bsi_hash_use(bsi_hash_isa isa) {
     const bsi_hash_long *best = &bsi_hash_scalar;
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
-    if (isa >= BSI_HASH_AVX512 && v4) best = &bsi_hash_avx512;
-    else if (isa >= BSI_HASH_AVX2 && v3) best = &bsi_hash_avx2;
+    int here = BSI_MIN((int)isa, bsi_cpu_best());
+    if (here >= BSI_CPU_AVX512) best = &bsi_hash_avx512;
+    else if (here >= BSI_CPU_AVX2) best = &bsi_hash_avx2;
 #else
     (void)isa;
 #endif

@@ -35,7 +35,7 @@ struct bsi_pool {
     bool stop;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards `open` and `users` */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards `open_pool` and `users` */
 static struct bsi_pool *open_pool;
 static int users;
 

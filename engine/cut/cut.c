@@ -6,6 +6,7 @@
  *
  *   START ──"──> QUOTED <──"──> CLOSED ──x──> DATA        delimiter: back to FIELD; line end outside QUOTED: done
  */
+#include "core/cpu.h"
 #include "cut/cut_inner.h"
 
 enum { START, FIELD, DATA, QUOTED, CLOSED, AFTER_CR };
@@ -70,25 +71,12 @@ int bsi_cut_block(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size
     return bsi_cut_scalar(out, o, p, n, at_end);
 }
 
-static bool runs_here(bsi_isa isa) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul") &&
-                 __builtin_cpu_supports("popcnt");
-    if (isa == BSI_ISA_AVX512)
-        return small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (isa == BSI_ISA_AVX2) return small && __builtin_cpu_supports("avx2");
-#endif
-    return isa == BSI_ISA_SCALAR;
-}
-
 bomsync_status bsi_isa_choose(bsi_isa *out, const char *name, bomsync_error *err) {
     static const char *const names[] = {"scalar", "avx2", "avx512"};
     bool automatic = !name || !*name || strcmp(name, "auto") == 0;
     for (int i = BSI_ISA_AVX512; i >= BSI_ISA_SCALAR; i--) {
         if (!automatic && strcmp(name, names[i]) != 0) continue;
-        if (runs_here((bsi_isa)i)) {
+        if (i <= bsi_cpu_best()) {
             *out = (bsi_isa)i;
             return BOMSYNC_OK;
         }

@@ -389,8 +389,7 @@ static bomsync_status sync_folder(const bsi_chunks *c, const char *name, bomsync
 enum { SYNCED_AT_ONCE = 4 };
 typedef struct sync_run {
     bsi_chunks *c;
-    bomsync_status *status; /* [count] */
-    bomsync_error *err;     /* [count] */
+    bomsync_error *err; /* [count] what came of each */
 } sync_run;
 
 static void sync_one(void *ctx, size_t i) {
@@ -399,19 +398,18 @@ static void sync_one(void *ctx, size_t i) {
     job *j = c->jobs[i];
     bool done = i && strcmp(c->jobs[i - 1]->folder, j->folder) == 0;
     r->err[i] = (bomsync_error)BOMSYNC_ERROR_INIT;
-    if (fsync(j->fd) != 0) r->status[i] = bsi_fail_errno(&r->err[i], errno, c->dir, "could not sync chunk \"%s\"", j->info.file);
-    else if (!done) r->status[i] = sync_folder(c, j->folder, &r->err[i]);
+    if (fsync(j->fd) != 0) bsi_fail_errno(&r->err[i], errno, c->dir, "could not sync chunk \"%s\"", j->info.file);
+    else if (!done) sync_folder(c, j->folder, &r->err[i]);
 }
 
 static bomsync_status sync_each(bsi_chunks *c, bomsync_error *err) {
-    sync_run r = {.c = c, .status = bsi_calloc(c->count, sizeof *r.status), .err = bsi_alloc(c->count * sizeof *r.err)};
+    sync_run r = {.c = c, .err = bsi_alloc(c->count * sizeof *r.err)};
     bsi_parallel(SYNCED_AT_ONCE, c->count, sync_one, &r);
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; !st && i < c->count; i++) {
-        st = r.status[i];
+        st = r.err[i].status;
         if (st && err) *err = r.err[i];
     }
-    free(r.status);
     free(r.err);
     return st;
 }

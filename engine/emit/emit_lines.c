@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/cpu.h"
 #include "emit/emit_inner.h"
 #include "flow/block.h"
 
@@ -33,16 +34,7 @@ static atomic_int chosen = -1;
 void bsi_emit_use_isa(int isa) { atomic_store(&chosen, isa); }
 
 static int best(void) {
-    int isa = BSI_ISA_SCALAR;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-                 __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("pclmul");
-    if (small && __builtin_cpu_supports("avx2")) isa = BSI_ISA_AVX2;
-    if (small && isa == BSI_ISA_AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        isa = BSI_ISA_AVX512;
-#endif
+    int isa = BSI_MIN(bsi_cpu_best(), (int)BSI_ISA_AVX512);
     atomic_store(&chosen, isa);
     return isa;
 }

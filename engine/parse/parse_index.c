@@ -2,34 +2,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "core/cpu.h"
 #include "parse/parse_inner.h"
 
-enum { VBMI2 = BSI_ISA_AVX512 + 1 }; /* AVX-512 of newer machines: what --isa avx512 takes where it is there */
+static atomic_int chosen = -1; /* of core/cpu.h */
 
-static atomic_int chosen = -1;
-
-static int newest(int isa) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (isa == BSI_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi2")) return VBMI2;
-#endif
-    return isa;
-}
-
-void bsi_parse_use_isa(int isa) { atomic_store(&chosen, newest(isa)); }
+void bsi_parse_use_isa(int isa) { atomic_store(&chosen, bsi_cpu_within(isa)); }
 
 static int best(void) {
-    int isa = BSI_ISA_SCALAR;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    bool small = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("pclmul") &&
-                 __builtin_cpu_supports("popcnt");
-    if (small && __builtin_cpu_supports("avx2")) isa = BSI_ISA_AVX2;
-    if (small && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq"))
-        isa = BSI_ISA_AVX512;
-#endif
-    isa = newest(isa);
+    int isa = bsi_cpu_best();
     atomic_store(&chosen, isa);
     return isa;
 }
@@ -52,7 +33,7 @@ void bsi_parse_index_build(bsi_parse_index *ix, const bsi_dialect *d, const uint
     if (isa < 0) isa = best();
     make_room(ix, n);
 #if defined(__x86_64__)
-    if (isa == VBMI2) {
+    if (isa == BSI_CPU_VBMI2) {
         bsi_parse_index_vbmi2(ix, d, p, n);
         return;
     }
@@ -74,7 +55,7 @@ size_t bsi_parse_simple(bsi_rows *out, const bsi_layout *l, const uint8_t *p, si
     int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
     if (isa < 0) isa = best();
     ix->high_count = 0;
-    if (isa != VBMI2 || l->null_count || l->absent_count || l->column_count > COLUMNS || !l->slot_count || n > BYTES)
+    if (isa != BSI_CPU_VBMI2 || l->null_count || l->absent_count || l->column_count > COLUMNS || !l->slot_count || n > BYTES)
         return 0;
 #if defined(__x86_64__)
     make_room(ix, n);

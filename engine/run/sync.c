@@ -255,14 +255,16 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     if (st) return st;
     snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
     bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
-                           .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image, .mark = s->feed->mark, .mark_count = s->feed->mark_count,
-                           .image_digest = s->feed->image_digest,
-                           .store = s->store, .tmp = s->tmp,
+                           .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image,
+                           .mark = s->feed->mark, .mark_count = s->feed->mark_count, .image_digest = s->feed->image_digest, .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true, .streams_twice = true};
     st = bsi_reconcile_open(s, err);
-    if (s->reconcile) bsi_reconcile_scan(s, &so);
-    else bsi_sync_base_open(s);
-    if (!st && !s->reconcile) st = bsi_sync_early_open(s, &so, err);
+    if (s->reconcile) {
+        bsi_reconcile_scan(s, &so);
+    } else if (!st) {
+        bsi_sync_base_open(s);
+        st = bsi_sync_early_open(s, &so, err);
+    }
     if (!st) st = bsi_scan_blocks(&s->scan, &so, err);
     if (st) return st;
     for (size_t f = 0; f < s->scan.file_count; f++) s->t.records_in += s->scan.file[f].records;

@@ -26,7 +26,7 @@
 
 #include <stdatomic.h>
 
-#include "flow/block.h"
+#include "core/cpu.h"
 #include "store/store_inner.h"
 
 enum { AT_ONCE = 16, MASK_WORDS = BSI_RESIDUAL_SLOTS / 64 + 1 };
@@ -165,28 +165,16 @@ bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_
     return true;
 }
 
-static atomic_int widest = -1;
+static atomic_int chosen = -1; /* of core/cpu.h */
 
-/* Registers serve from the newest AVX-512 on. */
-static int newest(int isa) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (isa >= BSI_ISA_AVX512 && __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
-        return BSI_ISA_AVX512;
-#endif
-    (void)isa;
-    return BSI_ISA_SCALAR;
-}
-
-void bsi_store_use_isa(int isa) { atomic_store(&widest, newest(isa)); }
+void bsi_store_use_isa(int isa) { atomic_store(&chosen, bsi_cpu_within(isa)); }
 
 bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
                              const bsi_row_starts *starts) {
-    int isa = atomic_load_explicit(&widest, memory_order_relaxed);
-    if (isa < 0) bsi_store_use_isa(isa = newest(BSI_ISA_AVX512));
 #if defined(__x86_64__)
-    if (isa != BSI_ISA_AVX512) return false;
+    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
+    if (isa < 0) atomic_store(&chosen, isa = bsi_cpu_best());
+    if (isa != BSI_CPU_VBMI2) return false;
     make_room(out, slots, count, image_off);
     const uint8_t *end = bsi_residual_rows_vbmi2(out->data + out->len, slots, count, images, image_off, body, starts);
     if (end) out->len = (size_t)(end - out->data);
