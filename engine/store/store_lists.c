@@ -431,14 +431,14 @@ static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-/* Writes what is cut off; *rest: refs from there on, too few for a piece, while more could be pulled in. */
-static bomsync_status write_stretch(stretch *x, bool more, size_t *rest, bomsync_error *err) {
+/* Writes what is cut off; *rest: refs from there on, fewer than `keep`, while more could be pulled in. */
+static bomsync_status write_stretch(stretch *x, size_t keep, size_t *rest, bomsync_error *err) {
     const bsi_ref *ref = (const void *)x->ref.data;
     size_t count = x->ref.len / sizeof *ref, at = 0;
     bomsync_status st = BOMSYNC_OK;
     while (!st && at < count) {
         size_t n = state_cut(ref + at, count - at);
-        if (at + n == count && n < STATE_KEEP && more) break;
+        if (at + n == count && n < keep) break;
         st = add_state(x->out, x->l, &x->value, ref + at, n, bsi_xxh128(ref + at, n * sizeof *ref), err);
         at += n;
     }
@@ -446,6 +446,12 @@ static bomsync_status write_stretch(stretch *x, bool more, size_t *rest, bomsync
     if (at && *rest) memmove(x->ref.data, ref + at, *rest * sizeof *ref);
     x->ref.len = *rest * sizeof *ref;
     return st;
+}
+
+/* With an edit in each piece a stretch is as long as the list: what is cut whatever comes behind it is written meanwhile. */
+static bomsync_status write_front(stretch *x, bomsync_error *err) {
+    size_t rest;
+    return x->ref.len < 4 * STATE_MAX * sizeof(bsi_ref) ? BOMSYNC_OK : write_stretch(x, STATE_MAX, &rest, err);
 }
 
 /* From edit i on, as many as the stretch meets. */
@@ -458,9 +464,10 @@ static bomsync_status run_stretch(stretch *x, const bsi_state_edit *edit, size_t
             if (edit[*i].count) bsi_buf_add(&x->ref, edit[*i].ref, edit[*i].count * sizeof(bsi_ref));
             pass(x, edit[*i].end);
             border = BSI_MAX(border, x->at == x->base ? x->at : piece_end(x));
+            if (!st) st = write_front(x, err);
         }
         if (!st) st = pull(x, border, err);
-        if (!st) st = write_stretch(x, x->at < x->old->count, &rest, err);
+        if (!st) st = write_stretch(x, x->at < x->old->count ? STATE_KEEP : 0, &rest, err);
     }
     return st;
 }
