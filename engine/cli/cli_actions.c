@@ -168,7 +168,8 @@ bomsync_status bsi_cli_sync(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error
                               .dry_run = a->dry_run,
                               .explain = a->explain,
                               .wait_seconds = (int)a->wait_seconds,
-                              .codec = a->codec};
+                              .codec = a->codec,
+                              .leave = true};
     bomsync_result result = {0};
     bomsync_status status = sync_checks(a, err);
     if (!status) status = reading(&o.read, a, io, err);

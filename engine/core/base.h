@@ -29,6 +29,18 @@ void bsi_hint(bomsync_error *err, const char *fmt, ...) __attribute__((format(pr
 void bsi_at(bomsync_error *err, const char *file, int64_t byte, int64_t line, const char *column, const char *value,
             size_t value_bytes);
 
+/* A build that tells what was not given back at the end. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define BSI_LEAKS_ARE_TOLD true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(leak_sanitizer)
+#define BSI_LEAKS_ARE_TOLD true
+#endif
+#endif
+#ifndef BSI_LEAKS_ARE_TOLD
+#define BSI_LEAKS_ARE_TOLD false
+#endif
+
 /* Out of memory ends the run (exit 9) from wherever it is: the store commits at one point only, so dying is safe. */
 /* Huge pages cost a run that touches little more than they save: 2 MB are cleared for the first byte of each. small: none
  * from here on, where the system lets a process say so; large: as the allocator asks for them. Any thread. */

@@ -34,6 +34,8 @@ bomsync_status bsi_store_create(const char *dir, int shards, bomsync_error *err)
  *  A store of an older format that is opened for writing is brought forward first: the old one becomes DIR.v<format>. */
 bomsync_status bsi_store_open(bsi_store **out, const char *dir, bsi_store_mode mode, int wait_seconds, bomsync_error *err);
 void bsi_store_close(bsi_store *s);
+/** The same of a process that ends: readers and locks are given up, threads that are idle, mappings and memory stay. */
+void bsi_store_leave(bsi_store *s);
 /** Before a store is opened whose image is wanted: a cold one is asked for in one piece (up to BSI_EXPECT_ROOT_BYTES). Returns at once; whatever
  *  is wrong there, opening tells. */
 void bsi_store_expect(const char *dir);

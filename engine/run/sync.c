@@ -318,6 +318,10 @@ static void release(bsi_sync *s) {
     bsi_sync_end_digest(s); /* it reads what is freed here, */
     bsi_sync_ahead_end(s);  /* and so does this */
     bsi_sync_base_close(s);
+    if (bsi_sync_leaves(s)) { /* the kernel frees at once what takes us call by call; what is left are readers and locks */
+        bsi_store_leave(s->store);
+        return;
+    }
     bsi_sync_early_close(s);
     bsi_reconcile_close(s);
     bsi_scan_close(&s->scan);
@@ -373,6 +377,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) st = finish(&s, g, result, talk);
     bsi_generation_free(g);
     release(&s);
+    if (bsi_sync_leaves(&s)) return st;
     bsi_pool_close();
     bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     bsi_memory_large();

@@ -126,6 +126,7 @@ typedef struct bsi_sync {
 } bsi_sync;
 
 /* sync.c */
+static inline bool bsi_sync_leaves(const bsi_sync *s) { return s->o->leave && !BSI_LEAKS_ARE_TOLD; } /* nobody wants memory back */
 void bsi_sync_end_digest(bsi_sync *s); /* waits for the thread that reads the scan's lists */
 void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g); /* as late as it can be: then it goes into the generation and the feed */
 

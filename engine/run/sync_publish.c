@@ -817,6 +817,7 @@ static char *tell_stats(void *ctx) {
 static void forget_records(bsi_sync *s) {
     bsi_sync_memory(s);
     bool many = s->memory_peak > s->memory_bytes * 5 / 8 && !s->ahead; /* else there is room for both, and fresh pages cost time */
+    if (!many && bsi_sync_leaves(s)) return;
     bsi_scan_forget(&s->scan);
     bsi_amend_forget_rows(s);
     bsi_block_cache_close(s->cache);

@@ -617,6 +617,14 @@ void bsi_store_close(bsi_store *s) {
     free(s);
 }
 
+void bsi_store_leave(bsi_store *s) {
+    if (!s) return;
+    bsi_shards_leave(s);
+    bsi_env_leave(&s->root);
+    if (s->readers_fd >= 0) close(s->readers_fd);
+    if (s->lock_fd >= 0) close(s->lock_fd);
+}
+
 const char *bsi_store_dir(const bsi_store *s) { return s->dir; }
 const char *bsi_store_id(const bsi_store *s) { return s->id; }
 const bsi_secret *bsi_store_secret(const bsi_store *s) { return &s->secret; }

@@ -244,6 +244,12 @@ bomsync_status bsi_env_open(bsi_env *e, const char *dir, const char *label, bool
     return st;
 }
 
+/* Else the next writer must keep the pages that a dead reader may look at. */
+void bsi_env_leave(bsi_env *e) {
+    if (e->read) mdb_txn_abort(e->read);
+    e->read = NULL;
+}
+
 void bsi_env_close(bsi_env *e) {
     if (e->read) mdb_txn_abort(e->read);
     if (e->env) mdb_env_close(e->env);

@@ -70,6 +70,7 @@ typedef struct bsi_env {
 /* ---- environments (store_env.c) ---- */
 bomsync_status bsi_env_open(bsi_env *e, const char *dir, const char *label, bool shard, bool write, bool make,
                             bomsync_error *err);
+void bsi_env_leave(bsi_env *e);   /* no reader is left */
 void bsi_env_close(bsi_env *e);
 /** The format number of the store in dir, read as every format has it: see store_format.c. */
 bomsync_status bsi_env_peek_format(uint32_t *format, const char *dir, bomsync_error *err);
@@ -372,6 +373,7 @@ bomsync_status bsi_shard_put(bsi_store *s, bsi_job *job, bomsync_error *err); /*
 void bsi_shards_flush_begin(bsi_store *s);
 bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err); /* waits; what was begun before is not done again */
 bomsync_status bsi_shards_renew(bsi_store *s, bomsync_error *err);
+void bsi_shards_leave(bsi_store *s);  /* no reader is left; threads and mappings are */
 void bsi_shards_close(bsi_store *s);
 bomsync_status bsi_shard_get(MDB_val *value, bsi_store *s, bsi_db db, uint64_t segment, bomsync_error *err);
 

@@ -89,10 +89,19 @@ static void run_job(bsi_shard *sh, bsi_job *job) {
 /* What stays mapped is unmapped when the store is closed, by one core while nothing else is left to do: 4 ms for 400 MB.
  * Its pages only: the mapping stays, and who reads it again finds the same. */
 static void let_go(bsi_shard *sh) {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = sh->read_from & ~(page - 1), to = sh->read_to & ~(page - 1);
-    sh->rest = false;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    pthread_mutex_lock(&sh->mutex);
+    uintptr_t from = sh->read_from & ~(page - 1), to = sh->read_to & ~(page - 1);
     pthread_mutex_unlock(&sh->mutex);
     if (from < to) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+/* One thread for all of them: the caller has work to do, for one core, and eight threads would take that as well. */
+static void let_all_go(bsi_shard *sh) {
+    bsi_store *s = sh->store;
+    sh->rest = false;
+    pthread_mutex_unlock(&sh->mutex);
+    for (int i = 0; i < s->shard_count; i++) let_go(&s->shard[i]);
     pthread_mutex_lock(&sh->mutex);
 }
 
@@ -102,7 +111,7 @@ static void *work(void *arg) {
     while (!sh->stop) {
         if (sh->head) run_job(sh, sh->head);
         else if (sh->flushed < sh->wanted) run_job(sh, NULL);
-        else if (sh->rest) let_go(sh);
+        else if (sh->rest) let_all_go(sh);
         else pthread_cond_wait(&sh->wake, &sh->mutex);
     }
     if (sh->txn) mdb_txn_abort(sh->txn);
@@ -172,10 +181,11 @@ bomsync_status bsi_shards_flush(bsi_store *s, bomsync_error *err) {
 }
 
 void bsi_store_rest(bsi_store *s) {
-    for (int i = 0; i < s->shard_count; i++) {
+    bool asked = false;
+    for (int i = 0; i < s->shard_count && !asked; i++) {
         bsi_shard *sh = &s->shard[i];
         pthread_mutex_lock(&sh->mutex);
-        sh->rest = sh->running;
+        asked = sh->rest = sh->running;
         pthread_cond_signal(&sh->wake);
         pthread_mutex_unlock(&sh->mutex);
     }
@@ -215,6 +225,20 @@ void bsi_shards_close(bsi_store *s) {
     for (int i = 0; s->shard && i < s->shard_count; i++) close_shard(&s->shard[i]);
     free(s->shard);
     s->shard = NULL;
+}
+
+/* A thread with a transaction would take it into its grave: what it wrote counts no more, but it holds LMDB's lock. */
+static bool leave_shard(bsi_shard *sh) {
+    pthread_mutex_lock(&sh->mutex);
+    bool idle = !sh->queued && sh->flushed == sh->wanted && !sh->txn;
+    if (idle) bsi_env_leave(&sh->env);
+    pthread_mutex_unlock(&sh->mutex);
+    return idle;
+}
+
+void bsi_shards_leave(bsi_store *s) {
+    for (int i = 0; s->shard && i < s->shard_count; i++)
+        if (!leave_shard(&s->shard[i])) close_shard(&s->shard[i]);
 }
 
 static void note_read(bsi_shard *sh, const MDB_val *value) {

@@ -92,6 +92,7 @@ typedef struct bomsync_sync_options {
     bool dry_run, explain;
     int wait_seconds;
     const char *codec;           /* of stored blocks: NULL: "auto"; "symbols" whatever the size, "zstd". No output depends on it */
+    bool leave;                  /* the process ends after this call: memory, mappings and idle threads are left to the kernel; files and locks are not */
 } bomsync_sync_options;
 bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *result, bomsync_sink talk, bomsync_error *err);
 
