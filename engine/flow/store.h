@@ -170,6 +170,8 @@ typedef struct bsi_block_data {   /* zero-initialise, reuse, bsi_block_data_free
     bsi_buf raw;                  /* borrowed from the decoder until the next call */
     uint32_t *image, *body;       /* [count + 1] offset of row image i in raw, [count] body bytes */
     uint32_t cap;
+    bsi_ref below;                /* a patch: the whole block that it is over; else BSI_REF_NONE */
+    uint64_t replaced;            /* bit i: it replaces row i, of the first 64 */
     void *dctx;                   /* the decoder, one per thread */
 } bsi_block_data;
 bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bomsync_error *err);
@@ -196,10 +198,18 @@ bomsync_status bsi_block_writer_add_rows(bsi_ref *ref, bsi_block_writer *w, cons
 bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
-/** What block `base` holds at these rows, for who makes new ones of them: read once, with all that bsi_block_writer_patch of the same rows is going to
- *  want. Good until the writer is used for another block. */
-bomsync_status bsi_block_writer_read(const bsi_block_data **out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
-                                     bomsync_error *err);
+/** Do these rows have the keys of block `base`, one by one? Told by what both hold, so no hashes are looked at; neither are the block's. At most
+ *  64 rows, none of them bad. With *same bsi_block_writer_amend may follow. What could not be read is not *same: no error is told. */
+typedef struct bsi_block_match {
+    uint64_t changed;             /* bit i: row i has other values */
+    uint64_t written;             /* rows whose hashes bsi_block_writer_amend wants, if any changed */
+    const bsi_block_data *old;    /* good until the writer is used for another block */
+} bsi_block_match;
+bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref base, const bsi_rows *now);
+/** bsi_block_writer_patch of the block that was matched last, with the rows that changed (at least one). now: the rows of the match, with kh and rh of those
+ *  in `written`. */
+bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const bsi_block_match *m, const uint8_t *enc, const uint32_t *image,
+                                      const uint32_t *body, const bsi_rows *now, bomsync_error *err);
 bomsync_status bsi_block_writer_close(bsi_block_writer *w, bomsync_error *err); /* writes the last segments */
 
 /** All blocks of this run are written: their environments begin to commit them, while the caller goes on. bsi_store_publish waits until it is done,

@@ -64,6 +64,7 @@ const bsi_image_entry *bsi_image_next(bsi_image_walk *w, uint64_t index) {
     const bsi_image_piece *p = &im->piece[w->piece];
     if (index - p->first >= p->count) { /* most often the next one */
         if (w->piece + 1 < im->piece_count && index == p[1].first) w->piece++;
+        else if (w->piece && index < p->first && index >= p[-1].first) w->piece--; /* who looked ahead comes back */
         else w->piece = bsi_image_piece_of(im, index);
         p = &im->piece[w->piece];
     }
@@ -484,6 +485,10 @@ static bomsync_status cut_block(cursor *c, bsi_scan_block *b, bool *found, bomsy
     }
 }
 
+static bsi_scan_expected expected(cursor *c) {
+    return (bsi_scan_expected){c->next, c->o->image ? bsi_image_next(&c->walk, c->next) : NULL};
+}
+
 /* The next blocks of the chain; *more false at the end of the file. Matched blocks may come many at once, but none that
  * starts at or after `until`. */
 static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool *more, bomsync_error *err) {
@@ -524,7 +529,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
             if (c->quiet) c->quiet--;
-            else if (c->o->opened && bsi_source_random(c->f->source)) c->next += c->o->opened(c->o->opened_ctx, c->f->layout, b, p, c->next);
+            else if (c->o->opened && bsi_source_random(c->f->source)) c->next += c->o->opened(c->o->opened_ctx, c->f->layout, b, p, expected(c));
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;

@@ -90,6 +90,12 @@ typedef struct bsi_scan {
     bool ascending;      /* matched runs ascend in the image: nothing moved */
 } bsi_scan;
 
+/** What the image has where a block stands that is not it. */
+typedef struct bsi_scan_expected {
+    uint64_t index;
+    const bsi_image_entry *entry; /* NULL: the image is at its end, or there is none */
+} bsi_scan_expected;
+
 typedef struct bsi_scan_options {
     const bomsync_read_options *read;
     bsi_isa isa;
@@ -108,9 +114,9 @@ typedef struct bsi_scan_options {
     void (*matched)(void *ctx, const bsi_layout *layout, uint64_t first, uint64_t count, const uint8_t *p);
     void *matched_ctx;
     /** Gets open blocks of plain files while their bytes are at hand, and may set their tag. Not those that a worker sees first, where the
-     *  chain may not come along. expect: the image's entry that was expected there; true: the block stands in its place, so that the next entry
-     *  is expected behind it. Any worker (bsi_lane). NULL: nobody asks. */
-    bool (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect);
+     *  chain may not come along. True: the block stands in the place of the entry that was expected, so that the next one is expected
+     *  behind it. Any worker (bsi_lane). NULL: nobody asks. */
+    bool (*opened)(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, bsi_scan_expected x);
     /** Gets those of them that the chain does not reach in the end, one at a time. Any worker (bsi_lane). Given with opened. */
     void (*dropped)(void *ctx, const bsi_scan_block *b);
     void *opened_ctx;

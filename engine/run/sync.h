@@ -164,8 +164,10 @@ bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, 
 /** Writes the state blocks that stand in the place of theirs, while both rows are at hand. One a thread; close writes the last of them. */
 typedef struct bsi_amend_writer bsi_amend_writer;
 bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err);
-/** now: all rows of the block. Sets a->made and a->old, which takes *bytes; neither where the block must be written as a whole later. */
-bomsync_status bsi_amend_write(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err);
+/** Does the block stand for that of the expected entry? now: all its rows, without hashes; those of rows that are written are made. Sets all of *a,
+ *  made and kept as well if a record changed; what is kept takes *bytes. */
+bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now,
+                                 bsi_scan_expected x, bomsync_error *err);
 bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err); /* NULL is fine */
 void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
 bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err);       /* their state blocks in base, with open_state */

@@ -11,7 +11,9 @@
  * skipped one (twins are searched in it as in those; if one is found, this is given up, and all open blocks are joined). The
  * worker that cut the block sees it at once; what is left of it is the place of the state block and the rows that changed.
  *
- * The patch that takes its place is written at once, and the images of both rows are kept for the renderer (bsi_amend_write):
+ * The patch that takes its place is written at once, and the images of both rows are kept for the renderer (bsi_amend_at_once). For that the old
+ * rows are read, and what was read is compared with the new ones: hashes of rows, which lie elsewhere in the store, are looked at only
+ * where nothing is written (a dry run), and made only for rows that are written:
  *
  *   kept       pair pair | now1 old1 now2 old2 | margin       one after the other in memory that is given back as a whole
  *
@@ -46,13 +48,20 @@ static uint64_t rows_changed(const bsi_rows *w, const bsi_block_rows *old, bool 
     return changed;
 }
 
-bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref, uint64_t entry) {
-    if (!w->count || w->count > BSI_AMEND_ROWS_MAX || w->bad_count || (b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END))) return false;
-    bool same;
-    uint64_t changed = rows_changed(w, old, &same);
-    if (!same || (uint32_t)__builtin_popcountll(changed) * 4 > w->count) return false; /* a patch takes no more */
+static bool is_whole(const bsi_scan_block *b, const bsi_rows *w) {
+    return w->count && w->count <= BSI_AMEND_ROWS_MAX && !w->bad_count && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+}
+
+static bool is_amended(bsi_amended *a, uint64_t changed, const bsi_rows *w, bsi_ref ref, uint64_t entry) {
     *a = (bsi_amended){.changed = changed, .ref = ref, .made = BSI_REF_NONE, .entry = entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
-    return true;
+    return (uint32_t)__builtin_popcountll(changed) * 4 <= w->count; /* a patch takes no more */
+}
+
+bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, const bsi_block_rows *old, bsi_ref ref, uint64_t entry) {
+    bool same;
+    if (!is_whole(b, w)) return false;
+    uint64_t changed = rows_changed(w, old, &same);
+    return same && is_amended(a, changed, w, ref, entry);
 }
 
 /* ---- written with the scan ---- */
@@ -65,7 +74,6 @@ struct bsi_amend_writer {
     bsi_buf enc;
     bsi_arena kept; /* rows, until they are rendered: goes over to the sync */
     uint32_t row[BSI_AMEND_ROWS_MAX / 4], image[BSI_AMEND_ROWS_MAX / 4 + 1], body[BSI_AMEND_ROWS_MAX / 4];
-    uint64_t kh[BSI_AMEND_ROWS_MAX / 4], rh[BSI_AMEND_ROWS_MAX / 4];
 };
 
 bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err) {
@@ -98,8 +106,6 @@ static bool merge_row(bsi_amend_writer *w, uint32_t at, const bsi_rows *now) {
         return false;
     w->image[at] = (uint32_t)w->enc.len;
     w->body[at] = bsi_edit_merge(&w->enc, w->f, w->g, s);
-    w->kh[at] = now->kh[row];
-    w->rh[at] = now->rh[row];
     return true;
 }
 
@@ -119,22 +125,37 @@ static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint3
     return p;
 }
 
-bomsync_status bsi_amend_write(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err) {
+static void hash_rows(bsi_rows *now, uint64_t rows, const bsi_secret *secret) {
+    for (; rows; rows &= rows - 1) {
+        uint32_t row = (uint32_t)__builtin_ctzll(rows);
+        const uint8_t *p = now->enc.data + now->image[row];
+        now->kh[row] = bsi_xxh64_secret(p, now->key[row], secret);
+        now->rh[row] = bsi_xxh64_secret(p, now->body[row], secret);
+    }
+}
+
+static bomsync_status write_rows(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_block_match *m, bsi_rows *now, bomsync_error *err) {
     uint32_t n = 0;
-    *bytes = 0;
-    for (uint64_t left = a->changed; left; left &= left - 1) w->row[n++] = (uint32_t)__builtin_ctzll(left);
-    if (!n) return BOMSYNC_OK;
-    bomsync_status st = bsi_block_writer_read(&w->old, w->writer, a->ref, n, w->row, err);
-    if (st || w->old->slot_count != w->s->feed->slots.count) return st; /* of fewer columns: written again, as a whole */
-    bool good = w->old->count == a->records;
+    w->old = m->old;
     w->enc.len = 0;
-    for (uint32_t i = 0; good && i < n; i++) good = merge_row(w, i, now);
-    if (!good) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+    for (uint64_t left = a->changed; left; left &= left - 1, n++) {
+        w->row[n] = (uint32_t)__builtin_ctzll(left);
+        if (!merge_row(w, n, now)) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+    }
     w->image[n] = (uint32_t)w->enc.len;
-    const bsi_kept_pair *kept = keep_pairs(bytes, w, n, now); /* before the writer goes on */
-    st = bsi_block_writer_patch(&a->made, w->writer, a->ref, n, w->row, w->enc.data, w->image, w->body, w->kh, w->rh, err);
+    hash_rows(now, m->written, bsi_store_secret(w->s->store));
+    const bsi_kept_pair *kept = keep_pairs(bytes, w, n, now);
+    bomsync_status st = bsi_block_writer_amend(&a->made, w->writer, m, w->enc.data, w->image, w->body, now, err);
     if (!st) a->kept = kept;
     return st;
+}
+
+bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now,
+                                 bsi_scan_expected x, bomsync_error *err) {
+    bsi_block_match m;
+    *bytes = 0;
+    *amends = is_whole(b, now) && bsi_block_writer_match(&m, w->writer, x.entry->ref, now) && is_amended(a, m.changed, now, x.entry->ref, x.index);
+    return *amends && a->changed ? write_rows(a, bytes, w, &m, now, err) : BOMSYNC_OK;
 }
 
 void bsi_early_free(bsi_early_block *e) {

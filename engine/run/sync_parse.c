@@ -310,8 +310,8 @@ static void parse_task(void *ctx, size_t index) {
 /* ---- parsing with the scan ---- */
 
 /* A first load: what can be read goes into the store at once. Blocks with records that cannot are left for later. */
-static bool early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
-    (void)expect;
+static bool early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, bsi_scan_expected x) {
+    (void)x;
     bsi_early *e = ctx;
     parse_run *r = &e->run;
     int lane = bsi_lane();
@@ -362,13 +362,8 @@ static uint64_t rows_not_in(const bsi_block_rows *old, const bsi_rows *w) {
     return out;
 }
 
-/* The rows of the state block that was expected, if it is known. */
-static bool expected_rows(bsi_block_rows *old, bsi_ref *ref, const bsi_sync *s, uint64_t expect) {
-    if (expect >= s->image.count) return false;
-    const bsi_image_entry *e = bsi_image_at(&s->image, expect);
-    *ref = e->ref;
-    return (e->flags & BSI_IMAGE_EXACT) && !bsi_store_rows(old, s->store, e->ref, NULL); /* a fault is told by who needs it */
-}
+/* The state block that was expected, if it is known. */
+static bsi_ref expected_ref(bsi_scan_expected x) { return x.entry && (x.entry->flags & BSI_IMAGE_EXACT) ? x.entry->ref : BSI_REF_NONE; }
 
 /* Is it worth looking at another block? What is found of blocks that were changed in place is small, and saves much. */
 static bool has_room(const parse_run *r, bool *rows) {
@@ -378,13 +373,14 @@ static bool has_room(const parse_run *r, bool *rows) {
     return *rows || (kept < r->keep_bytes + r->keep_bytes / 4 && amended * 2 > opened);
 }
 
-/* Its state block is written at once: later both rows would have to be found again. */
-static bomsync_status write_amended(parse_run *r, bsi_amended *a, size_t *bytes, const bsi_rows *w, bomsync_error *err) {
+/* Was it changed in place? Then its state block is written at once: later both rows would have to be found again. w has no hashes so far. */
+static bomsync_status amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, parse_run *r, const bsi_scan_block *b, bsi_rows *w, bsi_scan_expected x,
+                                    bomsync_error *err) {
     bsi_amend_writer **writer = &r->amend[bsi_lane()];
-    *bytes = 0;
-    if (!r->may_write) return BOMSYNC_OK;
+    *amends = false;
+    if (!r->may_amend || !r->may_write || x.entry->records != w->count) return BOMSYNC_OK;
     bomsync_status st = *writer ? BOMSYNC_OK : bsi_amend_writer_open(writer, r->s, err);
-    return st ? st : bsi_amend_write(a, bytes, *writer, w, err);
+    return st ? st : bsi_amend_at_once(amends, a, bytes, *writer, b, w, x, err);
 }
 
 static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *bytes) {
@@ -400,30 +396,34 @@ static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *byte
 /* Else rows are kept while there is room: a changed block need not be read and parsed again. Of rows that the block which was
  * expected here has, too, the hashes will do, and not even those if all its keys stand there one by one (sync_amend.c): one
  * row in twelve is what changes are made of. */
-static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
+static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, bsi_scan_expected x) {
     bsi_early *e = ctx;
     parse_run *r = &e->run;
     bool room;
     if ((b->flags & BSI_CUT_OVERSIZE) || !has_room(r, &room)) return false;
     bsi_rows *w = &r->rows[bsi_lane()];
-    bsi_parse_block(w, layout, bsi_store_secret(r->s->store), p, b->bytes, false);
+    bsi_parse_block(w, layout, NULL, p, b->bytes, false);
     if (w->count != b->records || w->bad_count) return false;
-    bsi_block_rows old;
-    bsi_ref ref = BSI_REF_NONE;
-    bsi_amended a = {0};
-    bool known = expected_rows(&old, &ref, r->s, expect);
+    bsi_ref ref = expected_ref(x);
+    bool known = ref != BSI_REF_NONE, amends = false;
     if (known) bsi_sync_base_ahead(r->s);
-    bool amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref, expect);
-    atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
-    if (!room && !amends) return false;
+    bsi_amended a = {0};
     size_t bytes, more = 0, kept = 0;
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    bomsync_status st = amends && room ? write_amended(r, &a, &kept, w, &err) : BOMSYNC_OK;
+    bomsync_status st = known && room ? amend_at_once(&amends, &a, &kept, r, b, w, x, &err) : BOMSYNC_OK;
     if (st) {
         fail_parse(r, st, &err);
         return false;
     }
+    bsi_block_rows old = {0};
+    if (!amends) {
+        bsi_rows_hash(w, bsi_store_secret(r->s->store), BSI_HASH_BOTH);
+        known = known && !bsi_store_rows(&old, r->s->store, ref, NULL); /* a fault is told by who needs it */
+        amends = known && r->may_amend && bsi_amend_find(&a, b, w, &old, ref, x.index);
+    }
+    atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
+    if (!room && !amends) return false;
     bsi_early_block *k = early_block(w, amends, &bytes);
     k->amended = a;
     bool some = known && w->count <= 64; /* as many as can be named */

@@ -375,8 +375,8 @@ static void take_rows(bsi_reconcile *r, const bsi_layout *layout, bsi_scan_block
     put_rows(difference_of(r, number), w, bsi_difference_add);
 }
 
-static bool take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, uint64_t expect) {
-    (void)expect;
+static bool take_opened(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, bsi_scan_expected x) {
+    (void)x;
     take_rows(ctx, layout, b, p, b->bytes);
     return false;
 }

@@ -464,16 +464,53 @@ static bomsync_status read_base(bsi_block_writer *w, bsi_ref base, uint32_t reco
     return BOMSYNC_OK;
 }
 
-bomsync_status bsi_block_writer_read(const bsi_block_data **out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,
-                                     bomsync_error *err) {
-    rows_of p = {.count = count, .row = row};
-    bsi_patch old;
+/* Its directory, and the block: of a few blocks here and there the hashes are as far away again, and hashes say no more than the rows do. */
+static bool reads_as_now(bsi_block_writer *w, bsi_ref base, uint32_t records) {
+    const bsi_block_data *d = &w->data;
     patch_room(w);
-    w->read = BSI_REF_NONE; /* what was read for another patch may be less than this one asks for */
-    bomsync_status st = bsi_patch_get(&old, bsi_rows_here(), w->s, base, err);
-    if (!st) st = read_base(w, base, old.records, row[count - 1] + 1, !stays_small(&old, &p), err);
-    *out = &w->data;
-    return st;
+    w->read = BSI_REF_NONE;
+    if (bsi_store_data(&w->data, w->s, base, NULL)) return false;
+    w->read = base;
+    w->read_whole = true;
+    return d->count == records && d->slot_count == w->slot_count;
+}
+
+bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref base, const bsi_rows *now) {
+    const bsi_block_data *d = &w->data;
+    *out = (bsi_block_match){.old = d};
+    if (!now->count || now->count > 64 || now->bad_count || !reads_as_now(w, base, now->count)) return false;
+    for (uint32_t i = 0; i < now->count; i++) {
+        const uint8_t *p = now->enc.data + now->image[i], *q = d->raw.data + d->image[i];
+        uint32_t body = now->body[i], key = now->key[i];
+        if (body == d->body[i] && memcmp(p, q, body) == 0) continue;
+        if (d->body[i] < key || memcmp(p, q, key) != 0) return false;
+        out->changed |= 1ull << i;
+    }
+    uint64_t patched = out->changed | d->replaced, all = UINT64_MAX >> (64 - now->count);
+    out->written = (uint32_t)__builtin_popcountll(patched) <= now->count / 4 ? patched : all;
+    return true;
+}
+
+bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const bsi_block_match *m, const uint8_t *enc, const uint32_t *image,
+                                      const uint32_t *body, const bsi_rows *now, bomsync_error *err) {
+    const bsi_block_data *d = &w->data;
+    uint32_t n = 0, changed = 0;
+    w->enc.len = 0;
+    for (uint64_t left = m->written; left; left &= left - 1, n++) {
+        uint32_t row = (uint32_t)__builtin_ctzll(left);
+        if (m->changed >> row & 1) {
+            const uint32_t one[] = {row};
+            const rows_of p = {1, one, enc, image + changed, body + changed, &now->kh[row], &now->rh[row]};
+            take_new(w, n, &p, 0);
+            changed++;
+        } else {
+            take_old(w, n, row, now->kh[row], now->rh[row]);
+        }
+    }
+    w->off[n] = (uint32_t)w->enc.len;
+    if (n == d->count) return bsi_block_writer_add(out, w, n, w->enc.data, w->off, w->body, w->kh, w->rh, err);
+    const rows_of p = {n, w->row, w->enc.data, w->off, w->body, w->kh, w->rh};
+    return add_patch(out, w, d->below == BSI_REF_NONE ? w->read : d->below, d->count, &p, err);
 }
 
 bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,

@@ -467,6 +467,8 @@ static bomsync_status patched_data(bsi_block_data *d, decoder *c, bsi_store *s, 
     if (is_patch(below, base) || base->records != records || below->segment.slot_count != slots)
         return bad_segment(err, s, BSI_DB_DATA, id, "a patch is over another block than it says");
     if (!find_images(d, c, below, base, front)) return bad_segment(err, s, BSI_DB_DATA, p.base >> BSI_REF_BITS, "a block cannot be read");
+    d->below = p.base;
+    for (uint32_t i = 0; i < p.count && p.row[i] < 64; i++) d->replaced |= 1ull << p.row[i];
     return merge_images(d, &c->merged, &p, front) ? BOMSYNC_OK : bad_segment(err, s, BSI_DB_DATA, id, "a patch is too long");
 }
 
@@ -479,6 +481,8 @@ bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, u
     unpacked *u;
     const bsi_block_place *b;
     out->count = 0;
+    out->below = BSI_REF_NONE;
+    out->replaced = 0;
     bomsync_status st = find_block(&u, &b, c, s, ref, err);
     if (st) return st;
     if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, front, err);

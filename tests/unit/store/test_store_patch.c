@@ -9,6 +9,7 @@ enum { P_BLOCKS = 300, P_ROWS = 16, P_SLOTS = 3 };
 
 typedef struct rows { /* what block i holds: a value for each row */
     bool coded;          /* from the first block on; else groups of zstd */
+    bool matched;        /* patches are made by comparing all rows, not by naming those that change */
     uint64_t dictionary;
     uint64_t value[P_BLOCKS][P_ROWS];
     bsi_ref ref[P_BLOCKS];
@@ -17,7 +18,7 @@ static rows p;
 
 typedef struct made {
     bsi_buf enc;
-    uint32_t row[P_ROWS], image[P_ROWS + 1], body[P_ROWS], count;
+    uint32_t row[P_ROWS], image[P_ROWS + 1], body[P_ROWS], key[P_ROWS], count;
     uint64_t kh[P_ROWS], rh[P_ROWS];
 } made;
 
@@ -34,6 +35,7 @@ static void make_row(made *m, bsi_store *s, size_t block, uint32_t row) {
     m->row[i] = row;
     m->image[i] = (uint32_t)m->enc.len;
     m->body[i] = bsi_image_build(&m->enc, f, P_SLOTS, 1, &key);
+    m->key[i] = key;
     m->kh[i] = bsi_xxh64_secret(m->enc.data + m->image[i], key, bsi_store_secret(s));
     m->rh[i] = bsi_xxh64_secret(m->enc.data + m->image[i], m->body[i], bsi_store_secret(s));
     m->image[i + 1] = (uint32_t)m->enc.len;
@@ -47,6 +49,27 @@ static bomsync_status put_whole(bsi_store *s, bsi_block_writer *w, size_t b, bom
     return st;
 }
 
+static bsi_rows rows_of(made *m) {
+    return (bsi_rows){.count = m->count, .kh = m->kh, .rh = m->rh, .image = m->image, .body = m->body, .key = m->key, .enc = m->enc};
+}
+
+/* The rows of block b as they are now, in place of those that are stored; hashes that are not asked for are wrong. */
+static bomsync_status put_matched(bsi_store *s, bsi_block_writer *w, size_t b, bomsync_error *err) {
+    made m = {.count = 0}, changed = {.count = 0};
+    for (uint32_t i = 0; i < P_ROWS; i++) make_row(&m, s, b, i);
+    bsi_rows now = rows_of(&m);
+    bsi_block_match match;
+    bomsync_status st = bsi_block_writer_match(&match, w, p.ref[b], &now) ? BOMSYNC_OK : bsi_fail(err, BOMSYNC_E_INTEGRITY, "no match");
+    for (uint32_t i = 0; i < P_ROWS; i++)
+        if (!(match.written >> i & 1)) m.kh[i] = m.rh[i] = 0;
+    for (uint32_t i = 0; !st && i < P_ROWS; i++)
+        if (match.changed >> i & 1) make_row(&changed, s, b, i);
+    if (!st && match.changed) st = bsi_block_writer_amend(&p.ref[b], w, &match, changed.enc.data, changed.image, changed.body, &now, err);
+    bsi_buf_free(&m.enc);
+    bsi_buf_free(&changed.enc);
+    return st;
+}
+
 /* Rows of block b that are in the mask change. */
 static bomsync_status put_patch(bsi_store *s, bsi_block_writer *w, size_t b, uint32_t mask, uint64_t *seed, bomsync_error *err) {
     made m = {.count = 0};
@@ -55,7 +78,7 @@ static bomsync_status put_patch(bsi_store *s, bsi_block_writer *w, size_t b, uin
             p.value[b][i] = fx_random(seed) % 1000;
             make_row(&m, s, b, i);
         }
-    bomsync_status st = bsi_block_writer_patch(&p.ref[b], w, p.ref[b], m.count, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, err);
+    bomsync_status st = p.matched ? put_matched(s, w, b, err) : bsi_block_writer_patch(&p.ref[b], w, p.ref[b], m.count, m.row, m.enc.data, m.image, m.body, m.kh, m.rh, err);
     bsi_buf_free(&m.enc);
     return st;
 }
@@ -180,6 +203,54 @@ Test(store_patch, patched_blocks_read_as_whole_ones) { patched_blocks_read_as_wh
 Test(store_patch, coded_patched_blocks_read_as_whole_ones) {
     p.coded = true;
     patched_blocks_read_as_whole_ones();
+}
+Test(store_patch, matched_patched_blocks_read_as_whole_ones) {
+    p.matched = true;
+    patched_blocks_read_as_whole_ones();
+}
+Test(store_patch, coded_matched_patched_blocks_read_as_whole_ones) {
+    p.coded = p.matched = true;
+    patched_blocks_read_as_whole_ones();
+}
+
+/* A match says what the hashes would say: which rows differ, if the keys are the same. */
+static void a_match_is_of_the_same_keys(void) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_block_writer *w;
+    bsi_block_match match;
+    first();
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    FX_OK(bsi_block_writer_open(&w, s, P_SLOTS, p.dictionary, &err), err);
+    made m = {.count = 0};
+    for (uint32_t i = 0; i < P_ROWS; i++) make_row(&m, s, 7, i);
+    bsi_rows now = rows_of(&m);
+    cr_assert(bsi_block_writer_match(&match, w, p.ref[7], &now));
+    cr_assert(zero(u64, match.changed));
+    for (uint32_t i = 0; i < P_ROWS; i++) { /* the last byte of each row in turn, then the first of its key */
+        uint8_t *row = m.enc.data + m.image[i];
+        row[m.body[i] - 1] ^= 1;
+        cr_assert(bsi_block_writer_match(&match, w, p.ref[7], &now));
+        cr_assert(eq(u64, match.changed, 1ull << i));
+        row[m.body[i] - 1] ^= 1;
+        row[1] ^= 1;
+        cr_assert(not(bsi_block_writer_match(&match, w, p.ref[7], &now)));
+        row[1] ^= 1;
+    }
+    cr_assert(not(bsi_block_writer_match(&match, w, p.ref[8], &now)), "another block");
+    now.count--;
+    cr_assert(not(bsi_block_writer_match(&match, w, p.ref[7], &now)), "fewer rows");
+    now.count++;
+    FX_OK(bsi_block_writer_close(w, &err), err);
+    bsi_block_writer_open(&w, s, P_SLOTS + 1, 0, &err);
+    cr_assert(not(bsi_block_writer_match(&match, w, p.ref[7], &now)), "other columns");
+    FX_OK(bsi_block_writer_close(w, &err), err);
+    bsi_buf_free(&m.enc);
+    bsi_store_close(s);
+}
+Test(store_patch, a_match_is_of_the_same_keys) { a_match_is_of_the_same_keys(); }
+Test(store_patch, coded_a_match_is_of_the_same_keys) {
+    p.coded = true;
+    a_match_is_of_the_same_keys();
 }
 
 static void a_patch_of_a_patch_is_over_the_same_block_until_it_is_too_long(void) {
