@@ -222,30 +222,31 @@ static bomsync_status check_piece(cursor *c, size_t piece, bomsync_error *err) {
     return bsi_store_image_check(c->o->store, p, err);
 }
 
-/* Are the blocks at the cursor the ones that the image expects? Then no line end needs to be found. Goes on to `until`,
- * and to the end of the bytes at hand; *starved: more bytes may settle the next one. */
-static bomsync_status match_ahead(cursor *c, uint64_t until, bsi_scan_run *run, bool *starved, bomsync_error *err) {
+/* Entries of one piece, `left` of them from e on, while they are what stands at the cursor. *more: all of them were, and all bytes before `until` are not
+ * gone through. */
+static bomsync_status match_piece(cursor *c, const bsi_image_entry *e, size_t left, uint64_t until, bsi_scan_run *run, bool *starved, bool *more,
+                                  bomsync_error *err) {
     const bsi_hash128 mix = c->f->layout->mix;
-    *starved = false;
-    run->first = c->next;
-    run->count = run->bytes = run->records = 0;
-    while (c->offset < until) {
-        const bsi_image_entry *e = bsi_image_next(&c->walk, c->next);
-        if (!entry_usable(e)) break;
+    const uint64_t before = run->count;
+    *more = false;
+    for (; left && c->offset < until; left--, e++) {
+        if (!entry_usable(e)) return BOMSYNC_OK;
         size_t have = c->buf->len - c->at;
         if (e->bytes + 1u > have && !c->end) {
             *starved = true;
-            break;
+            return BOMSYNC_OK;
         }
-        if (e->bytes > have) break;
+        if (e->bytes > have) return BOMSYNC_OK;
         bool at_end = c->end && e->bytes == have;
         const uint8_t *p = c->buf->data + c->at;
-        if ((e->flags & BSI_IMAGE_AT_END) && !at_end) break; /* it ended with its file: more bytes, another cut */
-        if ((e->flags & BSI_IMAGE_LONE_CR) && !at_end && p[e->bytes] == '\n') break;
+        if ((e->flags & BSI_IMAGE_AT_END) && !at_end) return BOMSYNC_OK; /* it ended with its file: more bytes, another cut */
+        if ((e->flags & BSI_IMAGE_LONE_CR) && !at_end && p[e->bytes] == '\n') return BOMSYNC_OK;
         bsi_hash128 fp = bsi_xxh128_secret(p, e->bytes, c->o->secret);
-        if ((fp.lo ^ mix.lo) != e->fp.lo || (fp.hi ^ mix.hi) != e->fp.hi) break;
-        bomsync_status st = check_piece(c, c->walk.piece, err);
-        if (st) return st;
+        if ((fp.lo ^ mix.lo) != e->fp.lo || (fp.hi ^ mix.hi) != e->fp.hi) return BOMSYNC_OK;
+        if (run->count == before) { /* the first of the piece */
+            bomsync_status st = check_piece(c, c->walk.piece, err);
+            if (st) return st;
+        }
         run->count++;
         run->bytes += e->bytes;
         run->records += e->records;
@@ -253,7 +254,24 @@ static bomsync_status match_ahead(cursor *c, uint64_t until, bsi_scan_run *run, 
         c->at += e->bytes;
         c->offset += e->bytes;
     }
+    *more = c->offset < until;
     return BOMSYNC_OK;
+}
+
+/* Are the blocks at the cursor the ones that the image expects? Then no line end needs to be found. Goes on to `until`,
+ * and to the end of the bytes at hand; *starved: more bytes may settle the next one. */
+static bomsync_status match_ahead(cursor *c, uint64_t until, bsi_scan_run *run, bool *starved, bomsync_error *err) {
+    *starved = false;
+    run->first = c->next;
+    run->count = run->bytes = run->records = 0;
+    bomsync_status st = BOMSYNC_OK;
+    for (bool more = c->offset < until; more && !st;) {
+        const bsi_image_entry *e = bsi_image_next(&c->walk, c->next);
+        if (!e) break;
+        const bsi_image_piece *p = &c->o->image->piece[c->walk.piece];
+        st = match_piece(c, e, (size_t)(p->count - (c->next - p->first)), until, run, starved, &more, err);
+    }
+    return st;
 }
 
 static bool look_ahead(cursor *c, const bsi_scan_block *b, uint64_t from, uint64_t to) {
