@@ -84,7 +84,7 @@ typedef struct bsi_sync {
     bsi_arena amended_kept;     /* their rows that changed */
     uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
     bsi_row_store *n_rows;
-    uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending */
+    uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending; amended ones are left out, or skipped by who reads it */
     size_t open_state_count;
     uint64_t *gone;             /* O places to delete, ascending */
     size_t gone_count;

@@ -165,10 +165,7 @@ void bsi_early_free(bsi_early_block *e) {
 
 /* ---- the list ---- */
 
-void bsi_amend_forget_rows(bsi_sync *s) {
-    for (size_t i = 0; i < s->amended_count; i++) s->amended[i].kept = NULL;
-    bsi_arena_free(&s->amended_kept);
-}
+void bsi_amend_forget_rows(bsi_sync *s) { bsi_arena_free(&s->amended_kept); }
 
 void bsi_amend_forget(bsi_sync *s) {
     bsi_amend_forget_rows(s);
@@ -199,9 +196,15 @@ const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t o
 
 bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal) { return s->is_amended && (s->is_amended[ordinal >> 3] >> (ordinal & 7) & 1); }
 
+/* Room for as many as there will be if they go on like this: a list that is moved while it grows takes its memory several times. But not for
+ * all blocks because the first ones are such. */
 static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t open) {
-    if (s->amended_count == *cap) s->amended = bsi_vast_realloc(s->amended, (*cap = *cap ? *cap * 2 : 64) * sizeof *s->amended);
-    s->amended[s->amended_count] = *a;
+    size_t count = s->amended_count;
+    if (count == *cap) {
+        *cap = BSI_MIN(count * s->scan.block_count / (open + 1) + count / 8, count * 16) + 64;
+        s->amended = bsi_vast_realloc(s->amended, *cap * sizeof *s->amended);
+    }
+    s->amended[count] = *a;
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
 

@@ -402,14 +402,18 @@ static void place_wants(uint64_t *place, anchors *x, const bsi_sync *s) {
     bsi_vast_free(wants.slot);
 }
 
-/* Number of a want -> ref -> place in the list. An open block in which a create stands is touched. */
+/* Number of a want -> ref -> place in the list. A block that was joined and in which a create stands is touched. */
 static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
     uint64_t *place = bsi_vast_calloc(x->wants + 1, sizeof *place);
     place_wants(place, x, s);
     for (size_t i = 0; i < x->count; i++) {
         uint64_t *after = &x->insert[i].after;
-        if (*after & MATCHED_ANCHOR) *after = place[(*after & ~MATCHED_ANCHOR) - 1];
-        else if (*after && is_open_state(s, (*after - 1) >> 16)) set_bit(touched, (*after - 1) >> 16);
+        if (*after & MATCHED_ANCHOR) {
+            *after = place[(*after & ~MATCHED_ANCHOR) - 1];
+        } else if (*after) {
+            uint64_t in = (*after - 1) >> 16;
+            if (!bsi_is_amended(s, in) && is_open_state(s, in)) set_bit(touched, in); /* behind the last row of an amended one, as of a skipped one */
+        }
     }
     bsi_vast_free(place);
 }

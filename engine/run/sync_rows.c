@@ -100,8 +100,8 @@ static void add_refs(place_finder *f, bsi_image_walk *w, uint64_t from, uint64_t
         }
         f->entry = from;
         f->ordinal = ordinal;
-        add_state(f, ordinal);
-        if (a) a->ordinal = ordinal;
+        if (a) a->ordinal = ordinal; /* its rows are settled: it need not be looked at */
+        else add_state(f, ordinal);
     }
 }
 
