@@ -246,22 +246,6 @@ static pairs pairs_of(editor *d, uint64_t block, const bsi_amended *a, size_t *p
     return (pairs){d->pair, d->old->count};
 }
 
-/* Written with the scan, and nothing comes between its rows or goes from them. */
-static bool is_made(const editor *d, uint64_t block, const bsi_amended *a, size_t insert, size_t gone) {
-    const bsi_edit *e = d->e;
-    while (gone < e->gone_count && e->gone[gone] >> 16 < block) gone++;
-    if (gone < e->gone_count && e->gone[gone] >> 16 == block) return false;
-    return insert == d->s->insert_end || e->insert[insert].after >= (block << 16 | a->records);
-}
-
-static bomsync_status take_made(editor *d, const bsi_amended *a, bomsync_error *err) {
-    bomsync_status st = flush(d, err);
-    if (st) return st;
-    add_ref(d, a->made);
-    d->e->exact[a->open] = a->made;
-    return BOMSYNC_OK;
-}
-
 /* What is rendered of an old block: rows that change or go. */
 static void keep_old(editor *d, uint64_t block, size_t gone, pairs p) {
     const bsi_edit *e = d->e;
@@ -281,10 +265,6 @@ static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size
     bsi_edit *e = d->e;
     bsi_block_rows rows;
     const bsi_amended *a = amended_at(d, block);
-    if (a && a->made != BSI_REF_NONE && is_made(d, block, a, *insert, *gone)) {
-        bomsync_status flushed = take_made(d, a, err);
-        return flushed ? flushed : put_inserts(d, insert, block << 16 | a->records, err);
-    }
     bomsync_status st = load_old(d, block, a, err);
     if (st) return st;
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;

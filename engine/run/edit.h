@@ -35,7 +35,7 @@ typedef struct bsi_edit {
     size_t insert_count;
     const bsi_amended *const *amended; /* ascending by ordinal */
     size_t amended_count;
-    const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside */
+    const uint64_t *touched;          /* block ordinals, ascending, unique: those with gone, pairs that changed, inserts inside; none that was written with the scan */
     size_t touched_count;
     uint32_t block_records;
     uint64_t dictionary;              /* of the feed */

@@ -140,7 +140,8 @@ typedef struct next_state {
     size_t ref_count;
     bsi_state_edit *edit; /* else */
     size_t edit_count;
-    bsi_ref_set replaced; /* state blocks that the edits took out, but for those that were written with the scan */
+    uint64_t *swapped;    /* bits of base: blocks whose place one takes that was written with the scan. They need no edits; NULL: none */
+    bsi_ref_set replaced; /* state blocks that the edits took out */
     bsi_ref *loose;       /* new ones that hold not just the records of one open block */
     size_t loose_count;
 } next_state;
@@ -294,8 +295,8 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
 /* Those that change, and those that share an aligned block with them. */
 static void touched_blocks(const bsi_sync *s, bit_set *t) {
     for (size_t i = 0; i < s->gone_count; i++) set_bit(t, s->gone[i] >> 16);
-    for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none */
-        if (s->amended[i].changed) set_bit(t, s->amended[i].ordinal);
+    for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none. Most are written already */
+        if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) set_bit(t, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
         for (size_t i = 0; i < s->open_count; i++) {
@@ -456,16 +457,23 @@ static bomsync_status edited_state(bsi_sync *s, next_state *n, bomsync_error *er
     if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
     n->loose = e.loose;
     n->loose_count = e.loose_count;
-    for (size_t i = 0, k = 0; i < touched.n; i++) {
-        while (k < s->amended_count && s->amended_state[k]->ordinal < touched.v[i]) k++;
-        bool made = k < s->amended_count && s->amended_state[k]->ordinal == touched.v[i] && s->amended_state[k]->made != BSI_REF_NONE;
-        if (!made) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
-    }
+    for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     bsi_vast_free(touched.v);
     bsi_vast_free(pair);
     bsi_vast_free(x.insert);
     bsi_vast_free(x.want);
     return st;
+}
+
+/* Blocks that were written with the scan take their places in base. Rows are not looked up there any more. */
+static void swap_amended(bsi_sync *s, next_state *n) {
+    if (s->amended_count) n->swapped = bsi_calloc((s->base_count >> 6) + 1, sizeof *n->swapped);
+    for (size_t i = 0; i < s->amended_count; i++) {
+        const bsi_amended *a = &s->amended[i];
+        if (a->made == BSI_REF_NONE) continue;
+        s->base[a->ordinal] = a->made;
+        n->swapped[a->ordinal >> 6] |= 1ull << (a->ordinal & 63);
+    }
 }
 
 /* ---- the new image ---- */
@@ -693,8 +701,10 @@ static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     if (s->first_ref) return;
     for (size_t i = 0; i < s->open_count; i++)
         if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
-    for (size_t i = 0; i < s->amended_count; i++)
-        if (n->exact[s->amended[i].open] == BSI_REF_NONE && !s->amended[i].changed) n->exact[s->amended[i].open] = s->amended[i].ref;
+    for (size_t i = 0; i < s->amended_count; i++) {
+        const bsi_amended *a = &s->amended[i];
+        if (n->exact[a->open] == BSI_REF_NONE) n->exact[a->open] = a->changed ? a->made : a->ref;
+    }
     for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
         if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
             n->exact[i] = BSI_REF_NONE;
@@ -772,15 +782,22 @@ static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_
     p->edit_image = true;
 }
 
-/* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. */
+/* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. No new block has one. */
 static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publish *p) {
     bsi_ref_set none = {0};
-    for (size_t i = 0; i < s->amended_count; i++)
-        if (s->amended[i].made != BSI_REF_NONE) bsi_ref_add(&n->replaced, s->amended[i].ref);
+    const bsi_state_edit *all = &n->edit[n->edit_count];
+    bsi_ref *made = bsi_vast_alloc((all->count + s->amended_count) * sizeof *made);
+    size_t count = all->count;
+    if (count) memcpy(made, all->ref, count * sizeof *made);
+    for (size_t i = 0; i < s->amended_count; i++) {
+        if (s->amended[i].made == BSI_REF_NONE) continue;
+        bsi_ref_add(&n->replaced, s->amended[i].ref);
+        made[count++] = s->amended[i].made;
+    }
     bsi_image_unexact(&x->edits, &s->image, &n->replaced);
     bsi_image_edits_end(&x->edits);
-    const bsi_state_edit *all = &n->edit[n->edit_count]; /* this image gets no entries: no new block has one */
-    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, all->ref, all->count, &none);
+    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, made, count, &none);
+    bsi_vast_free(made);
     p->edit_image = true;
 }
 
@@ -876,6 +893,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     bsi_sync_note_digest(s, g); /* the image is written anew below */
     if (!n.exact) n.exact = no_refs(s);
     bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
+    if (make && !n.refs) swap_amended(s, &n);
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
     p.mark = s->scan.mark;
@@ -886,6 +904,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.edit_state = make && !n.refs;
     p.state_base = s->base;
     p.state_base_count = s->base_count;
+    p.state_swapped = n.swapped;
     p.state_edit = n.edit;
     p.state_edit_count = n.edit_count;
     p.kept = s->kept;
@@ -909,6 +928,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     if (n.exact != s->first_ref) bsi_vast_free(n.exact);
     if (n.refs != s->first_ref) bsi_vast_free(n.refs);
     bsi_vast_free(n.open_of);
+    free(n.swapped);
     bsi_vast_free(n.replaced.slot);
     bsi_state_edits_free(n.edit, n.edit_count);
     bsi_image_edits_free(&x.edits);

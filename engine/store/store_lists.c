@@ -396,8 +396,11 @@ bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref
 typedef struct stretch { /* refs that are being written again */
     bsi_lister *l;
     const bsi_list *old;
-    const bsi_ref *known; /* refs of old; NULL: they are read */
+    const bsi_ref *known; /* refs of old, but for those that are swapped; NULL: they are read */
+    const uint64_t *swapped;
     bsi_list *out;
+    bool copied;          /* its refs are put together in `ref`; else they are those of known from `first` up to `at` */
+    uint64_t first;
     bsi_buf ref, value;
     bsi_ref held[STATE_MAX]; /* refs of piece `reading`, read once */
     size_t reading;
@@ -415,7 +418,7 @@ static void pass(stretch *x, uint64_t to) {
 /* Old refs from where the stretch stands up to `to` are taken into it. */
 static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     if (x->known && x->at < to) {
-        bsi_buf_add(&x->ref, x->known + x->at, (size_t)(to - x->at) * sizeof(bsi_ref));
+        if (x->copied) bsi_buf_add(&x->ref, x->known + x->at, (size_t)(to - x->at) * sizeof(bsi_ref));
         pass(x, to);
     }
     while (x->at < to) {
@@ -431,65 +434,88 @@ static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-/* Writes what is cut off; *rest: refs from there on, fewer than `keep`, while more could be pulled in. */
-static bomsync_status write_stretch(stretch *x, size_t keep, size_t *rest, bomsync_error *err) {
-    const bsi_ref *ref = (const void *)x->ref.data;
-    size_t count = x->ref.len / sizeof *ref, at = 0;
+/* Writes what is cut off; *rest: refs from there on, too few for a piece, while more could be pulled in. */
+static bomsync_status write_stretch(stretch *x, bool more, size_t *rest, bomsync_error *err) {
+    const bsi_ref *ref = x->copied ? (const void *)x->ref.data : x->known + x->first;
+    size_t count = x->copied ? x->ref.len / sizeof *ref : (size_t)(x->at - x->first), at = 0;
     bomsync_status st = BOMSYNC_OK;
     while (!st && at < count) {
         size_t n = state_cut(ref + at, count - at);
-        if (at + n == count && n < keep) break;
+        if (at + n == count && n < STATE_KEEP && more) break;
         st = add_state(x->out, x->l, &x->value, ref + at, n, bsi_xxh128(ref + at, n * sizeof *ref), err);
         at += n;
     }
     *rest = count - at;
-    if (at && *rest) memmove(x->ref.data, ref + at, *rest * sizeof *ref);
-    x->ref.len = *rest * sizeof *ref;
+    x->first += at;
+    if (x->copied && at && *rest) memmove(x->ref.data, ref + at, *rest * sizeof *ref);
+    if (x->copied) x->ref.len = *rest * sizeof *ref;
     return st;
 }
 
-/* With an edit in each piece a stretch is as long as the list: what is cut whatever comes behind it is written meanwhile. */
-static bomsync_status write_front(stretch *x, bomsync_error *err) {
-    size_t rest;
-    return x->ref.len < 4 * STATE_MAX * sizeof(bsi_ref) ? BOMSYNC_OK : write_stretch(x, STATE_MAX, &rest, err);
+static bomsync_status put_edit(stretch *x, const bsi_state_edit *edit, bomsync_error *err) {
+    bomsync_status st = pull(x, edit->first, err);
+    if (!x->copied) { /* its refs stand side by side no more */
+        x->copied = true;
+        bsi_buf_add(&x->ref, x->known + x->first, (size_t)(x->at - x->first) * sizeof(bsi_ref));
+    }
+    if (edit->count) bsi_buf_add(&x->ref, edit->ref, edit->count * sizeof(bsi_ref));
+    pass(x, edit->end);
+    return st;
 }
 
-/* From edit i on, as many as the stretch meets. */
+static bool is_swapped(const stretch *x, uint64_t i) { return x->swapped && i < x->old->count && (x->swapped[i >> 6] >> (i & 63) & 1); }
+
+static uint64_t next_swapped(const stretch *x) {
+    uint64_t words = x->swapped ? (x->old->count >> 6) + 1 : 0, w = x->at >> 6;
+    for (uint64_t left = ~0ull << (x->at & 63); w < words; w++, left = ~0ull)
+        if (x->swapped[w] & left) return w << 6 | (uint64_t)__builtin_ctzll(x->swapped[w] & left);
+    return UINT64_MAX;
+}
+
+/* From edit i on, as many as the stretch meets. It ends where an old piece ends, if nothing changes right behind. */
 static bomsync_status run_stretch(stretch *x, const bsi_state_edit *edit, size_t *i, size_t count, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     uint64_t border = x->at == x->base ? x->at : piece_end(x);
     for (size_t rest = 1; !st && rest; border = piece_end(x)) {
-        for (; !st && *i < count && edit[*i].first <= border; ++*i) {
-            st = pull(x, edit[*i].first, err);
-            if (edit[*i].count) bsi_buf_add(&x->ref, edit[*i].ref, edit[*i].count * sizeof(bsi_ref));
-            pass(x, edit[*i].end);
-            border = BSI_MAX(border, x->at == x->base ? x->at : piece_end(x));
-            if (!st) st = write_front(x, err);
+        while (!st) {
+            if (*i < count && edit[*i].first <= border) {
+                st = put_edit(x, &edit[(*i)++], err);
+                border = BSI_MAX(border, x->at == x->base ? x->at : piece_end(x));
+            } else if (is_swapped(x, border)) {
+                st = pull(x, border, err);
+                border = piece_end(x);
+            } else {
+                break;
+            }
         }
         if (!st) st = pull(x, border, err);
-        if (!st) st = write_stretch(x, x->at < x->old->count ? STATE_KEEP : 0, &rest, err);
+        if (!st) st = write_stretch(x, x->at < x->old->count, &rest, err);
     }
     return st;
 }
 
-bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const bsi_state_edit *edit, size_t count,
-                                     bomsync_error *err) {
+bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const uint64_t *swapped,
+                                     const bsi_state_edit *edit, size_t count, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_STATE};
     stretch *x = bsi_calloc(1, sizeof *x);
     x->l = l;
     x->old = old;
     x->known = known;
+    x->swapped = swapped;
     x->out = out;
     x->reading = SIZE_MAX;
     for (size_t i = 0; !st;) {
-        uint64_t next = i < count ? edit[i].first : UINT64_MAX;
-        bool grows = i < count && next == old->count; /* the last piece grows with the list */
+        uint64_t next = BSI_MIN(i < count ? edit[i].first : UINT64_MAX, next_swapped(x));
+        bool grows = next == old->count; /* the last piece grows with the list */
         while (x->piece < old->piece_count && piece_end(x) <= next && !(grows && x->piece + 1 == old->piece_count)) {
             bsi_list_add(out, old->piece[x->piece]);
             pass(x, piece_end(x));
         }
-        if (i == count) break;
+        if (next == UINT64_MAX) break;
+        x->first = x->at;
+        x->copied = !known;
+        x->ref.len = 0;
         st = pull(x, next, err);
         if (!st) st = run_stretch(x, edit, &i, count, err);
     }

@@ -200,6 +200,7 @@ static bomsync_status edit_fits(uint64_t *at, uint64_t first, uint64_t end, uint
 static bomsync_status check_state_edits(const bsi_publish *p, uint64_t total, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     uint64_t at = 0;
+    if (p->state_swapped && p->state_base_count != total) return bsi_fail(err, BOMSYNC_E_USAGE, "the edited list is another one than the stored");
     for (size_t i = 0; !st && i < p->state_edit_count; i++) st = edit_fits(&at, p->state_edit[i].first, p->state_edit[i].end, total, err);
     return st;
 }
@@ -220,7 +221,8 @@ static bomsync_status put_state(publish *u, bomsync_error *err) {
     if (!st) st = bsi_list_load(&old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
     if (st) return st;
     if (p->edit_state && (st = check_state_edits(p, old.count, err)) == BOMSYNC_OK)
-        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_base_count == old.count ? p->state_base : NULL, p->state_edit, p->state_edit_count, err);
+        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_base_count == old.count ? p->state_base : NULL, p->state_swapped, p->state_edit,
+                                   p->state_edit_count, err);
     else if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, &old, err);
     if (!st && before && same_list(&old, &u->state)) u->state.id = before;
     bsi_list_free(&old);

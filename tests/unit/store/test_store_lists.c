@@ -13,7 +13,8 @@ typedef struct model {
     bsi_image_edit image[EDITS_MAX];
     bsi_image_entry *added;
     bsi_ref *refs;
-    size_t edits, adds;
+    size_t edits, adds, before; /* before: entries of next, which are those before the last edits */
+    bool swap;
 } model;
 static model m;
 
@@ -54,10 +55,31 @@ static void model_edit(size_t most, size_t wide, size_t grow, size_t shrink) {
         at = first + gone;
     }
     memcpy(m.next + n, m.entry + at, (m.count - at) * sizeof *m.entry);
+    m.before = m.count;
     m.count = n + (m.count - at);
     bsi_image_entry *t = m.entry;
     m.entry = m.next;
     m.next = t;
+}
+
+/* Edits of one ref to another are left out: these stand in the base already. */
+static void swap_refs(bsi_publish *p) {
+    bsi_ref *base = bsi_alloc((m.before + 1) * sizeof *base);
+    uint64_t *swapped = bsi_calloc(m.before / 64 + 1, sizeof *swapped);
+    for (size_t i = 0; i < m.before; i++) base[i] = m.next[i].ref;
+    p->state_edit_count = 0;
+    for (size_t i = 0; i < m.edits; i++) {
+        bsi_state_edit e = m.state[i];
+        if (e.end - e.first == 1 && e.count == 1) {
+            base[e.first] = e.ref[0];
+            swapped[e.first / 64] |= 1ull << e.first % 64;
+        } else {
+            m.state[p->state_edit_count++] = e;
+        }
+    }
+    p->state_base = base;
+    p->state_base_count = m.before;
+    p->state_swapped = swapped;
 }
 
 static bomsync_status put(bsi_store *s, bool edit, bomsync_error *err) {
@@ -69,8 +91,11 @@ static bomsync_status put(bsi_store *s, bool edit, bomsync_error *err) {
     if (edit)
         p = (bsi_publish){.feed = &f, .generation = &g, .edit_state = true, .state_edit = m.state, .state_edit_count = m.edits,
                           .edit_image = true, .image_edit = m.image, .image_edit_count = m.edits, .orphan = ref, .orphan_count = m.count / 2};
+    if (edit && m.swap) swap_refs(&p);
     memset(p.image_snapshot_digest, (int)g.number, 32);
     bomsync_status st = bsi_store_publish(s, &p, err);
+    free((void *)(uintptr_t)p.state_base);
+    free((void *)(uintptr_t)p.state_swapped);
     free(ref);
     return st;
 }
@@ -128,6 +153,7 @@ Test(store_lists, two_hundred_edited_generations_load_as_they_should) {
         const size_t *k = kind[fx_random(&m.seed) % 7];
         if (g % 50 == 49) model_edit(2, 100, 10, 2000);
         else model_edit(k[0], k[1], k[2], k[3]);
+        m.swap = g % 2;
         FX_OK(put(s, g % 40 != 39, &err), err);
         check(s);
     }
