@@ -498,8 +498,3 @@ bsi_ref *bsi_orphans_after(size_t *count, const bsi_ref *before, size_t before_c
     for (size_t i = 0; i < loose_count; i++) out[(*count)++] = loose[i];
     return out;
 }
-
-void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries) {
-    if (x->cap - x->count < edits) x->edit = bsi_vast_realloc(x->edit, (x->cap = x->count + edits) * sizeof *x->edit);
-    if (x->entry_cap - x->entries < entries) x->entry = bsi_vast_realloc(x->entry, (x->entry_cap = x->entries + entries) * sizeof *x->entry);
-}

@@ -61,7 +61,6 @@ typedef struct bsi_image_edits {
     size_t entries, entry_cap;
 } bsi_image_edits;
 void bsi_image_edits_add(bsi_image_edits *x, uint64_t first, uint64_t end, const bsi_image_entry *entry, size_t count);
-void bsi_image_edits_room(bsi_image_edits *x, size_t edits, size_t entries); /* at once, where it is known how many will be added */
 void bsi_image_edits_end(bsi_image_edits *x); /* sets the edits' pointers */
 void bsi_image_edits_free(bsi_image_edits *x);
 void bsi_image_unexact(bsi_image_edits *x, const bsi_image *image, const bsi_ref_set *replaced);

@@ -499,26 +499,36 @@ bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
     return e;
 }
 
+/* The list of blocks is needed no more once the image is made of it, so their entries take its place: fresh memory costs more than making them. */
+static_assert(sizeof(bsi_image_entry) <= sizeof(bsi_scan_block), "entry i ends before block i + 1 begins");
+static const bsi_image_entry *entries_of_blocks(bsi_sync *s, const bsi_ref *exact) {
+    bsi_image_entry *v = (bsi_image_entry *)(void *)s->scan.block;
+    for (size_t i = 0; i < s->scan.block_count; i++) {
+        bsi_scan_block b = s->scan.block[i];
+        v[i] = bsi_sync_entry(&b, exact[i]);
+    }
+    s->scan.block_count = 0;
+    return v;
+}
+
 /* Matched entries stay where they are: the new image is the old one with what stands between them put anew. */
-static void edited_image(const bsi_sync *s, const bsi_ref *exact, bsi_image_edits *x) {
+static void edited_image(bsi_sync *s, const bsi_ref *exact, bsi_image_edits *x) {
+    const bsi_image_entry *entry = entries_of_blocks(s, exact);
     uint64_t at = 0;
-    bsi_image_entry *v = NULL;
-    size_t n = 0, cap = 0;
-    bsi_image_edits_room(x, s->scan.run_count + 1, s->scan.block_count);
+    size_t n = 0;
+    x->edit = bsi_vast_alloc((s->scan.run_count + 1) * sizeof *x->edit); /* at most; what is not used is not touched */
     for (size_t i = 0; i <= s->scan.run_count; i++) {
         const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
         if (r && !r->matched) {
-            if (cap < n + r->count) v = bsi_vast_realloc(v, (cap = (n + r->count) * 2) * sizeof *v);
-            for (uint64_t k = r->first; k < r->first + r->count; k++) v[n++] = bsi_sync_entry(&s->scan.block[k], exact[k]);
+            n += (size_t)r->count;
             continue;
         }
         uint64_t first = r ? r->first : s->image.count;
-        if (n || first > at) bsi_image_edits_add(x, at, first, v, n);
+        if (n || first > at) x->edit[x->count++] = (bsi_image_edit){.first = at, .end = first, .entry = entry, .count = n};
+        entry += n;
         n = 0;
         at = r ? r->first + r->count : first;
     }
-    bsi_vast_free(v);
-    bsi_image_edits_end(x);
 }
 
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
@@ -725,16 +735,11 @@ static bsi_ref *first_orphans(const next_state *n, size_t *count) {
     return out;
 }
 
-/* A first load: each block becomes an entry, and the list of blocks is needed no more, so the entries take its place. */
-static_assert(sizeof(bsi_image_entry) <= sizeof(bsi_scan_block), "entry i ends before block i + 1 begins");
+/* A first load: each block becomes an entry. */
 static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact, size_t *count) {
-    bsi_image_entry *v = (bsi_image_entry *)(void *)s->scan.block;
     *count = s->scan.block_count;
-    for (size_t i = 0; i < *count; i++) {
-        bsi_scan_block b = s->scan.block[i];
-        v[i] = bsi_sync_entry(&b, exact[i]);
-    }
-    s->scan.block_count = s->scan.run_count = 0;
+    const bsi_image_entry *v = entries_of_blocks(s, exact);
+    s->scan.run_count = 0;
     s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
     return (const bsi_image_entry *)(const void *)s->scan.block;
 }
