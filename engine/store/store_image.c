@@ -39,7 +39,8 @@ typedef struct pages { /* those of a list, by id: many pieces lie on one page, s
     bsi_store *s;
     page *slot;
     size_t mask;
-    uint64_t *id; /* as they come in the list */
+    page *near[2]; /* slots that were looked at last */
+    uint64_t *id;  /* as they come in the list */
     size_t count;
 } pages;
 
@@ -47,6 +48,14 @@ static page *page_of(const pages *p, uint64_t id) {
     size_t at = bsi_stir(id) & p->mask;
     while (p->slot[at].id && p->slot[at].id != id) at = (at + 1) & p->mask;
     return &p->slot[at];
+}
+
+/* The same, and quicker: pieces that stand together mostly lie on two pages, an old one and one with what took the place of parts of it. */
+static page *page_near(pages *p, uint64_t id) {
+    if (p->near[0]->id == id) return p->near[0];
+    if (p->near[1]->id == id) return p->near[1];
+    p->near[1] = p->near[0];
+    return p->near[0] = page_of(p, id);
 }
 
 static void pages_grow(pages *p) {
@@ -57,20 +66,24 @@ static void pages_grow(pages *p) {
     p->id = bsi_vast_realloc(p->id, size * 2 * sizeof *p->id);
     for (size_t i = 0; i < size; i++)
         if (old[i].id) *page_of(p, old[i].id) = old[i];
+    p->near[0] = p->near[1] = p->slot;
     bsi_vast_free(old);
 }
 
-static void pages_add(pages *p, uint64_t id) {
-    page *q = page_of(p, id);
-    if (q->id) return;
+/* False: it was there. */
+static bool pages_add(pages *p, uint64_t id) {
+    page *q = page_near(p, id);
+    if (q->id) return false;
     q->id = p->id[p->count++] = id;
     if (p->count > p->mask / 4 * 3) pages_grow(p);
+    return true;
 }
 
 static void pages_init(pages *p, bsi_store *s, uint64_t entries) {
     size_t size = 16;
     while (size < entries / BSI_IMAGE_PAGE * 2) size *= 2;
     *p = (pages){.s = s, .slot = bsi_vast_calloc(size, sizeof *p->slot), .mask = size - 1, .id = bsi_vast_alloc(size * sizeof *p->id)};
+    p->near[0] = p->near[1] = p->slot;
 }
 
 static void pages_open(pages *p, bsi_store *s, const bsi_list *list) {
@@ -107,7 +120,7 @@ static bomsync_status too_short(const pages *p, uint64_t id, bomsync_error *err)
 
 /* Entries of a piece, whose page is read and checked once. */
 static bomsync_status piece_entries(const bsi_image_entry **out, pages *p, const bsi_list_piece *piece, bomsync_error *err) {
-    page *q = page_of(p, piece->id);
+    page *q = page_near(p, piece->id);
     if (!q->entry) {
         bsi_env *e = &p->s->root;
         MDB_val key = bsi_key_id(&piece->id), value;
@@ -144,10 +157,10 @@ static bomsync_status look_up_pages(pages *pg, MDB_cursor *c, bomsync_error *err
 }
 
 /* Where the entries of each piece lie, once the pages are known. */
-static bomsync_status find_entries(bsi_image *image, const pages *pg, bomsync_error *err) {
+static bomsync_status find_entries(bsi_image *image, pages *pg, bomsync_error *err) {
     for (size_t i = 0; i < image->piece_count; i++) {
         bsi_image_piece *p = &image->piece[i];
-        const page *q = page_of(pg, p->id);
+        const page *q = page_near(pg, p->id);
         if (p->before > q->count || p->count > q->count - p->before) return too_short(pg, p->id, err);
         p->entry = q->entry + p->before;
     }
@@ -236,13 +249,7 @@ bomsync_status bsi_store_image_check(const bsi_store *s, const bsi_image_piece *
     return bsi_value_check(&payload, &s->root, BSI_DB_IMAGE, key, value, err);
 }
 
-/* ---- writing ----
- *
- * First a plan: pieces of the old list that stay, others that are written again (PLAN_MOVED in `first`), and stretches of new entries
- * (PLAN_NEW and where they begin in one array, as id). Then it is carried out, and what lies on a page less than half in use joins the new.
- */
-#define PLAN_NEW (1ull << 63)
-#define PLAN_MOVED (1u << 31)
+/* ---- writing ---- */
 
 typedef struct writer {
     bsi_list *out;
@@ -251,17 +258,6 @@ typedef struct writer {
     bsi_buf run;   /* entries waiting for a page */
     size_t keep;   /* no stretch is shorter, if it can be */
 } writer;
-
-static void plan_new(bsi_list *plan, uint64_t from, size_t count) {
-    bsi_list_piece *last = plan->piece_count ? &plan->piece[plan->piece_count - 1] : NULL;
-    if (!count) return;
-    if (last && (last->id & PLAN_NEW) && last->count + count <= UINT32_MAX / 2) {
-        last->count += (uint32_t)count;
-        plan->count += count;
-        return;
-    }
-    bsi_list_add(plan, (bsi_list_piece){.id = PLAN_NEW | from, .count = (uint32_t)count});
-}
 
 static bomsync_status flush_page(writer *w, bomsync_error *err) {
     if (w->page.len <= BSI_VALUE_HEAD) return BOMSYNC_OK;
@@ -302,44 +298,65 @@ static bomsync_status write_run(writer *w, bomsync_error *err) {
     return write_entries(w, (const void *)w->run.data, count, err);
 }
 
-static bool is_written(const bsi_list_piece *p) { return (p->id & PLAN_NEW) || (p->first & PLAN_MOVED); }
-
-static bomsync_status carry_out(bsi_list *out, bsi_lister *l, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg, size_t keep,
-                                bomsync_error *err) {
+static writer writer_open(bsi_list *out, bsi_lister *l, size_t keep) {
     writer w = {.out = out, .l = l, .keep = keep};
-    bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_IMAGE};
-    bsi_list_room(out, plan->piece_count);
-    for (size_t i = 0; i < plan->piece_count; i++)
-        if (!is_written(&plan->piece[i])) page_of(pg, plan->piece[i].id)->used += plan->piece[i].count;
     bsi_value_start(&w.page);
-    for (size_t i = 0; !st && i < plan->piece_count; i++) {
-        bsi_list_piece p = plan->piece[i];
-        const bsi_image_entry *e = NULL;
-        if (!is_written(&p) && page_of(pg, p.id)->used >= BSI_IMAGE_PAGE / 2) {
-            st = write_run(&w, err);
-            if (!st) bsi_list_add(out, p);
-            continue;
-        }
-        p.first &= ~PLAN_MOVED;
-        if (p.id & PLAN_NEW) e = fresh + (p.id & ~PLAN_NEW);
-        else st = piece_entries(&e, pg, &p, err);
-        if (!st && (keep == 1 || p.count >= BSI_IMAGE_PAGE)) { /* from where it lies: a copy takes as long as the writing, and as much memory as all of it */
-            st = write_run(&w, err);
-            if (!st) st = write_entries(&w, e, p.count, err);
-            continue;
-        }
-        if (!st) bsi_buf_add(&w.run, e, p.count * sizeof *e);
-        if (!st && w.run.len >= BSI_STORE_SEGMENT_BYTES) st = write_run(&w, err);
-    }
-    if (!st) st = write_run(&w, err);
-    if (!st) st = flush_page(&w, err);
-    bsi_buf_free(&w.run);
-    bsi_buf_free(&w.page);
+    return w;
+}
+
+static bomsync_status writer_close(writer *w, bomsync_status st, bomsync_error *err) {
+    if (!st) st = write_run(w, err);
+    if (!st) st = flush_page(w, err);
+    bsi_buf_free(&w->run);
+    bsi_buf_free(&w->page);
     return st;
 }
 
-/* ---- an image given as a whole ---- */
+static bool mostly_in_use(const page *p) { return p->used >= BSI_IMAGE_PAGE / 2; }
+
+/* ---- an image given as a whole ----
+ *
+ * First a plan: pieces of the old list that stay, and stretches of new entries (PLAN_NEW and where they begin in one array, as id). Then it is
+ * carried out, and what lies on a page less than half in use joins the new.
+ */
+#define PLAN_NEW (1ull << 63)
+
+static void plan_new(bsi_list *plan, uint64_t from, size_t count) {
+    bsi_list_piece *last = plan->piece_count ? &plan->piece[plan->piece_count - 1] : NULL;
+    if (last && (last->id & PLAN_NEW) && last->count + count <= UINT32_MAX / 2) {
+        last->count += (uint32_t)count;
+        plan->count += count;
+        return;
+    }
+    bsi_list_add(plan, (bsi_list_piece){.id = PLAN_NEW | from, .count = (uint32_t)count});
+}
+
+static bomsync_status carry_out(writer *w, const bsi_list *plan, const bsi_image_entry *fresh, pages *pg, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    bsi_list_room(w->out, plan->piece_count);
+    for (size_t i = 0; i < plan->piece_count; i++)
+        if (!(plan->piece[i].id & PLAN_NEW)) page_near(pg, plan->piece[i].id)->used += plan->piece[i].count;
+    for (size_t i = 0; !st && i < plan->piece_count; i++) {
+        const bsi_list_piece *p = &plan->piece[i];
+        const bsi_image_entry *e = NULL;
+        if (!(p->id & PLAN_NEW) && mostly_in_use(page_near(pg, p->id))) {
+            st = write_run(w, err);
+            if (!st) bsi_list_add(w->out, *p);
+            continue;
+        }
+        if (p->id & PLAN_NEW) e = fresh + (p->id & ~PLAN_NEW);
+        else st = piece_entries(&e, pg, p, err);
+        if (!st && p->count >= BSI_IMAGE_PAGE) { /* from where it lies: a copy takes as long as the writing, and as much memory as all of it */
+            st = write_run(w, err);
+            if (!st) st = write_entries(w, e, p->count, err);
+            continue;
+        }
+        if (!st) bsi_buf_add(&w->run, e, p->count * sizeof *e);
+        if (!st && w->run.len >= BSI_STORE_SEGMENT_BYTES) st = write_run(w, err);
+    }
+    return st;
+}
 
 static size_t image_cut(const bsi_image_entry *e, size_t count) {
     for (size_t n = IMAGE_MIN; n < BSI_MIN(count, (size_t)IMAGE_MAX); n++)
@@ -367,6 +384,7 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
     bsi_known k;
     pages pg;
     bsi_list plan = {.db = BSI_DB_IMAGE};
+    writer w = writer_open(out, l, IMAGE_KEEP);
     pages_open(&pg, l->s, old);
     bomsync_status st = known_image(&k, &pg, old, err);
     for (size_t at = 0, n; !st && at < count; at += n) {
@@ -375,7 +393,8 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
         if (p) bsi_list_add(&plan, *p);
         else plan_new(&plan, at, n);
     }
-    if (!st) st = carry_out(out, l, &plan, e, &pg, IMAGE_KEEP, err);
+    if (!st) st = carry_out(&w, &plan, e, &pg, err);
+    st = writer_close(&w, st, err);
     bsi_list_free(&plan);
     bsi_known_close(&k);
     pages_close(&pg);
@@ -384,32 +403,29 @@ bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_en
 
 bomsync_status bsi_lister_entries(bsi_list *out, bsi_lister *l, const bsi_ahead *a, bomsync_error *err) {
     enum { AT_ONCE = 16 * BSI_IMAGE_PAGE }; /* whole pages, so that stretches are those of an array */
-    writer w = {.out = out, .l = l, .keep = IMAGE_KEEP};
+    writer w = writer_open(out, l, IMAGE_KEEP);
     bsi_image_entry *e = bsi_alloc(2 * AT_ONCE * sizeof *e);
     bomsync_status st = BOMSYNC_OK;
-    *out = (bsi_list){.db = BSI_DB_IMAGE};
-    bsi_value_start(&w.page);
     for (size_t at = 0, n; !st && at < a->image_count; at += n) {
         n = a->image_count - at > 2 * AT_ONCE ? AT_ONCE : a->image_count - at;
         a->entries(a->ctx, e, at, n);
         st = write_entries(&w, e, n, err);
     }
-    if (!st) st = flush_page(&w, err);
-    bsi_buf_free(&w.page);
     free(e);
-    return st;
+    return writer_close(&w, st, err);
 }
 
-/* ---- an image edited ---- */
-
+/* ---- an image edited ----
+ *
+ * The old list is gone through twice: which pieces stay where they are is to be known before the first is left on a page less than half in use.
+ */
 typedef struct image_edit {
     const bsi_list *old;
     pages *pg;
-    bsi_list plan;
-    size_t count;      /* entries of the edits so far, */
+    writer w;
+    bool counting;     /* the first time: nothing is written */
     size_t piece;      /* the first old piece that is not passed, */
     uint64_t base, at; /* its first ordinal; ordinals before `at` are done with */
-    size_t from;       /* of which so many are in the plan */
     uint64_t sweep, sweep_end; /* ordinals that are written again, changed or not */
 } image_edit;
 
@@ -418,46 +434,61 @@ static void pass(image_edit *x, uint64_t to) {
     while (x->piece < x->old->piece_count && x->base + x->old->piece[x->piece].count <= to) x->base += x->old->piece[x->piece++].count;
 }
 
-static void plan_fresh(image_edit *x) {
-    plan_new(&x->plan, x->from, x->count - x->from);
-    x->from = x->count;
+static bomsync_status put_old(image_edit *x, const bsi_list_piece *p, bool moves, bomsync_error *err) {
+    page *q = page_near(x->pg, p->id);
+    const bsi_image_entry *e;
+    if (x->counting) {
+        if (!moves) q->used += p->count;
+        return BOMSYNC_OK;
+    }
+    if (!moves && mostly_in_use(q)) {
+        bsi_list_add(x->w.out, *p);
+        return BOMSYNC_OK;
+    }
+    bomsync_status st = piece_entries(&e, x->pg, p, err);
+    return st ? st : write_entries(&x->w, e, p->count, err);
 }
 
-/* Old entries up to `to` stay where they are, or with PLAN_MOVED are written again. */
-static void take(image_edit *x, uint64_t to, uint32_t mark) {
-    if (x->at < to) plan_fresh(x);
-    while (x->at < to) {
+/* Old entries up to `to`; if they move they are written again. */
+static bomsync_status take(image_edit *x, uint64_t to, bool moves, bomsync_error *err) {
+    bomsync_status st = BOMSYNC_OK;
+    while (!st && x->at < to) {
         bsi_list_piece p = x->old->piece[x->piece];
         uint32_t skip = (uint32_t)(x->at - x->base);
         p.count = (uint32_t)BSI_MIN(p.count - skip, to - x->at);
-        p.first = (p.first + skip) | mark;
-        bsi_list_add(&x->plan, p);
+        p.first += skip;
+        st = put_old(x, &p, moves, err);
         pass(x, x->at + p.count);
     }
+    return st;
 }
 
-static void go_to(image_edit *x, uint64_t to) {
-    take(x, BSI_MIN(to, x->sweep), 0);
-    take(x, BSI_MIN(to, x->sweep_end), PLAN_MOVED);
-    take(x, to, 0);
+static bomsync_status go_to(image_edit *x, uint64_t to, bomsync_error *err) {
+    bomsync_status st = take(x, BSI_MIN(to, x->sweep), false, err);
+    if (!st) st = take(x, BSI_MIN(to, x->sweep_end), true, err);
+    return st ? st : take(x, to, false, err);
+}
+
+static bomsync_status put_edits(image_edit *x, const bsi_image_edit *edit, size_t count, bomsync_error *err) {
+    const bsi_list *old = x->old;
+    uint64_t last = old->piece_count ? old->piece[old->piece_count - 1].count : 0;
+    bomsync_status st = BOMSYNC_OK;
+    x->piece = 0;
+    x->base = x->at = 0;
+    for (size_t i = 0; !st && i < count; i++) {
+        bool grows = edit[i].first == old->count && last < IMAGE_KEEP && x->at + last <= old->count; /* a short end grows with the list */
+        st = go_to(x, edit[i].first - (grows ? last : 0), err);
+        if (!st) st = take(x, edit[i].first, true, err);
+        if (!st && !x->counting) st = write_entries(&x->w, edit[i].entry, edit[i].count, err);
+        pass(x, edit[i].end);
+    }
+    return st ? st : go_to(x, old->count, err);
 }
 
 static uint64_t entries_of(const bsi_image_edit *edit, size_t count) {
     uint64_t n = 0;
     for (size_t i = 0; i < count; i++) n += edit[i].count;
     return n;
-}
-
-/* The entries of all edits, where they stand in one array, one behind the other. NULL: they do not, or there are none. */
-static const bsi_image_entry *in_one(const bsi_image_edit *edit, size_t count) {
-    const bsi_image_entry *first = NULL, *next = NULL;
-    for (size_t i = 0; i < count; i++) {
-        if (!edit[i].count) continue;
-        if (!first) first = next = edit[i].entry;
-        if (edit[i].entry != next) return NULL;
-        next += edit[i].count;
-    }
-    return first;
 }
 
 /* Once pieces are many, the stretch of so many entries that is in most pieces is made one. It was so longest ago. */
@@ -477,30 +508,18 @@ static void find_sweep(image_edit *x, uint64_t entries) {
 
 bomsync_status bsi_lister_edit_image(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_image_edit *edit, size_t count,
                                      bomsync_error *err) {
-    bomsync_status st = BOMSYNC_OK;
     pages pg;
-    image_edit x = {.old = old, .pg = &pg, .plan = {.db = BSI_DB_IMAGE}};
+    image_edit x = {.old = old, .pg = &pg, .w = writer_open(out, l, 1), .counting = true};
     uint64_t entries = entries_of(edit, count);
+    bomsync_status st = BOMSYNC_OK;
     pages_open(&pg, l->s, old);
     if (count) find_sweep(&x, entries);
-    bsi_list_room(&x.plan, old->piece_count + 2 * count + 3);
-    const bsi_image_entry *fresh = in_one(edit, count);
-    bsi_image_entry *copy = fresh ? NULL : bsi_vast_alloc((size_t)(entries + 1) * sizeof *copy);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t last = old->piece_count ? old->piece[old->piece_count - 1].count : 0;
-        bool grows = edit[i].first == old->count && last < IMAGE_KEEP && x.at + last <= old->count; /* a short end grows with the list */
-        go_to(&x, edit[i].first - (grows ? last : 0));
-        take(&x, edit[i].first, PLAN_MOVED);
-        if (copy && edit[i].count) memcpy(copy + x.count, edit[i].entry, edit[i].count * sizeof *copy);
-        x.count += edit[i].count;
-        pass(&x, edit[i].end);
-    }
-    go_to(&x, old->count);
-    plan_fresh(&x);
-    if (count) st = carry_out(out, l, &x.plan, copy ? copy : fresh, &pg, 1, err);
-    else *out = x.plan, x.plan = (bsi_list){0}; /* a page that is hardly in use waits for the next edit */
-    bsi_list_free(&x.plan);
-    bsi_vast_free(copy);
+    bsi_list_room(out, old->piece_count + 2 * count + (size_t)(entries * (1 + IMAGE_SWEEP)) / BSI_IMAGE_PAGE); /* hardly more: what is not used is not touched */
+    if (count) st = put_edits(&x, edit, count, err);
+    x.counting = false;
+    if (!st && count) st = put_edits(&x, edit, count, err);
+    for (size_t i = 0; !count && i < old->piece_count; i++) bsi_list_add(out, old->piece[i]); /* a page that is hardly in use waits for the next edit */
+    st = writer_close(&x.w, st, err);
     pages_close(&pg);
     return st;
 }
@@ -514,9 +533,7 @@ bomsync_status bsi_list_drop_image(bsi_lister *l, const bsi_list *old, const bsi
     pages_open(&done, l->s, next);
     for (size_t i = 0; !st && i < old->piece_count; i++) {
         uint64_t id = old->piece[i].id;
-        if (page_of(&done, id)->id) continue;
-        pages_add(&done, id);
-        st = bsi_value_drop(e, l->txn, BSI_DB_IMAGE, bsi_key_id(&id), err);
+        if (pages_add(&done, id)) st = bsi_value_drop(e, l->txn, BSI_DB_IMAGE, bsi_key_id(&id), err);
     }
     if (!st) st = bsi_value_drop(e, l->txn, BSI_DB_LISTS, bsi_key_id(&old->id), err);
     pages_close(&done);
