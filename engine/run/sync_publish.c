@@ -250,6 +250,16 @@ static bool creates(const bsi_sync *s, uint64_t k) {
     return !(s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE | BSI_FATE_MATCHED));
 }
 
+/* The first open block from `open` on whose rows were joined: those of blocks that were changed in place were not. They come in long stretches,
+ * where as many are passed over each time as so far. open_count: there is none. */
+static size_t next_joined(const bsi_sync *s, size_t open) {
+    size_t step = 1;
+    for (; open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]; step *= 2) open += step;
+    for (; step; step /= 2)
+        if (open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]) open += step;
+    return open;
+}
+
 /* A block of the snapshot may become a state block of its own if its good rows stand in the state in the same order,
  * close together, and none was kept back. */
 static bool in_order(const bsi_sync *s, size_t open) {
@@ -299,7 +309,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
         if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) set_bit(t, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
-        for (size_t i = 0; i < s->open_count; i++) {
+        for (size_t i = next_joined(s, 0); i < s->open_count; i = next_joined(s, i + 1)) {
             bool touches = false, aligned = pass && in_order(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
@@ -376,6 +386,7 @@ static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
 }
 
 static void list_inserts(anchors *x, const bsi_sync *s) {
+    if (!s->t.created) return;
     bsi_amend_walk amended = {0};
     x->walk.image = &s->image;
     for (size_t at = 0; at < s->scan.run_count; at++) {
@@ -423,7 +434,7 @@ static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
 static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set *touched) {
     bsi_edit_pair *pair = bsi_vast_alloc((s->row_base[s->open_count] + 1) * sizeof *pair); /* at most; what is not used is never touched */
     *count = 0;
-    for (size_t i = 0; i < s->open_count; i++) {
+    for (size_t i = next_joined(s, 0); i < s->open_count; i = next_joined(s, i + 1)) {
         bool aligned = in_order(s, i);
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
             uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
@@ -709,15 +720,15 @@ static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     for (size_t i = 0; s->first_ref && i < s->open_count; i++)
         if (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) n->exact[i] = BSI_REF_NONE;
     if (s->first_ref) return;
-    for (size_t i = 0; i < s->open_count; i++)
-        if (n->exact[i] == BSI_REF_NONE && s->row_base[i + 1] > s->row_base[i]) n->exact[i] = same_as_state(s, i, err);
+    for (size_t i = next_joined(s, 0); i < s->open_count; i = next_joined(s, i + 1)) {
+        if (n->exact[i] == BSI_REF_NONE) n->exact[i] = same_as_state(s, i, err);
+        if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
+            n->exact[i] = BSI_REF_NONE; /* what the edits took out stands for nothing any more */
+    }
     for (size_t i = 0; i < s->amended_count; i++) {
         const bsi_amended *a = &s->amended[i];
         if (n->exact[a->open] == BSI_REF_NONE) n->exact[a->open] = a->changed ? a->made : a->ref;
     }
-    for (size_t i = 0; i < s->open_count; i++) /* what the edits took out stands for nothing any more */
-        if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
-            n->exact[i] = BSI_REF_NONE;
 }
 
 /* What is written of the image; freed after the commit. */
@@ -765,11 +776,10 @@ static bomsync_status whole_image(bsi_sync *s, const next_state *n, next_image *
     return BOMSYNC_OK;
 }
 
-/* State blocks of before that open blocks stand for. */
+/* State blocks of before that open blocks stand for. Amended ones stand for others than those that are looked at. */
 static void cover(const bsi_sync *s, const next_state *n, bsi_ref_set *covered) {
-    bsi_amend_walk amended = {0};
-    for (size_t i = 0; i < s->open_count; i++)
-        if (n->exact[i] != BSI_REF_NONE && !bsi_amend_next(&amended, s, i)) bsi_ref_add(covered, n->exact[i]);
+    for (size_t i = next_joined(s, 0); i < s->open_count; i = next_joined(s, i + 1))
+        if (n->exact[i] != BSI_REF_NONE) bsi_ref_add(covered, n->exact[i]);
 }
 
 /* Most blocks are in place: only what stands between them is put anew. */
