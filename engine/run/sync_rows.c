@@ -45,6 +45,7 @@ typedef struct place_finder {
     bsi_ref_set orphan; /* blocks without an exact entry: they lie about where entries are that are not exact */
     size_t orphans;     /* of them found */
     uint64_t near_end;  /* places before it were looked at for orphans */
+    size_t cap;         /* of s->open_state */
     bool ascending;
 } place_finder;
 enum { PLACE_NEAR = 24 };
@@ -61,7 +62,9 @@ static bool find_near(uint64_t *ordinal, const place_finder *f, bsi_ref ref, uin
 
 static void add_state(place_finder *f, uint64_t ordinal) {
     bsi_sync *s = f->s;
-    if (s->open_state_count == s->base_count) s->open_state_count = bsi_vast_unique(s->open_state, s->open_state_count); /* an image that names a block twice */
+    if (s->open_state_count >= s->base_count) s->open_state_count = bsi_vast_unique(s->open_state, s->open_state_count); /* an image that names a block twice */
+    if (s->open_state_count == f->cap)
+        s->open_state = bsi_vast_realloc(s->open_state, (f->cap = BSI_MIN(f->cap * 2 + 256, s->base_count + 1)) * sizeof *s->open_state);
     if (s->open_state_count && s->open_state[s->open_state_count - 1] >= ordinal) f->ascending = false;
     s->open_state[s->open_state_count++] = ordinal;
 }
@@ -176,15 +179,14 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     uint64_t matched = s->scan.blocks - s->open_count;
     bsi_vast_free(s->open_state);
     s->open_state_count = 0;
-    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * 1);
+    s->open_state = NULL;
     if (!s->last) return BOMSYNC_OK;
     if (matched == s->image.count && !s->image.orphan_count && !s->open_count) return BOMSYNC_OK; /* nothing to look at */
     if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
     bomsync_status st = bsi_sync_base(s, err);
     if (st) return st;
-    bsi_vast_free(s->open_state);
-    s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1)); /* at most; what is not used is not touched */
     if (!matched) {
+        s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1));
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return bsi_amend_place(s, err);
     }
@@ -656,8 +658,16 @@ static void refuse_outside(bsi_sync *s, const class_task *t, bomsync_error *err)
     bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
 }
 
+/* Room for what a task brings: as much as all of them do if they go on like this. A long list that is moved while it grows takes its memory several times. */
+static void make_room_for(bsi_sync *s, size_t more, size_t *room, size_t task, size_t tasks) {
+    size_t now = s->item_count + more;
+    if (now <= *room) return;
+    *room = BSI_MIN(now * tasks / (task + 1), now * 8) + now / 4;
+    s->item = bsi_vast_realloc(s->item, *room * sizeof *s->item);
+}
+
 /* What a task found goes to the lists of all. The first fault in the file counts. */
-static void take_class(bsi_sync *s, class_task *t, size_t *room, bomsync_status *st, bomsync_error *err) {
+static void take_class(bsi_sync *s, class_task *t, bomsync_status *st, bomsync_error *err) {
     s->t.schema_only += t->schema_only;
     if (t->status && !*st) {
         *st = t->status;
@@ -667,8 +677,6 @@ static void take_class(bsi_sync *s, class_task *t, size_t *room, bomsync_status 
         *st = BOMSYNC_E_REFUSED;
         refuse_outside(s, t, err);
     }
-    if (*room < s->item_count + t->count)
-        s->item = bsi_vast_realloc(s->item, (*room = (s->item_count + t->count) * 5 / 4) * sizeof *s->item);
     uint32_t *map = part_map(s, &t->parts);
     bsi_made_take(s, &t->made);
     for (size_t k = 0; k < t->count && !*st; k++) {
@@ -700,7 +708,10 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err) {
         size_t n = BSI_MIN(tasks - r.from, (size_t)CLASS_AT_ONCE);
         memset(r.task, 0, n * sizeof *r.task);
         bsi_parallel(s->workers, n, classify_task, &r);
-        for (size_t i = 0; i < n; i++) take_class(s, &r.task[i], &room, &st, err);
+        for (size_t i = 0; i < n; i++) {
+            make_room_for(s, r.task[i].count, &room, r.from + i, tasks);
+            take_class(s, &r.task[i], &st, err);
+        }
     }
     free(r.task);
     s->item = bsi_vast_realloc(s->item, (s->item_count + s->gone_count + 1) * sizeof *s->item);
