@@ -522,24 +522,30 @@ static const bsi_image_entry *entries_of_blocks(bsi_sync *s, const bsi_ref *exac
     return v;
 }
 
-/* Matched entries stay where they are: the new image is the old one with what stands between them put anew. */
-static void edited_image(bsi_sync *s, const bsi_ref *exact, bsi_image_edits *x) {
+/* Matched entries stay where they are: the new image is the old one with what stands between them put anew. The list of runs is not needed
+ * any more either, so the edits take its place. There may be one more of them than runs, which has room behind two runs. */
+static_assert(sizeof(bsi_image_edit) * 3 <= sizeof(bsi_scan_run) * 2, "edit i ends before run i + 1 begins");
+static const bsi_image_edit *edited_image(bsi_sync *s, const bsi_ref *exact, size_t *count) {
     const bsi_image_entry *entry = entries_of_blocks(s, exact);
+    if (s->scan.run_count < 2) s->scan.run = bsi_vast_realloc(s->scan.run, 2 * sizeof *s->scan.run);
+    bsi_image_edit *edit = (bsi_image_edit *)(void *)s->scan.run;
     uint64_t at = 0;
     size_t n = 0;
-    x->edit = bsi_vast_alloc((s->scan.run_count + 1) * sizeof *x->edit); /* at most; what is not used is not touched */
+    *count = 0;
     for (size_t i = 0; i <= s->scan.run_count; i++) {
-        const bsi_scan_run *r = i < s->scan.run_count ? &s->scan.run[i] : NULL;
-        if (r && !r->matched) {
-            n += (size_t)r->count;
+        bsi_scan_run r = {.first = s->image.count, .matched = true}; /* behind the last */
+        if (i < s->scan.run_count) r = s->scan.run[i];
+        if (!r.matched) {
+            n += (size_t)r.count;
             continue;
         }
-        uint64_t first = r ? r->first : s->image.count;
-        if (n || first > at) x->edit[x->count++] = (bsi_image_edit){.first = at, .end = first, .entry = entry, .count = n};
+        if (n || r.first > at) edit[(*count)++] = (bsi_image_edit){.first = at, .end = r.first, .entry = entry, .count = n};
         entry += n;
         n = 0;
-        at = r ? r->first + r->count : first;
+        at = r.first + r.count;
     }
+    s->scan.run_count = 0;
+    return edit;
 }
 
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
@@ -786,7 +792,7 @@ static void cover(const bsi_sync *s, const next_state *n, bsi_ref_set *covered) 
 static void image_in_place(bsi_sync *s, const next_state *n, next_image *x, bsi_publish *p) {
     bsi_ref_set covered = {0};
     cover(s, n, &covered);
-    edited_image(s, n->exact, &x->edits);
+    p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
     bsi_ref *open = bsi_vast_alloc(sizeof *open * (s->open_state_count + 1));
     size_t count = 0;
     for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
@@ -811,6 +817,8 @@ static void image_as_before(bsi_sync *s, next_state *n, next_image *x, bsi_publi
     }
     bsi_image_unexact(&x->edits, &s->image, &n->replaced);
     bsi_image_edits_end(&x->edits);
+    p->image_edit = x->edits.edit;
+    p->image_edit_count = x->edits.count;
     x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, made, count, &none);
     bsi_vast_free(made);
     p->edit_image = true;
@@ -831,8 +839,6 @@ static bomsync_status put_image(bsi_sync *s, next_state *n, bool make, next_imag
     else if (better) image_in_place(s, n, x, p);
     else if (make) image_as_before(s, n, x, p);
     p->orphan = x->orphan;
-    p->image_edit = x->edits.edit;
-    p->image_edit_count = x->edits.count;
     if ((better || n->refs) && s->scan.file_count == 1 && !part) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
     return st;
 }
