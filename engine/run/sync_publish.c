@@ -514,6 +514,7 @@ bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
 static_assert(sizeof(bsi_image_entry) <= sizeof(bsi_scan_block), "entry i ends before block i + 1 begins");
 static const bsi_image_entry *entries_of_blocks(bsi_sync *s, const bsi_ref *exact) {
     bsi_image_entry *v = (bsi_image_entry *)(void *)s->scan.block;
+    bsi_scan_forget(&s->scan); /* while it is known how many they are */
     for (size_t i = 0; i < s->scan.block_count; i++) {
         bsi_scan_block b = s->scan.block[i];
         v[i] = bsi_sync_entry(&b, exact[i]);
