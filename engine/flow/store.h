@@ -317,9 +317,11 @@ typedef struct bsi_publish {
     const char *journal_kind;          /* "snapshot", "approve", "decline", "revert", "gc", ... */
     const char *journal_json;          /* one JSON object, without "n", "at", "kind", "prev" and "hash" */
     int64_t at;                        /* the line's time without a generation (else its committed_at); 0: now */
+    bomsync_status (*ready)(void *ctx, bomsync_error *err); /* NULL, or waits until all is on the disk that the generation promises: called once, when */
+    void *ready_ctx;                                        /* the lists are written, by the thread that publishes; if it fails nothing is committed */
     char *(*stats)(void *ctx);         /* NULL, or gives what bsi_store_stats_get returns from now on (malloc'ed): called once, as the last */
     void *stats_ctx;                   /* thing before the commit, by the thread that publishes */
-    bool outbox;                       /* outbox/.tmp-<number> is complete and synced: rename it after the commit */
+    bool outbox;                       /* outbox/.tmp-<number> is complete and synced, or will be when it is ready: rename it after the commit */
 } bsi_publish;
 /** Syncs the shards, commits the root, renames the outbox folder. E_SPACE and the rest leave generation g as it was. */
 bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_error *err);

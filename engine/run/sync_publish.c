@@ -51,10 +51,9 @@ bomsync_status bsi_send_chunks(bsi_store *store, bsi_generation *g, const bsi_it
     return bsi_send_items(store, g, bsi_items_of(&array), parts, slots, now, was, workers, err);
 }
 
-bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err) {
-    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)g->number);
+static bomsync_status put_manifest(bsi_store *store, int64_t number, const char *json, bomsync_error *err) {
+    char *dir = bsi_format("%s/outbox/.tmp-%lld", bsi_store_dir(store), (long long)number);
     char *path = bsi_format("%s/manifest.json", dir);
-    char *json = bsi_manifest_json(g, bsi_store_id(store));
     bomsync_status st = bsi_write_file(path, json, strlen(json), err);
     if (!st) st = bsi_fsync_path(dir, err);
     if (!st) {
@@ -62,10 +61,53 @@ bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bom
         st = bsi_fsync_path(outbox, err);
         free(outbox);
     }
-    free(json);
     free(path);
     free(dir);
     return st;
+}
+
+bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err) {
+    char *json = bsi_manifest_json(g, bsi_store_id(store));
+    bomsync_status st = put_manifest(store, g->number, json, err);
+    free(json);
+    return st;
+}
+
+/* Where the lists take some milliseconds to write, the disk is waited for beside them. */
+enum { LONG_LISTS = 10000 }; /* amended blocks */
+typedef struct manifest {
+    bsi_store *store;
+    int64_t number;
+    char *json;
+    pthread_t thread;
+    bool running;
+    bomsync_status st;
+    bomsync_error err;
+} manifest;
+
+static void *manifest_thread(void *ctx) {
+    manifest *m = ctx;
+    m->st = put_manifest(m->store, m->number, m->json, &m->err);
+    return NULL;
+}
+
+/* Any number of times; also if it was never started. */
+static bomsync_status end_manifest(void *ctx, bomsync_error *err) {
+    manifest *m = ctx;
+    if (m->running) pthread_join(m->thread, NULL);
+    m->running = false;
+    free(m->json);
+    m->json = NULL;
+    if (m->st && err) *err = m->err;
+    return m->st;
+}
+
+static bomsync_status start_manifest(manifest *m, const bsi_sync *s, const bsi_generation *g, bomsync_error *err) {
+    *m = (manifest){.store = s->store, .number = g->number, .json = bsi_manifest_json(g, bsi_store_id(s->store)), .err = BOMSYNC_ERROR_INIT};
+    m->running = s->amended_count > LONG_LISTS && s->workers > 1 && pthread_create(&m->thread, NULL, manifest_thread, m) == 0;
+    if (m->running) return BOMSYNC_OK;
+    manifest_thread(m);
+    return end_manifest(m, err);
 }
 
 /* ---- digests and counts ---- */
@@ -873,6 +915,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     int64_t at = bsi_now_ns();
     next_state n = {0};
     next_image x = {0};
+    manifest m = {0};
     bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
     if (!s->all_held) {
         keep_exceptions(s);
@@ -909,7 +952,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
         bsi_sync_note_digest(s, g);
         bsi_store_rest(s->store); /* not sooner: its threads would take the digest's core */
         bsi_generation_digest(g);
-        if (!st) st = bsi_write_manifest(s->store, g, err);
+        if (!st) st = start_manifest(&m, s, g, err);
         bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
     }
     bsi_sync_note_digest(s, g); /* the image is written anew below */
@@ -939,12 +982,16 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.journal_json = journal;
     bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
     teller stats = {.s = s, .g = g, .start = at};
+    p.ready = end_manifest;
+    p.ready_ctx = &m;
     p.stats = tell_stats;
     p.stats_ctx = &stats;
     uint32_t slot_count = s->feed->slots.count;
     if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
     if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
     s->feed->slots.count = slot_count;
+    bomsync_status ended = end_manifest(&m, st ? NULL : err); /* nobody may have waited for it */
+    if (!st) st = ended;
     bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
     if (n.exact != s->first_ref) bsi_vast_free(n.exact);

@@ -345,6 +345,7 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     if (!st && !p->ahead) st = put_state(&u, err);
     if (!st && !p->ahead) st = put_image(&u, err);
     if (!st) st = bsi_shards_flush(s, err);
+    if (!st && p->ready) st = p->ready(p->ready_ctx, err);
     if (!st) st = put_rest(&u, err);
     MDB_txn *txn = u.l.txn;
     if (!st) st = bsi_env_commit(&s->root, txn, err);
