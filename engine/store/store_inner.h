@@ -353,9 +353,12 @@ bomsync_status bsi_lister_begin_last(bsi_lister *l, bomsync_error *err);
 /** old: the feed's list before (may be empty). Edits ascend and do not overlap, all inside old. */
 bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref, size_t count, const bsi_list *old,
                                 bomsync_error *err);
-/** known: all refs of old, in order, if they are at hand; else NULL. swapped: bits of those that are others than in old; NULL: none is. */
-bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const uint64_t *swapped,
-                                     const bsi_state_edit *edit, size_t count, bomsync_error *err);
+/** What edits make of a state list: *out, and in `made` what bsi_state_edit_save writes of it.
+ *  known: all refs of old, in order, if they are at hand: then the store is not looked at, and any thread may do it; else NULL. swapped: bits of those
+ *  that are others than in old; NULL: none is. */
+bomsync_status bsi_state_edit_make(bsi_list *out, bsi_buf *made, bsi_store *s, const bsi_list *old, const bsi_ref *known, const uint64_t *swapped,
+                                   const bsi_state_edit *edit, size_t count, bomsync_error *err);
+bomsync_status bsi_state_edit_save(bsi_list *list, bsi_lister *l, const bsi_buf *made, bomsync_error *err);
 /** An image that shares nothing with one before, of entries that are made as they are written. */
 bomsync_status bsi_lister_entries(bsi_list *out, bsi_lister *l, const bsi_ahead *a, bomsync_error *err);
 bomsync_status bsi_lister_image(bsi_list *out, bsi_lister *l, const bsi_image_entry *e, size_t count, const bsi_list *old,

@@ -326,21 +326,31 @@ static size_t state_cut(const bsi_ref *ref, size_t count) {
     return BSI_MIN(count, (size_t)STATE_MAX);
 }
 
+static void put_refs(bsi_buf *b, const bsi_ref *ref, size_t count) {
+    bsi_ref last = 0;
+    bsi_buf_reserve(b, count * VARINT_MOST);
+    uint8_t *at = b->data + b->len;
+    for (size_t i = 0; i < count; last = ref[i++]) at = put_signed(at, (int64_t)(ref[i] - last));
+    b->len = (size_t)(at - b->data);
+}
+
+/* The value of a new piece, which gets its id. */
+static bomsync_status save_piece(bsi_list_piece *p, bsi_lister *l, bsi_buf *value, bomsync_error *err) {
+    p->id = l->counters.piece + 1;
+    bomsync_status st = bsi_lister_room(l, value->len + 40, err);
+    if (!st) st = bsi_value_save(&l->s->root, l->txn, BSI_DB_STATE, bsi_key_id(&p->id), value, MDB_APPEND, err);
+    if (!st) l->counters.piece = p->id;
+    return st;
+}
+
 static bomsync_status add_state(bsi_list *list, bsi_lister *l, bsi_buf *value, const bsi_ref *ref, size_t count,
                                 bsi_hash128 digest, bomsync_error *err) {
-    bsi_list_piece p = {.id = l->counters.piece + 1, .check = (uint32_t)digest.lo, .count = (uint32_t)count};
-    bsi_ref last = 0;
+    bsi_list_piece p = {.check = (uint32_t)digest.lo, .count = (uint32_t)count};
     bsi_value_start(value);
-    bsi_buf_reserve(value, count * VARINT_MOST);
-    uint8_t *at = value->data + value->len;
-    for (size_t i = 0; i < count; last = ref[i++]) at = put_signed(at, (int64_t)(ref[i] - last));
-    value->len = (size_t)(at - value->data);
-    bomsync_status st = bsi_lister_room(l, value->len + 40, err);
-    if (!st) st = bsi_value_save(&l->s->root, l->txn, BSI_DB_STATE, bsi_key_id(&p.id), value, MDB_APPEND, err);
-    if (st) return st;
-    l->counters.piece = p.id;
-    bsi_list_add(list, p);
-    return BOMSYNC_OK;
+    put_refs(value, ref, count);
+    bomsync_status st = save_piece(&p, l, value, err);
+    if (!st) bsi_list_add(list, p);
+    return st;
 }
 
 void bsi_known_open(bsi_known *k, size_t count) {
@@ -401,17 +411,22 @@ bomsync_status bsi_lister_state(bsi_list *out, bsi_lister *l, const bsi_ref *ref
     return st;
 }
 
-/* ---- a state list edited ---- */
+/* ---- a state list edited ----
+ *
+ * First what becomes of the list: old pieces, and new ones, whose bytes lie one behind the other until they are saved (MADE and how many they are,
+ * as id). That needs no transaction, so a thread of its own may do it.
+ */
+#define MADE (1ull << 63)
 
 typedef struct stretch { /* refs that are being written again */
-    bsi_lister *l;
+    bsi_store *s;
     const bsi_list *old;
     const bsi_ref *known; /* refs of old, but for those that are swapped; NULL: they are read */
     const uint64_t *swapped;
     bsi_list *out;
     bool copied;          /* its refs are put together in `ref`; else they are those of known from `first` up to `at` */
     uint64_t first;
-    bsi_buf ref, value;
+    bsi_buf ref, *made;
     bsi_ref held[STATE_MAX]; /* refs of piece `reading`, read once */
     size_t reading;
     size_t piece;            /* the first old piece that is not passed, */
@@ -433,7 +448,7 @@ static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     }
     while (x->at < to) {
         if (x->reading != x->piece) {
-            bomsync_status st = read_piece(x->held, x->l->s, &x->old->piece[x->piece], err);
+            bomsync_status st = read_piece(x->held, x->s, &x->old->piece[x->piece], err);
             if (st) return st;
             x->reading = x->piece;
         }
@@ -444,22 +459,23 @@ static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-/* Writes what is cut off; *rest: refs from there on, too few for a piece, while more could be pulled in. */
-static bomsync_status write_stretch(stretch *x, bool more, size_t *rest, bomsync_error *err) {
+/* Makes pieces of what is cut off; returns how many refs are left, too few for one, while more could be pulled in. */
+static size_t make_pieces(stretch *x, bool more) {
     const bsi_ref *ref = x->copied ? (const void *)x->ref.data : x->known + x->first;
     size_t count = x->copied ? x->ref.len / sizeof *ref : (size_t)(x->at - x->first), at = 0;
-    bomsync_status st = BOMSYNC_OK;
-    while (!st && at < count) {
-        size_t n = state_cut(ref + at, count - at);
+    while (at < count) {
+        size_t n = state_cut(ref + at, count - at), before = x->made->len;
         if (at + n == count && n < STATE_KEEP && more) break;
-        st = add_state(x->out, x->l, &x->value, ref + at, n, bsi_xxh128(ref + at, n * sizeof *ref), err);
+        put_refs(x->made, ref + at, n);
+        bsi_list_add(x->out, (bsi_list_piece){.id = MADE | (x->made->len - before), .count = (uint32_t)n,
+                                              .check = (uint32_t)bsi_xxh128(ref + at, n * sizeof *ref).lo});
         at += n;
     }
-    *rest = count - at;
+    size_t rest = count - at;
     x->first += at;
-    if (x->copied && at && *rest) memmove(x->ref.data, ref + at, *rest * sizeof *ref);
-    if (x->copied) x->ref.len = *rest * sizeof *ref;
-    return st;
+    if (x->copied && at && rest) memmove(x->ref.data, ref + at, rest * sizeof *ref);
+    if (x->copied) x->ref.len = rest * sizeof *ref;
+    return rest;
 }
 
 static bomsync_status put_edit(stretch *x, const bsi_state_edit *edit, bomsync_error *err) {
@@ -499,17 +515,18 @@ static bomsync_status run_stretch(stretch *x, const bsi_state_edit *edit, size_t
             }
         }
         if (!st) st = pull(x, border, err);
-        if (!st) st = write_stretch(x, x->at < x->old->count, &rest, err);
+        if (!st) rest = make_pieces(x, x->at < x->old->count);
     }
     return st;
 }
 
-bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_list *old, const bsi_ref *known, const uint64_t *swapped,
+bomsync_status bsi_state_edit_make(bsi_list *out, bsi_buf *made, bsi_store *s, const bsi_list *old, const bsi_ref *known, const uint64_t *swapped,
                                      const bsi_state_edit *edit, size_t count, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     *out = (bsi_list){.db = BSI_DB_STATE};
     stretch *x = bsi_calloc(1, sizeof *x);
-    x->l = l;
+    x->s = s;
+    x->made = made;
     x->old = old;
     x->known = known;
     x->swapped = swapped;
@@ -530,7 +547,23 @@ bomsync_status bsi_lister_edit_state(bsi_list *out, bsi_lister *l, const bsi_lis
         if (!st) st = run_stretch(x, edit, &i, count, err);
     }
     bsi_buf_free(&x->ref);
-    bsi_buf_free(&x->value);
     free(x);
+    return st;
+}
+
+bomsync_status bsi_state_edit_save(bsi_list *list, bsi_lister *l, const bsi_buf *made, bomsync_error *err) {
+    const uint8_t *at = made->data;
+    bsi_buf value = {0};
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; !st && i < list->piece_count; i++) {
+        bsi_list_piece *p = &list->piece[i];
+        if (!(p->id & MADE)) continue;
+        size_t bytes = (size_t)(p->id & ~MADE);
+        bsi_value_start(&value);
+        bsi_buf_add(&value, at, bytes);
+        at += bytes;
+        st = save_piece(p, l, &value, err);
+    }
+    bsi_buf_free(&value);
     return st;
 }

@@ -212,20 +212,54 @@ static bomsync_status check_image_edits(const bsi_publish *p, uint64_t total, bo
     return st;
 }
 
-static bomsync_status put_state(publish *u, bomsync_error *err) {
+/* A state list that many edits change is made by a thread of its own, while the image is written. */
+enum { MANY_REFS = 1 << 17 };
+typedef struct state_run {
+    const bsi_publish *p; /* NULL: nothing is made */
+    publish *u;
+    bsi_list old;
+    bsi_buf made;
+    pthread_t thread;
+    bool running;
+    bomsync_status st;
+    bomsync_error err;
+} state_run;
+
+static void *make_state(void *ctx) {
+    state_run *r = ctx;
+    const bsi_publish *p = r->p;
+    r->st = bsi_state_edit_make(&r->u->state, &r->made, r->u->s, &r->old, p->state_base_count == r->old.count ? p->state_base : NULL,
+                                p->state_swapped, p->state_edit, p->state_edit_count, &r->err);
+    return NULL;
+}
+
+static bomsync_status begin_state(state_run *r, publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
+    *r = (state_run){.u = u, .err = BOMSYNC_ERROR_INIT};
     if (!p->generation || (!p->edit_state && !p->state && p->generation->state_list)) return BOMSYNC_OK;
     uint64_t before;
-    bsi_list old;
     bomsync_status st = previous_state(&before, u, err);
-    if (!st) st = bsi_list_load(&old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
+    if (!st) st = bsi_list_load(&r->old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
+    if (!st && p->edit_state) st = check_state_edits(p, r->old.count, err);
     if (st) return st;
-    if (p->edit_state && (st = check_state_edits(p, old.count, err)) == BOMSYNC_OK)
-        st = bsi_lister_edit_state(&u->state, &u->l, &old, p->state_base_count == old.count ? p->state_base : NULL, p->state_swapped, p->state_edit,
-                                   p->state_edit_count, err);
-    else if (!st) st = bsi_lister_state(&u->state, &u->l, p->state, p->state ? p->state_count : 0, &old, err);
-    if (!st && before && same_list(&old, &u->state)) u->state.id = before;
-    bsi_list_free(&old);
+    r->p = p;
+    if (!p->edit_state) return BOMSYNC_OK;
+    r->running = p->state_swapped && p->state_base_count > MANY_REFS && pthread_create(&r->thread, NULL, make_state, r) == 0;
+    if (!r->running) make_state(r);
+    return BOMSYNC_OK;
+}
+
+/* In any case; st: what came of it so far. */
+static bomsync_status end_state(state_run *r, bomsync_status st, bomsync_error *err) {
+    publish *u = r->u;
+    if (r->running) pthread_join(r->thread, NULL);
+    if (!st && r->st) *err = r->err;
+    if (!st) st = r->st;
+    if (!st && r->p && r->p->edit_state) st = bsi_state_edit_save(&u->state, &u->l, &r->made, err);
+    else if (!st && r->p) st = bsi_lister_state(&u->state, &u->l, r->p->state, r->p->state ? r->p->state_count : 0, &r->old, err);
+    if (!st && r->p && r->old.id && same_list(&r->old, &u->state)) u->state.id = r->old.id;
+    bsi_list_free(&r->old);
+    bsi_buf_free(&r->made);
     return st;
 }
 
@@ -253,6 +287,13 @@ static bomsync_status put_image(publish *u, bomsync_error *err) {
         u->image_old.id = 0;
     }
     return st;
+}
+
+static bomsync_status put_lists(publish *u, bomsync_error *err) {
+    state_run r;
+    bomsync_status st = begin_state(&r, u, err);
+    if (!st) st = put_image(u, err);
+    return end_state(&r, st, err);
 }
 
 static bomsync_status take_ahead(publish *u, bomsync_error *err) {
@@ -342,8 +383,7 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
     if (!st && p->ahead) st = take_ahead(&u, err);
     else if (!st && s->ahead) st = drop_ahead(&u, err);
     bsi_ahead_forget(s);
-    if (!st && !p->ahead) st = put_state(&u, err);
-    if (!st && !p->ahead) st = put_image(&u, err);
+    if (!st && !p->ahead) st = put_lists(&u, err);
     if (!st) st = bsi_shards_flush(s, err);
     if (!st && p->ready) st = p->ready(p->ready_ctx, err);
     if (!st) st = put_rest(&u, err);
