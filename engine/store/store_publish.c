@@ -244,7 +244,9 @@ static bomsync_status begin_state(state_run *r, publish *u, bomsync_error *err) 
     if (st) return st;
     r->p = p;
     if (!p->edit_state) return BOMSYNC_OK;
-    r->running = p->state_swapped && p->state_base_count > MANY_REFS && pthread_create(&r->thread, NULL, make_state, r) == 0;
+    bool many = p->state_swapped && p->state_base_count > MANY_REFS;
+    if (many) bsi_buf_reserve(&r->made, p->state_base_count * 2); /* here, where memory was used before */
+    r->running = many && pthread_create(&r->thread, NULL, make_state, r) == 0;
     if (!r->running) make_state(r);
     return BOMSYNC_OK;
 }
