@@ -232,10 +232,11 @@ void bsi_raw_images(bsi_buf *raw, uint32_t count, const uint8_t *images, const u
     raw->len = (size_t)(to + bytes - raw->data);
 }
 
-/* What a group takes in: a few blocks of zstd, so many patches as fill a frame, a few residuals that are coded side by side. */
+/* What a group takes in: a few blocks of zstd, so many patches as fill a frame, as many
+ * residuals as are coded side by side. */
 static bool group_full(const fill *f) {
+    if (is_coded(f)) return f->group_blocks == BSI_STORE_CODE_BLOCKS || f->raw.len >= BSI_STORE_CODE_BYTES;
     if (f->raw.len >= BSI_STORE_GROUP_BYTES) return true;
-    if (is_coded(f)) return f->group_blocks == BSI_STORE_CODE_BLOCKS;
     return f->kind == BSI_KIND_WHOLE && f->group_blocks == BSI_STORE_GROUP_BLOCKS;
 }
 

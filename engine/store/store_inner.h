@@ -28,6 +28,7 @@
 #define BSI_STORE_GROUP_BYTES (16u << 10)  /* a group of wide blocks ends here */
 #define BSI_STORE_SEGMENT_BYTES (1u << 20) /* a segment of wide blocks ends here */
 #define BSI_STORE_CODE_BLOCKS 32           /* blocks that are coded side by side: their residuals fit L1 */
+#define BSI_STORE_CODE_BYTES (64u << 10)   /* wide ones end here: more than L1, but of a few blocks the last would be coded beside nothing */
 #define BSI_STORE_LOCK_BYTES 8192          /* size of LMDB's lock.mdb for 126 readers */
 #define BSI_STORE_RECORD_BYTES_MAX (3u << 30)
 
