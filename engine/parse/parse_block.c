@@ -427,10 +427,6 @@ INLINE void walk(const job *j, void (*fast)(const job *, const record *), void (
     }
 }
 
-static uint64_t hash(const uint8_t *p, size_t n, const bsi_secret *s) {
-    return XXH3_64bits_withSecret(p, n, s->bytes, sizeof s->bytes);
-}
-
 /* XXH3 of 17 to 128 bytes without asking how many: keys and records vary in length, and each wrong guess costs as much
  * as the hash. The words that a shorter text does not have are read elsewhere in it and not counted; both hashes begin
  * with the same words. */
@@ -472,8 +468,8 @@ static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
         if (__builtin_expect(is_middling(key) && is_middling(body), 1)) {
             hash_both(&out->kh[i], &out->rh[i], p, key, body, secret->bytes);
         } else {
-            out->kh[i] = hash(p, key, secret);
-            out->rh[i] = keys_only || out->bad[i] ? 0 : hash(p, body, secret);
+            out->kh[i] = bsi_xxh64_secret(p, key, secret);
+            out->rh[i] = keys_only || out->bad[i] ? 0 : bsi_xxh64_secret(p, body, secret);
         }
     }
     for (uint32_t i = 0; keys_only && i < out->count; i++) out->rh[i] = 0;
@@ -496,7 +492,7 @@ void bsi_rows_hash(bsi_rows *out, const bsi_secret *secret, bsi_hashes which) {
     for (uint32_t i = 0; i < out->count; i++) {
         const uint8_t *p = enc + out->image[i];
         uint32_t body = out->body[i];
-        out->rh[i] = __builtin_expect(is_middling(body), 1) ? hash_middling(p, body, secret->bytes) : hash(p, body, secret);
+        out->rh[i] = __builtin_expect(is_middling(body), 1) ? hash_middling(p, body, secret->bytes) : bsi_xxh64_secret(p, body, secret);
     }
     for (uint32_t i = 0; i < out->bad_count; i++) out->rh[out->bads[i].row] = 0;
 }
