@@ -30,10 +30,11 @@ typedef struct bsi_bad_row {
     bsi_buf partition;     /* its partition's text where partition_read; owned */
 } bsi_bad_row;
 
-/** Where the fields of a row begin, if that is known without going through it: bit i: at byte i of its image (high: from byte 64 on). Fields
- *  behind its end do not count. Both 0: not known. */
+/** Where the fields of a row begin, if that is known without going through it: bit i of word w: at byte 64 w + i of its image. Bits behind
+ *  its end do not count, so words behind it may hold anything. word[0] is 0: not known. */
+#define BSI_ROW_LINES 8
 typedef struct bsi_row_starts {
-    uint64_t low, high;
+    uint64_t word[BSI_ROW_LINES];
 } bsi_row_starts;
 
 /** Rows of one block. Arrays are owned by the struct, reused by the next parse; zero-initialise, bsi_rows_free. */

@@ -18,11 +18,9 @@
 #include "parse/parse_inner.h"
 
 #if defined(__x86_64__)
-#include "core/chunk.h"
+#include "parse/parse_simple_inner.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum { LINES = 3, LINE = 64, COPY = 256, CONTROL = 14 };
+enum { LINES = 3, COPY = 256 };
 
 typedef struct reader {
     bsi_rows *out;
@@ -32,45 +30,36 @@ typedef struct reader {
     bool straight;   /* slots are the first columns, in order */
 } reader;
 
-/* Bits up to and with the lowest one; all if there is none. */
-INLINE uint64_t up_to(uint64_t bits) {
-    return bits ^ (bits - 1);
+/* As 16-bit numbers, in memory. */
+INLINE void widen(uint16_t *to, __m512i ends) {
+    _mm512_storeu_si512(to, _mm512_cvtepu8_epi16(_mm512_castsi512_si256(ends)));
+    _mm512_storeu_si512(to + LINE / 2, _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(ends, 1)));
 }
 
-/* Bytes [at, at + LINE) of p[0..n) that are there. */
-INLINE __m512i load(const uint8_t *p, size_t at, size_t n) {
-    size_t left = n > at ? n - at : 0;
-    return _mm512_maskz_loadu_epi8(left >= LINE ? ~0ull : (1ull << left) - 1, p + (left ? at : 0));
-}
-
-/* Columns in the order of the slots, from the image of all columns. */
-static uint8_t *copy_stretches(const reader *r, uint8_t *o, const uint8_t *all, const uint8_t *end) {
-    const bsi_layout *l = r->l;
-    for (const bsi_stretch *t = l->stretch; t < l->stretch + l->stretch_count; t++) {
-        uint32_t from = t->column ? end[t->column - 1] + 1u : 0, to = end[t->column + t->count - 1] + 1u;
-        for (uint32_t k = from; k < to; k += 32) memcpy(o + (k - from), all + k, 32);
-        o += to - from;
+/* Where a field begins in the image: behind a delimiter, one byte further on. seps of a line stand `before` bytes behind the front. */
+static void tell_long_starts(bsi_row_starts *starts, const uint64_t *seps, const uint32_t *before, int lines) {
+    uint64_t word[BSI_ROW_LINES + 2] = {1};
+    for (int k = 0; k < lines; k++) {
+        uint32_t at = before[k] + 1;
+        word[at / LINE] |= seps[k] << at % LINE;
+        word[at / LINE + 1] |= seps[k] >> 1 >> (LINE - 1 - at % LINE);
     }
-    return o;
+    memcpy(starts->word, word, sizeof starts->word);
 }
 
-static uint32_t key_of(const reader *r, const uint8_t *end) {
-    const bsi_layout *l = r->l;
-    uint32_t key = 0, slots = 0;
-    for (const bsi_stretch *t = l->stretch; slots < l->key_count; slots += t++->count) {
-        uint32_t count = BSI_MIN(t->count, l->key_count - slots);
-        key += end[t->column + count - 1] + 1u - (t->column ? end[t->column - 1] + 1u : 0);
-    }
-    return key;
-}
-
-/* Where a field begins in the image: behind a delimiter, one byte further on. */
-INLINE bsi_row_starts starts_of(const reader *r, const uint64_t seps[LINES], const uint32_t before[LINES], int lines) {
+INLINE void tell_starts(bsi_row_starts *starts, const reader *r, const uint64_t seps[LINES], const uint32_t before[LINES + 1], int lines) {
     unsigned __int128 all = 0;
+    starts->word[0] = 0;
+    if (!r->straight) return;
+    if (__builtin_expect(before[lines] >= 2 * LINE, 0)) {
+        tell_long_starts(starts, seps, before, lines);
+        return;
+    }
     for (int k = 0; k < lines; k++)
         if (before[k] < 2 * LINE) all |= (unsigned __int128)seps[k] << before[k];
     all = all << 1 | 1;
-    return r->straight ? (bsi_row_starts){(uint64_t)all, (uint64_t)(all >> 64)} : (bsi_row_starts){0};
+    starts->word[0] = (uint64_t)all;
+    starts->word[1] = (uint64_t)(all >> 64);
 }
 
 /* One record of at most `lines` lines. Returns its bytes with the line end; 0: it is not simple, or longer. *high gets
@@ -124,6 +113,7 @@ INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uin
     __m512i length =
         _mm512_sub_epi8(_mm512_permutexvar_epi8(r->next, ends), _mm512_add_epi8(ends, _mm512_set1_epi8(1)));
     uint8_t end[LINE], copy[COPY];
+    uint16_t wide[LINE];
     _mm512_storeu_si512(end, ends);
     if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return 0;
     uint8_t *begin = out->enc.data + out->enc.len, *o = begin, *to = r->straight ? begin : copy;
@@ -132,15 +122,16 @@ INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uin
         _mm512_storeu_si512(
             to + 1 + before[k],
             _mm512_mask_expand_epi8(c[k], seps[k], _mm512_maskz_compress_epi8(~0ull << fields[k], length)));
-    o = r->straight ? begin + end[l->slot_count - 1] + 1 : copy_stretches(r, begin, copy, end);
-    uint32_t key = r->straight ? (l->key_count ? end[l->key_count - 1] + 1u : 0) : key_of(r, end), row = out->count;
+    if (!r->straight) widen(wide, ends);
+    o = r->straight ? begin + end[l->slot_count - 1] + 1 : copy_stretches(l, begin, copy, wide);
+    uint32_t key = r->straight ? (l->key_count ? end[l->key_count - 1] + 1u : 0) : key_of(l, wide), row = out->count;
     if (__builtin_expect(l->key_count && key == l->key_count, 0)) return 0; /* it has no text */
     while (o > begin + key && !o[-1]) o--;
     out->image[row] = (uint32_t)out->enc.len;
     out->key[row] = key;
     out->body[row] = (uint32_t)(o - begin);
     out->bad[row] = 0;
-    out->starts[row] = starts_of(r, seps, before, lines);
+    tell_starts(&out->starts[row], r, seps, before, lines);
     *o++ = 0;
     out->enc.len = (size_t)(o - out->enc.data);
     out->count++;
@@ -190,6 +181,7 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     __m512i length =
         _mm512_sub_epi8(_mm512_permutexvar_epi8(r->next, ends), _mm512_add_epi8(ends, _mm512_set1_epi8(1)));
     uint8_t end[LINE], copy[COPY];
+    uint16_t wide[LINE];
     _mm512_storeu_si512(end, ends);
     if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return false;
     uint8_t *to = r->straight ? w->o : copy;
@@ -203,8 +195,9 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
         key = end[l->key_count - 1] + 1u;
         body = body_of(r, end, _mm512_test_epi8_mask(length, length), key);
     } else {
-        key = key_of(r, end);
-        const uint8_t *last = copy_stretches(r, w->o, copy, end);
+        widen(wide, ends);
+        key = key_of(l, wide);
+        const uint8_t *last = copy_stretches(l, w->o, copy, wide);
         while (last > w->o + key && !last[-1]) last--;
         body = (uint32_t)(last - w->o);
     }
@@ -212,7 +205,8 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     w->image[w->row] = (uint32_t)(w->o - w->begin);
     w->key[w->row] = key;
     w->body[w->row] = body;
-    w->starts[w->row] = r->straight ? (bsi_row_starts){seps[0] << 1 | 1, seps[1] << 1 | seps[0] >> 63} : (bsi_row_starts){0};
+    w->starts[w->row].word[0] = r->straight ? seps[0] << 1 | 1 : 0;
+    for (int k = 1; k < lines; k++) w->starts[w->row].word[k] = seps[k] << 1 | seps[k - 1] >> 63;
     w->bad[w->row++] = 0;
     w->o[body] = 0;
     w->o += body + 1;
@@ -247,19 +241,15 @@ static writer writer_of(bsi_rows *out) {
 
 size_t bsi_parse_simple_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t *high_at,
                               size_t *high_count) {
-    static const uint8_t number[LINE] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                         16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-                                         32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
-                                         48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
     reader r = {.out = out,
                 .l = l,
                 .delimiter = _mm512_set1_epi8(l->dialect.delimiter),
                 .quote = _mm512_set1_epi8(l->dialect.quote),
                 .feed = _mm512_set1_epi8('\n'),
                 .control = _mm512_set1_epi8(CONTROL),
-                .number = _mm512_loadu_si512(number),
+                .number = numbers(),
                 .quotes = l->dialect.quote ? ~0ull : 0,
-                .straight = l->stretch_count == 1 && !l->stretch[0].column};
+                .straight = is_straight(l)};
     r.next = _mm512_add_epi8(r.number, _mm512_set1_epi8(1));
     for (int k = 0; k < LINES; k++) r.place[k] = _mm512_add_epi8(r.number, _mm512_set1_epi8((char)(k * LINE)));
     uint32_t *high = high_at;

@@ -138,6 +138,7 @@ bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
 
 /* ---- residuals (store_residual.c) ---- */
 #define BSI_RESIDUAL_SLOTS 256              /* rows of more are not coded */
+#define BSI_RESIDUAL_SIMPLE_SLOTS 32        /* rows of more are not made in registers */
 #define BSI_RESIDUAL_ROW_BYTES (64u << 10)  /* nor are longer ones */
 #define BSI_RESIDUAL_BLOCK_BYTES (8u << 20) /* nor blocks of more */
 #define BSI_RESIDUAL_TAIL 16                /* so many bytes, less one, may follow a residual */
@@ -151,6 +152,8 @@ bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const
                              const bsi_row_starts *starts);
 uint8_t *bsi_residual_rows_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
                                  const bsi_row_starts *starts); /* where they end; NULL: not that simple. 64 bytes past the end may be written */
+uint8_t *bsi_residual_long_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                                 const bsi_row_starts *starts); /* the same for longer rows */
 /** The row images again, in out (used anew) at image[i]. p may be read BSI_RESIDUAL_MARGIN bytes past end. */
 bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end);
 /** The first `front` of count rows, since each is made from the one before; those behind them have images of length 0. */

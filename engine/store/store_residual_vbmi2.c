@@ -10,7 +10,8 @@
  *
  * Kept bytes are packed together. Fields that a row does not have are taken as empty ones behind its end: zeros are there.
  * A longer field is the same only if the rest of it is, which is looked at if its first 16 bytes are. What is not so simple
- * (a row of more than 127 bytes, nulls, no row at all) sends the block back to store_residual.c; both write the same bytes.
+ * (nulls, no row at all) sends the block back to store_residual.c, and a row of more than 127 bytes to store_residual_long_vbmi2.c; all
+ * write the same bytes.
  */
 #include "store/store_inner.h"
 
@@ -19,7 +20,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LINE = 64, FIELD = 16, FIELDS = LINE / FIELD, ROW = 2 * LINE, SLOTS = 32 };
+enum { LINE = 64, FIELD = 16, FIELDS = LINE / FIELD, ROW = 2 * LINE, SLOTS = BSI_RESIDUAL_SIMPLE_SLOTS };
 
 typedef struct bits { /* of a row, one a byte */
     uint64_t low, high;
@@ -43,7 +44,7 @@ static __attribute__((noinline)) bool walk(bits *starts, const uint8_t *p, uint3
 /* Where fields begin, and the end. *fields: how many there are. False: it is no body of so many slots. */
 INLINE bool find_starts(bits *starts, uint32_t *fields, const bsi_row_starts *known, const uint8_t *p, uint32_t n, uint32_t slots) {
     bits b = {0};
-    if (known && known->low) b = (bits){known->low & below(n), known->high & below(n > LINE ? n - LINE : 0)};
+    if (known && known->word[0]) b = (bits){known->word[0] & below(n), known->word[1] & below(n > LINE ? n - LINE : 0)};
     else if (!walk(&b, p, n, slots)) return false;
     uint32_t i = (uint32_t)(__builtin_popcountll(b.low) + __builtin_popcountll(b.high)), at = n;
     *fields = i;
@@ -134,8 +135,12 @@ INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_
 
 uint8_t *bsi_residual_rows_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
                                  const bsi_row_starts *known) {
-    if (slots <= SLOTS / 2) return put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known);
-    return slots <= SLOTS ? put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known) : NULL;
+    uint32_t longest = 0;
+    uint8_t *end = NULL;
+    for (uint32_t i = 0; i < count; i++) longest = BSI_MAX(longest, body[i]);
+    if (longest < ROW && slots <= SLOTS / 2) end = put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known);
+    else if (longest < ROW && slots <= SLOTS) end = put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known);
+    return end || longest + slots < ROW ? end : bsi_residual_long_vbmi2(o, slots, count, images, image_off, body, known);
 }
 
 #else
