@@ -45,6 +45,9 @@ size_t bsi_parse_simple(bsi_rows *out, const bsi_layout *l, const uint8_t *p, si
 /* enc has room for 2 n + 512 bytes, high_at for n + 256. */
 size_t bsi_parse_simple_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t n, uint32_t *high_at,
                               size_t *high_count);
+/* The same for records of up to 512 bytes from p[from] on, added to what out and high_at have. Returns where it stops: behind a short
+ * record, or before one that is not simple. */
+size_t bsi_parse_long_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p, size_t from, size_t n, uint32_t *high_at, size_t *high_count);
 #endif
 /** Room for `count` rows and one. */
 void bsi_parse_rows_room(bsi_rows *r, size_t count);

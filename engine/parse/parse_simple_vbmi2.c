@@ -11,9 +11,9 @@
  *
  * Where a record ends is known from its own line ends, so no index of the block is needed. Most records have no quotes:
  * then nothing is packed, and the first line end is that of the record, found before anything else is, so that the next
- * record can be begun while this one is worked on; that takes a third off. What is not simple (doubled
- * or bare quotes, CR, NUL and other control characters, another number of fields, more than 3 lines, a field above 127
- * bytes) ends it: the rest of the block goes the way of parse_block.c.
+ * record can be begun while this one is worked on; that takes a third off. A record of more than 3 lines, or with a field
+ * above 127 bytes, is left to parse_long_vbmi2.c. What is not simple (doubled or bare quotes, CR, NUL and other control
+ * characters, another number of fields) ends it: the rest of the block goes the way of parse_block.c.
  */
 #include "parse/parse_inner.h"
 
@@ -273,7 +273,14 @@ size_t bsi_parse_simple_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t 
             out->count = w.row;
             out->enc.len = (size_t)(w.o - w.begin);
             bytes = record(&r, p + at, n - at, LINES, &lines);
-            if (!bytes) break;
+            if (!bytes) {
+                size_t have = (size_t)(high - high_at), to = bsi_parse_long_vbmi2(out, l, p, at, n, high_at, &have);
+                if (to == at) break;
+                high = high_at + have;
+                at = to;
+                w = writer_of(out);
+                continue;
+            }
             w = writer_of(out);
         }
         for (uint32_t k = 0; k < LINES; k++) {
