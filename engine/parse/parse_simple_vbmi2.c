@@ -158,6 +158,28 @@ INLINE uint32_t body_of(const reader *r, const uint8_t *end, uint64_t more, uint
     return to > key ? to : key;
 }
 
+/* Columns in the order of the slots, of an image below 128 bytes: both of its lines at once, and where fields begin as well. line[k] and
+ * seps[k] begin with the second byte of the image of all columns; the first one, and its bit, are taken from the very end. end[c]: where
+ * column c ends, less one. Returns the end. */
+INLINE uint8_t *permute(const reader *r, uint8_t *o, bsi_row_starts *starts, const __m512i line[2], const uint64_t seps[2], const uint8_t *end) {
+    const bsi_layout *l = r->l;
+    __m512i low = r->number, high = r->place[1], last = _mm512_mask_set1_epi8(line[1], 1ull << 63, (char)end[0]);
+    __m512i begins = _mm512_movm_epi8(seps[0]), begins_last = _mm512_movm_epi8(seps[1] | 1ull << 63);
+    uint32_t at = 0;
+    for (const bsi_stretch *t = l->stretch; t < l->stretch + l->stretch_count; t++) {
+        uint32_t from = t->column ? end[t->column - 1] : UINT32_MAX;
+        __m512i by = _mm512_set1_epi8((char)(from - at));
+        low = _mm512_mask_add_epi8(low, at < LINE ? ~0ull << at : 0, r->number, by);
+        high = _mm512_mask_add_epi8(high, at < LINE ? ~0ull : ~0ull << (at - LINE), r->place[1], by);
+        at += end[t->column + t->count - 1] - from;
+    }
+    _mm512_storeu_si512(o, _mm512_permutex2var_epi8(line[0], low, last));
+    _mm512_storeu_si512(o + LINE, _mm512_permutex2var_epi8(line[0], high, last));
+    starts->word[0] = _mm512_movepi8_mask(_mm512_permutex2var_epi8(begins, low, begins_last));
+    starts->word[1] = _mm512_movepi8_mask(_mm512_permutex2var_epi8(begins, high, begins_last));
+    return o + at;
+}
+
 /* A record without quotes, whose text is text[k] of each line c[k]. False: it is not so simple. */
 INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], const uint64_t text[LINES], size_t stop,
                  uint32_t *high) {
@@ -184,11 +206,17 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     uint16_t wide[LINE];
     _mm512_storeu_si512(end, ends);
     if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return false;
+    bsi_row_starts *starts = &w->starts[w->row];
+    __m512i image[LINES]; /* of all columns, but for the first byte */
+    for (int k = 0; k < lines; k++)
+        image[k] = _mm512_mask_expand_epi8(c[k], seps[k], k ? _mm512_maskz_compress_epi8(~0ull << fields[k], length) : length);
+    bool at_once = !r->straight && lines == 2 && stop < 2 * LINE - 1;
     uint8_t *to = r->straight ? w->o : copy;
-    *to = (uint8_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(ends));
-    for (int k = 0; k < lines; k++) {
-        __m512i here = k ? _mm512_maskz_compress_epi8(~0ull << fields[k], length) : length;
-        _mm512_storeu_si512(to + 1 + LINE * k, _mm512_mask_expand_epi8(c[k], seps[k], here));
+    if (!at_once) {
+        *to = (uint8_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(ends));
+        for (int k = 0; k < lines; k++) _mm512_storeu_si512(to + 1 + LINE * k, image[k]);
+        starts->word[0] = r->straight ? seps[0] << 1 | 1 : 0;
+        for (int k = 1; k < lines; k++) starts->word[k] = seps[k] << 1 | seps[k - 1] >> 63;
     }
     uint32_t key, body;
     if (r->straight) {
@@ -197,7 +225,7 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     } else {
         widen(wide, ends);
         key = key_of(l, wide);
-        const uint8_t *last = copy_stretches(l, w->o, copy, wide);
+        const uint8_t *last = at_once ? permute(r, w->o, starts, image, seps, end) : copy_stretches(l, w->o, copy, wide);
         while (last > w->o + key && !last[-1]) last--;
         body = (uint32_t)(last - w->o);
     }
@@ -205,8 +233,6 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     w->image[w->row] = (uint32_t)(w->o - w->begin);
     w->key[w->row] = key;
     w->body[w->row] = body;
-    w->starts[w->row].word[0] = r->straight ? seps[0] << 1 | 1 : 0;
-    for (int k = 1; k < lines; k++) w->starts[w->row].word[k] = seps[k] << 1 | seps[k - 1] >> 63;
     w->bad[w->row++] = 0;
     w->o[body] = 0;
     w->o += body + 1;
