@@ -1,7 +1,7 @@
 /* store/store_residual_vbmi2.c - residuals in registers, with AVX512 and VBMI2. The build gives this file its -m flags; it is
  * called only where they run.
  *
- * What store_residual.c does field by field is done for all fields of a row at once, as long as the row fits two registers:
+ * What store_residual.c does field by field is done for all fields of a row at once, as long as the row fits two registers, or one:
  *
  *   image     4 1 0 0 0 6 A S M - 1 7 2 2 0          starts: 0, 5, 12     ends: 4, 11, 14
  *   spread    4 1 0 0 0 . . .  | 6 A S M - 1 7 .  | 2 2 0 . . .           16 bytes a field, zeros behind it
@@ -68,6 +68,12 @@ INLINE bits bytes_of(bits starts, uint64_t which) {
     return (bits){(uint64_t)all, (uint64_t)(all >> 64)};
 }
 
+/* The same where all of them begin, and end, in one word. */
+INLINE uint64_t bytes_of_one(uint64_t starts, uint64_t which) {
+    uint64_t first = _pdep_u64(which, starts), last = _pdep_u64(which, starts >> 1);
+    return (last - first) | last;
+}
+
 /* Fields of more than 16 bytes that begin as those of the row before: which of them differ. */
 static __attribute__((noinline)) uint64_t differ_behind(uint64_t some, const uint8_t *p, const uint8_t *at, const uint8_t *was, const uint8_t *was_at) {
     uint64_t out = 0;
@@ -79,56 +85,81 @@ static __attribute__((noinline)) uint64_t differ_behind(uint64_t some, const uin
     return out;
 }
 
+typedef struct numbers {
+    __m512i place, behind, inside, field; /* of the bytes of both lines; in a field of 16, and that field's: 0 sixteen times, 1, 2, 3 */
+} numbers;
+
+typedef struct row_before {
+    __m512i spread[SLOTS / FIELDS];
+    const uint8_t *p;
+    uint8_t at[LINE]; /* where its fields begin */
+} row_before;
+
+/* two: it does not fit one register with its missing fields. */
+INLINE uint8_t *put_row(uint8_t *o, row_before *was, const numbers *k, uint32_t slots, uint32_t registers, const uint8_t *p, uint32_t n, bits starts,
+                        uint32_t fields, bool two) {
+    const uint64_t there = below(slots);
+    __m512i low = _mm512_maskz_loadu_epi8(below(n), p), high = _mm512_setzero_si512(), start = _mm512_maskz_compress_epi8(starts.low, k->place);
+    if (two) {
+        high = _mm512_maskz_loadu_epi8(below(n > LINE ? n - LINE : 0), p + (n > LINE ? LINE : 0));
+        start = _mm512_mask_expand_epi8(start, ~0ull << __builtin_popcountll(starts.low), _mm512_maskz_compress_epi8(starts.high, k->behind));
+    }
+    uint64_t halves = 0; /* two bits a field: its first and last 8 bytes differ */
+    for (uint32_t v = 0; v < registers; v++) {
+        __m512i which = _mm512_add_epi8(k->field, _mm512_set1_epi8((char)(FIELDS * v)));
+        __m512i from = _mm512_add_epi8(_mm512_permutexvar_epi8(which, start), k->inside);
+        __m512i spread = two ? _mm512_permutex2var_epi8(low, from, high) : _mm512_permutexvar_epi8(from, low);
+        __m512i length = _mm512_shuffle_epi8(spread, _mm512_setzero_si512());
+        spread = _mm512_maskz_mov_epi8(_mm512_cmple_epu8_mask(k->inside, length), spread);
+        halves |= (uint64_t)_mm512_cmpneq_epi64_mask(spread, was->spread[v]) << (8 * v);
+        was->spread[v] = spread;
+    }
+    __m512i lengths = two ? _mm512_permutex2var_epi8(low, start, high) : _mm512_permutexvar_epi8(start, low);
+    uint64_t differ = _pext_u64(halves | halves >> 1, 0x5555555555555555ull) & there, filled = _mm512_test_epi8_mask(lengths, lengths) & there;
+    uint64_t is_long = _mm512_cmpge_epu8_mask(lengths, _mm512_set1_epi8(FIELD)) & there & ~differ;
+    if (__builtin_expect(is_long != 0, 0)) {
+        uint8_t at[LINE];
+        _mm512_storeu_si512(at, start);
+        differ |= differ_behind(is_long, p, at, was->p, was->at);
+    }
+    _mm512_storeu_si512(was->at, start);
+    was->p = p;
+    bool usual = fields == (filled ? 64 - (uint32_t)__builtin_clzll(filled) : 0);
+    uint64_t mask = (~differ & there) << 1 | usual;
+    memcpy(o, &mask, sizeof mask);
+    o += slots / 8 + 1;
+    bits kept = two ? bytes_of(starts, differ) : (bits){bytes_of_one(starts.low, differ), 0};
+    _mm512_storeu_si512(o, _mm512_maskz_compress_epi8(kept.low, low));
+    o += __builtin_popcountll(kept.low);
+    if (two) {
+        _mm512_storeu_si512(o, _mm512_maskz_compress_epi8(kept.high, high));
+        o += __builtin_popcountll(kept.high);
+    }
+    if (usual) return o;
+    const uint8_t shape[3] = {(uint8_t)fields, 1, 0}; /* nulls: one byte, 0 */
+    memcpy(o, shape, sizeof shape);
+    return o + sizeof shape;
+}
+
 INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_t count, const uint8_t *images, const uint32_t *image_off,
                          const uint32_t *body, const bsi_row_starts *known) {
     static const uint8_t number[LINE] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
                                          22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
                                          44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
-    const __m512i place = _mm512_loadu_si512(number), behind = _mm512_add_epi8(place, _mm512_set1_epi8(LINE));
-    const __m512i inside = _mm512_and_si512(place, _mm512_set1_epi8(FIELD - 1));
-    const __m512i field = _mm512_and_si512(_mm512_srli_epi16(place, 4), _mm512_set1_epi8(FIELDS - 1)); /* 0 sixteen times, 1, 2, 3 */
-    const uint64_t there = below(slots);
-    __m512i before[SLOTS / FIELDS];
-    uint8_t at[2][LINE];
-    const uint8_t *was = images;
-    for (uint32_t v = 0; v < registers; v++) before[v] = _mm512_setzero_si512();
+    const __m512i place = _mm512_loadu_si512(number);
+    const numbers k = {place, _mm512_add_epi8(place, _mm512_set1_epi8(LINE)), _mm512_and_si512(place, _mm512_set1_epi8(FIELD - 1)),
+                       _mm512_and_si512(_mm512_srli_epi16(place, 4), _mm512_set1_epi8(FIELDS - 1))};
+    row_before was;
+    for (uint32_t v = 0; v < registers; v++) was.spread[v] = _mm512_setzero_si512();
+    was.p = images;
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *p = images + image_off[i];
         uint32_t n = body[i], fields;
         bits starts;
         if (__builtin_expect(n >= ROW || image_off[i + 1] - image_off[i] != n + 1 || p[n], 0)) return NULL;
         if (__builtin_expect(!find_starts(&starts, &fields, known ? known + i : NULL, p, n, slots), 0)) return NULL;
-        __m512i low = _mm512_maskz_loadu_epi8(below(n), p), high = _mm512_maskz_loadu_epi8(below(n > LINE ? n - LINE : 0), p + (n > LINE ? LINE : 0));
-        __m512i start = _mm512_mask_expand_epi8(_mm512_maskz_compress_epi8(starts.low, place), ~0ull << __builtin_popcountll(starts.low),
-                                                _mm512_maskz_compress_epi8(starts.high, behind));
-        uint64_t halves = 0; /* two bits a field: its first and last 8 bytes differ */
-        for (uint32_t v = 0; v < registers; v++) {
-            __m512i which = _mm512_add_epi8(field, _mm512_set1_epi8((char)(FIELDS * v)));
-            __m512i spread = _mm512_permutex2var_epi8(low, _mm512_add_epi8(_mm512_permutexvar_epi8(which, start), inside), high);
-            __m512i length = _mm512_shuffle_epi8(spread, _mm512_setzero_si512());
-            spread = _mm512_maskz_mov_epi8(_mm512_cmple_epu8_mask(inside, length), spread);
-            halves |= (uint64_t)_mm512_cmpneq_epi64_mask(spread, before[v]) << (8 * v);
-            before[v] = spread;
-        }
-        __m512i lengths = _mm512_permutex2var_epi8(low, start, high);
-        uint64_t differ = _pext_u64(halves | halves >> 1, 0x5555555555555555ull) & there, filled = _mm512_test_epi8_mask(lengths, lengths) & there;
-        uint64_t is_long = _mm512_cmpge_epu8_mask(lengths, _mm512_set1_epi8(FIELD)) & there & ~differ;
-        _mm512_storeu_si512(at[i & 1], start);
-        if (__builtin_expect(is_long != 0, 0)) differ |= differ_behind(is_long, p, at[i & 1], was, at[~i & 1]);
-        was = p;
-        bool usual = fields == (filled ? 64 - (uint32_t)__builtin_clzll(filled) : 0);
-        uint64_t mask = (~differ & there) << 1 | usual;
-        memcpy(o, &mask, sizeof mask);
-        o += slots / 8 + 1;
-        bits kept = bytes_of(starts, differ);
-        _mm512_storeu_si512(o, _mm512_maskz_compress_epi8(kept.low, low));
-        o += __builtin_popcountll(kept.low);
-        _mm512_storeu_si512(o, _mm512_maskz_compress_epi8(kept.high, high));
-        o += __builtin_popcountll(kept.high);
-        if (usual) continue;
-        const uint8_t shape[3] = {(uint8_t)fields, 1, 0}; /* nulls: one byte, 0 */
-        memcpy(o, shape, sizeof shape);
-        o += sizeof shape;
+        if (starts.high) o = put_row(o, &was, &k, slots, registers, p, n, starts, fields, true);
+        else o = put_row(o, &was, &k, slots, registers, p, n, starts, fields, false);
     }
     return o;
 }
