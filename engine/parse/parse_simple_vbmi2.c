@@ -184,7 +184,7 @@ INLINE uint8_t *permute(const reader *r, uint8_t *o, bsi_row_starts *starts, con
 INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], const uint64_t text[LINES], size_t stop,
                  uint32_t *high) {
     const bsi_layout *l = r->l;
-    uint64_t seps[LINES], bad = 0;
+    uint64_t seps[LINES] = {0}, bad = 0;
     uint32_t fields[LINES + 1];
     __m512i ends = _mm512_setzero_si512();
     fields[0] = *high = 0;
@@ -207,10 +207,10 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
     _mm512_storeu_si512(end, ends);
     if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return false;
     bsi_row_starts *starts = &w->starts[w->row];
-    __m512i image[LINES]; /* of all columns, but for the first byte */
+    __m512i image[LINES] = {0}; /* of all columns, but for the first byte */
     for (int k = 0; k < lines; k++)
         image[k] = _mm512_mask_expand_epi8(c[k], seps[k], k ? _mm512_maskz_compress_epi8(~0ull << fields[k], length) : length);
-    bool at_once = !r->straight && lines == 2 && stop < 2 * LINE - 1;
+    bool at_once = !r->straight && lines <= 2 && stop < 2 * LINE - 1;
     uint8_t *to = r->straight ? w->o : copy;
     if (!at_once) {
         *to = (uint8_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(ends));
@@ -243,14 +243,18 @@ INLINE bool bare(const reader *r, writer *w, int lines, const __m512i c[LINES], 
 INLINE size_t record_bare(const reader *r, writer *w, const uint8_t *p, size_t n, uint32_t *high) {
     __m512i c[LINES];
     uint64_t text[LINES], feed[LINES];
-    for (int k = 0; k < 2; k++) {
-        c[k] = load(p, (size_t)k * LINE, n);
-        feed[k] = _mm512_cmpeq_epi8_mask(c[k], r->feed);
-    }
+    c[0] = load(p, 0, n);
+    feed[0] = _mm512_cmpeq_epi8_mask(c[0], r->feed);
     text[0] = below(feed[0]);
-    text[1] = feed[0] ? 0 : below(feed[1]);
-    if (__builtin_expect((feed[0] | feed[1]) != 0, 1)) {
-        size_t stop = (size_t)(feed[0] ? __builtin_ctzll(feed[0]) : LINE + __builtin_ctzll(feed[1]));
+    if (feed[0]) {
+        size_t stop = (size_t)__builtin_ctzll(feed[0]);
+        return bare(r, w, 1, c, text, stop, high) ? stop + 1 : 0;
+    }
+    c[1] = load(p, LINE, n);
+    feed[1] = _mm512_cmpeq_epi8_mask(c[1], r->feed);
+    text[1] = below(feed[1]);
+    if (__builtin_expect(feed[1] != 0, 1)) {
+        size_t stop = LINE + (size_t)__builtin_ctzll(feed[1]);
         return bare(r, w, 2, c, text, stop, high) ? stop + 1 : 0;
     }
     c[2] = load(p, 2 * LINE, n);
