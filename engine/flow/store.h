@@ -178,6 +178,10 @@ bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bo
 /** The same, but only the first `front` rows must be there, and those that a patch replaces: a row is made from the one before, so those
  *  behind cost as much again. Images of others may have length 0. */
 bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err);
+/** What of it is not in rows that are at hand: *unlike, bit i: row i has another image, which is there; of the others none need be. now: at most 64 rows of
+ *  `slots` slots. If the block has another count of rows, or of slots, nothing but these two is told. */
+bomsync_status bsi_store_unlike(bsi_block_data *out, uint64_t *unlike, bsi_store *s, bsi_ref ref, uint32_t slots, const bsi_rows *now,
+                                bomsync_error *err);
 void bsi_block_data_free(bsi_block_data *d);
 
 /** Blocks are added by many threads: each has its own bsi_block_writer. Refs are good at once for this run's lists, and
@@ -203,7 +207,8 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
 typedef struct bsi_block_match {
     uint64_t changed;             /* bit i: row i has other values */
     uint64_t written;             /* rows whose hashes bsi_block_writer_amend wants, if any changed */
-    const bsi_block_data *old;    /* good until the writer is used for another block */
+    uint64_t unlike;              /* rows with another image: those that changed, and those whose nulls are empty texts now, or the other way round */
+    const bsi_block_data *old;    /* of these rows; good until the writer is used for another block */
 } bsi_block_match;
 bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref base, const bsi_rows *now);
 /** bsi_block_writer_patch of the block that was matched last, with the rows that changed (at least one). now: the rows of the match, with kh and rh of those

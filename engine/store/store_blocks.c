@@ -85,6 +85,7 @@ struct bsi_block_writer {
     uint32_t base_slots;   /* its slots */
     bsi_ref read;          /* what data holds: the rows that a patch is made of, if read_whole all */
     bool read_whole;
+    bsi_ref matched;       /* what bsi_block_writer_match was asked about last */
     bsi_block_data data;
     bsi_buf enc;
     uint32_t *row, *off, *body;
@@ -466,27 +467,22 @@ static bomsync_status read_base(bsi_block_writer *w, bsi_ref base, uint32_t reco
 }
 
 /* Its directory, and the block: of a few blocks here and there the hashes are as far away again, and hashes say no more than the rows do. */
-static bool reads_as_now(bsi_block_writer *w, bsi_ref base, uint32_t records) {
-    const bsi_block_data *d = &w->data;
-    patch_room(w);
-    w->read = BSI_REF_NONE;
-    if (bsi_store_data(&w->data, w->s, base, NULL)) return false;
-    w->read = base;
-    w->read_whole = true;
-    return d->count == records && d->slot_count == w->slot_count;
-}
-
 bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref base, const bsi_rows *now) {
     const bsi_block_data *d = &w->data;
     *out = (bsi_block_match){.old = d};
-    if (!now->count || now->count > 64 || now->bad_count || !reads_as_now(w, base, now->count)) return false;
-    for (uint32_t i = 0; i < now->count; i++) {
+    if (!now->count || now->count > 64 || now->bad_count) return false;
+    patch_room(w);
+    w->read = BSI_REF_NONE;
+    if (bsi_store_unlike(&w->data, &out->unlike, w->s, base, w->slot_count, now, NULL)) return false;
+    if (d->count != now->count || d->slot_count != w->slot_count) return false;
+    for (uint64_t left = out->unlike; left; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(left), body = now->body[i], key = now->key[i];
         const uint8_t *p = now->enc.data + now->image[i], *q = d->raw.data + d->image[i];
-        uint32_t body = now->body[i], key = now->key[i];
         if (body == d->body[i] && memcmp(p, q, body) == 0) continue;
         if (d->body[i] < key || memcmp(p, q, key) != 0) return false;
         out->changed |= 1ull << i;
     }
+    w->matched = base;
     uint64_t patched = out->changed | d->replaced, all = UINT64_MAX >> (64 - now->count);
     out->written = (uint32_t)__builtin_popcountll(patched) <= now->count / 4 ? patched : all;
     return true;
@@ -504,14 +500,18 @@ bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const b
             const rows_of p = {1, one, enc, image + changed, body + changed, &now->kh[row], &now->rh[row]};
             take_new(w, n, &p, 0);
             changed++;
-        } else {
+        } else if (m->unlike >> row & 1) {
             take_old(w, n, row, now->kh[row], now->rh[row]);
+        } else {
+            const uint32_t one[] = {row};
+            const rows_of p = {1, one, now->enc.data, now->image + row, now->body + row, &now->kh[row], &now->rh[row]};
+            take_new(w, n, &p, 0);
         }
     }
     w->off[n] = (uint32_t)w->enc.len;
     if (n == d->count) return bsi_block_writer_add(out, w, n, w->enc.data, w->off, w->body, w->kh, w->rh, err);
     const rows_of p = {n, w->row, w->enc.data, w->off, w->body, w->kh, w->rh};
-    return add_patch(out, w, d->below == BSI_REF_NONE ? w->read : d->below, d->count, &p, err);
+    return add_patch(out, w, d->below == BSI_REF_NONE ? w->matched : d->below, d->count, &p, err);
 }
 
 bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref base, uint32_t count, const uint32_t *row,

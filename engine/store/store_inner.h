@@ -151,9 +151,14 @@ bool bsi_residual_put(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_
 bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
                              const bsi_row_starts *starts);
 uint8_t *bsi_residual_rows_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
-                                 const bsi_row_starts *starts); /* where they end; NULL: not that simple. 64 bytes past the end may be written */
+                                 const bsi_row_starts *starts, uint32_t *ends); /* where they end; NULL: not that simple. 64 bytes past the end may be
+                                                                                   written. ends: offset behind each row; or NULL */
 uint8_t *bsi_residual_long_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
-                                 const bsi_row_starts *starts); /* the same for longer rows */
+                                 const bsi_row_starts *starts, uint32_t *ends); /* the same for longer rows */
+/** Rows that are not those of a residual: *unlike, bit i: row i, whose image is in out at image[i], as bsi_residual_get gives it; of the others nothing is
+ *  there. now: at most 64 rows. made: memory for this. False: not told this way: bsi_residual_get tells. */
+bool bsi_residual_unlike(bsi_buf *out, uint32_t *image, uint32_t *body, uint64_t *unlike, bsi_buf *made, uint32_t slots, const bsi_rows *now,
+                         const uint8_t *p, const uint8_t *end);
 /** The row images again, in out (used anew) at image[i]. p may be read BSI_RESIDUAL_MARGIN bytes past end. */
 bool bsi_residual_get(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t slots, uint32_t count, const uint8_t *p, const uint8_t *end);
 /** The first `front` of count rows, since each is made from the one before; those behind them have images of length 0. */

@@ -302,6 +302,7 @@ typedef struct decoder {
     unpacked part[2];
     int last;
     bsi_buf residual, merged;
+    bsi_buf made; /* the residual that rows would have now */
 } decoder;
 
 static decoder *get_decoder(bsi_block_data *d) {
@@ -491,6 +492,43 @@ bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, u
     return bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
 }
 
+static uint64_t rows_unlike(const bsi_block_data *d, const bsi_rows *now) {
+    uint64_t unlike = 0;
+    for (uint32_t i = 0; i < now->count; i++) {
+        uint32_t n = now->image[i + 1] - now->image[i];
+        bool same = n == d->image[i + 1] - d->image[i] && now->body[i] == d->body[i] &&
+                    memcmp(now->enc.data + now->image[i], d->raw.data + d->image[i], n) == 0;
+        unlike |= (uint64_t)!same << i;
+    }
+    return unlike;
+}
+
+bomsync_status bsi_store_unlike(bsi_block_data *out, uint64_t *unlike, bsi_store *s, bsi_ref ref, uint32_t slots, const bsi_rows *now,
+                                bomsync_error *err) {
+    decoder *c = get_decoder(out);
+    unpacked *u;
+    const bsi_block_place *b;
+    *unlike = 0;
+    out->count = 0;
+    bomsync_status st = find_block(&u, &b, c, s, ref, err);
+    if (st) return st;
+    out->count = b->records;
+    out->slot_count = u->segment.slot_count;
+    out->below = BSI_REF_NONE;
+    out->replaced = 0;
+    if (out->count != now->count || out->slot_count != slots) return BOMSYNC_OK;
+    data_room(out, out->count);
+    const uint8_t *p = c->residual.data;
+    bool told = u->segment.symbols && !is_patch(u, b) &&
+                bsi_residual_unlike(&u->raw, out->image, out->body, unlike, &c->made, slots, now, p, p + c->residual.len);
+    out->raw = u->raw;
+    if (told) return BOMSYNC_OK;
+    if (is_patch(u, b)) st = patched_data(out, c, s, u, b, ref, UINT32_MAX, err);
+    else if (!find_images(out, c, u, b, UINT32_MAX)) st = bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
+    *unlike = st ? 0 : rows_unlike(out, now);
+    return st;
+}
+
 void bsi_block_data_free(bsi_block_data *d) {
     decoder *c = d->dctx;
     if (c) {
@@ -499,6 +537,7 @@ void bsi_block_data_free(bsi_block_data *d) {
         bsi_buf_free(&c->part[1].raw);
         bsi_buf_free(&c->residual);
         bsi_buf_free(&c->merged);
+        bsi_buf_free(&c->made);
     }
     free(c);
     free(d->image);

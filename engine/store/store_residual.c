@@ -169,20 +169,26 @@ static atomic_int chosen = -1; /* of core/cpu.h */
 
 void bsi_store_use_isa(int isa) { atomic_store(&chosen, bsi_cpu_within(isa)); }
 
-bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
-                             const bsi_row_starts *starts) {
+/* NULL: not on this machine, or not that simple. */
+static const uint8_t *put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                                 const bsi_row_starts *starts, uint32_t *ends) {
 #if defined(__x86_64__)
     int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
     if (isa < 0) atomic_store(&chosen, isa = bsi_cpu_best());
-    if (isa != BSI_CPU_VBMI2) return false;
+    if (isa != BSI_CPU_VBMI2) return NULL;
     make_room(out, slots, count, image_off);
-    const uint8_t *end = bsi_residual_rows_vbmi2(out->data + out->len, slots, count, images, image_off, body, starts);
+    return bsi_residual_rows_vbmi2(out->data + out->len, slots, count, images, image_off, body, starts, ends);
+#else
+    (void)out, (void)slots, (void)count, (void)images, (void)image_off, (void)body, (void)starts, (void)ends;
+    return NULL;
+#endif
+}
+
+bool bsi_residual_put_simple(bsi_buf *out, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
+                             const bsi_row_starts *starts) {
+    const uint8_t *end = put_simple(out, slots, count, images, image_off, body, starts, NULL);
     if (end) out->len = (size_t)(end - out->data);
     return end != NULL;
-#else
-    (void)out, (void)slots, (void)count, (void)images, (void)image_off, (void)body, (void)starts;
-    return false;
-#endif
 }
 
 /* ---- reading ---- */
@@ -295,4 +301,72 @@ bool bsi_residual_front(bsi_buf *out, uint32_t *image, uint32_t *body, uint32_t 
         body[i] = 0;
     }
     return true;
+}
+
+/* ---- reading what differs ----
+ *
+ *   residual of a block   | r0 | r1 | r2 | r3 | r4 |
+ *   of the rows now       | r0 | r1 | x2 | y3 | r4 |     x2 has other values; y3 says other things since it follows x2
+ *
+ * What stands there is a function of a row and the one before. So while both are the same, rows are the same and need not be made. r2
+ * is made from the row before it, which is that of now; and the rows behind it until one is as it is now. */
+
+/* The rows from i on follow row i - 1 of now. */
+static bool follow(rebuild *r, const bsi_rows *now, uint32_t i) {
+    memset(r->field, 0, r->slots * sizeof *r->field);
+    r->nulls = 0;
+    r->null_bytes = 1;
+    r->row_bytes = r->slots;
+    if (!i) return true;
+    const uint8_t *p = now->enc.data + now->image[i - 1];
+    uint32_t bytes = now->image[i] - now->image[i - 1], body = now->body[i - 1], n = 0, start = (uint32_t)r->out->len;
+    if (start + (uint64_t)bytes > UINT32_MAX / 2) return false;
+    bsi_buf_add(r->out, p, bytes);
+    for (uint32_t at = 0; at < body && n < r->slots; n++) {
+        size_t field = long_field(p + at, p + body);
+        if (!field) return false;
+        r->field[n] = start + at;
+        at += (uint32_t)field;
+    }
+    r->nulls = start + body;
+    r->null_bytes = bytes - body;
+    r->row_bytes = bytes;
+    return true;
+}
+
+static bool is_now(const rebuild *r, uint32_t image, uint32_t body, const bsi_rows *now, uint32_t i) {
+    uint32_t bytes = now->image[i + 1] - now->image[i];
+    return r->out->len - image == bytes && body == now->body[i] && memcmp(r->out->data + image, now->enc.data + now->image[i], bytes) == 0;
+}
+
+bool bsi_residual_unlike(bsi_buf *out, uint32_t *image, uint32_t *body, uint64_t *unlike, bsi_buf *made, uint32_t slots, const bsi_rows *now,
+                         const uint8_t *p, const uint8_t *end) {
+    enum { MOST = 64 };
+    uint32_t ends[MOST], count = now->count;
+    made->len = 0;
+    if (!count || count > MOST || slots > BSI_RESIDUAL_SLOTS) return false;
+    if (!put_simple(made, slots, count, now->enc.data, now->image, now->body, now->starts, ends)) return false;
+    rebuild r = {.out = out, .p = p, .end = end, .slots = slots};
+    *unlike = 0;
+    out->len = 0;
+    bsi_buf_add(out, empty, AT_ONCE);
+    for (uint32_t i = 0; i < count;) {
+        uint32_t from = i ? ends[i - 1] : 0, n = ends[i] - from;
+        image[i] = (uint32_t)out->len;
+        body[i] = now->body[i];
+        if ((size_t)(end - r.p) >= n && memcmp(r.p, made->data + from, n) == 0) {
+            r.p += n;
+            i++;
+            continue;
+        }
+        if (!follow(&r, now, i)) return false;
+        for (bool same = false; i < count && !same; i++) {
+            image[i] = (uint32_t)out->len;
+            if (!get_row(&r, &body[i])) return false;
+            same = is_now(&r, image[i], body[i], now, i);
+            *unlike |= (uint64_t)!same << i;
+        }
+    }
+    image[count] = (uint32_t)out->len;
+    return (size_t)(r.end - r.p) < BSI_RESIDUAL_TAIL;
 }

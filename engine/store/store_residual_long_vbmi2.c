@@ -115,13 +115,13 @@ INLINE uint8_t *put_kept(uint8_t *o, const row *r, uint64_t which) {
 }
 
 INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_t count, const uint8_t *images, const uint32_t *image_off,
-                         const uint32_t *body, const bsi_row_starts *known) {
+                         const uint32_t *body, const bsi_row_starts *known, uint32_t *ends) {
     static const uint8_t number[LINE] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
                                          22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
                                          44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
     const __m512i place = _mm512_loadu_si512(number), inside = _mm512_and_si512(place, _mm512_set1_epi8(FIELD - 1));
     const uint64_t there = below(slots), even = 0x5555555555555555ull;
-    const uint8_t *end = images + image_off[count];
+    const uint8_t *end = images + image_off[count], *first = o;
     __m512i before[SLOTS / FIELDS];
     row rows[2];
     uint8_t copy[ROW + FIELD];
@@ -154,18 +154,20 @@ INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_
         uint64_t mask = (~differ & there) << 1 | usual;
         memcpy(o, &mask, sizeof mask);
         o = put_kept(o + slots / 8 + 1, r, differ);
-        if (usual) continue;
         const uint8_t shape[3] = {(uint8_t)r->fields, 1, 0}; /* nulls: one byte, 0 */
-        memcpy(o, shape, sizeof shape);
-        o += sizeof shape;
+        if (!usual) {
+            memcpy(o, shape, sizeof shape);
+            o += sizeof shape;
+        }
+        if (ends) ends[i] = (uint32_t)(o - first);
     }
     return o;
 }
 
 uint8_t *bsi_residual_long_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
-                                 const bsi_row_starts *known) {
-    if (slots <= SLOTS / 2) return put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known);
-    return slots <= SLOTS ? put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known) : NULL;
+                                 const bsi_row_starts *known, uint32_t *ends) {
+    if (slots <= SLOTS / 2) return put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known, ends);
+    return slots <= SLOTS ? put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known, ends) : NULL;
 }
 
 #else

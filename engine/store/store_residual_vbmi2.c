@@ -142,7 +142,7 @@ INLINE uint8_t *put_row(uint8_t *o, row_before *was, const numbers *k, uint32_t 
 }
 
 INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_t count, const uint8_t *images, const uint32_t *image_off,
-                         const uint32_t *body, const bsi_row_starts *known) {
+                         const uint32_t *body, const bsi_row_starts *known, uint32_t *ends) {
     static const uint8_t number[LINE] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
                                          22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
                                          44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
@@ -150,6 +150,7 @@ INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_
     const numbers k = {place, _mm512_add_epi8(place, _mm512_set1_epi8(LINE)), _mm512_and_si512(place, _mm512_set1_epi8(FIELD - 1)),
                        _mm512_and_si512(_mm512_srli_epi16(place, 4), _mm512_set1_epi8(FIELDS - 1))};
     row_before was;
+    const uint8_t *first = o;
     for (uint32_t v = 0; v < registers; v++) was.spread[v] = _mm512_setzero_si512();
     was.p = images;
     for (uint32_t i = 0; i < count; i++) {
@@ -160,18 +161,19 @@ INLINE uint8_t *put_rows(uint8_t *o, uint32_t slots, uint32_t registers, uint32_
         if (__builtin_expect(!find_starts(&starts, &fields, known ? known + i : NULL, p, n, slots), 0)) return NULL;
         if (starts.high) o = put_row(o, &was, &k, slots, registers, p, n, starts, fields, true);
         else o = put_row(o, &was, &k, slots, registers, p, n, starts, fields, false);
+        if (ends) ends[i] = (uint32_t)(o - first);
     }
     return o;
 }
 
 uint8_t *bsi_residual_rows_vbmi2(uint8_t *o, uint32_t slots, uint32_t count, const uint8_t *images, const uint32_t *image_off, const uint32_t *body,
-                                 const bsi_row_starts *known) {
+                                 const bsi_row_starts *known, uint32_t *ends) {
     uint32_t longest = 0;
     uint8_t *end = NULL;
     for (uint32_t i = 0; i < count; i++) longest = BSI_MAX(longest, body[i]);
-    if (longest < ROW && slots <= SLOTS / 2) end = put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known);
-    else if (longest < ROW && slots <= SLOTS) end = put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known);
-    return end || longest + slots < ROW ? end : bsi_residual_long_vbmi2(o, slots, count, images, image_off, body, known);
+    if (longest < ROW && slots <= SLOTS / 2) end = put_rows(o, slots, SLOTS / FIELDS / 2, count, images, image_off, body, known, ends);
+    else if (longest < ROW && slots <= SLOTS) end = put_rows(o, slots, SLOTS / FIELDS, count, images, image_off, body, known, ends);
+    return end || longest + slots < ROW ? end : bsi_residual_long_vbmi2(o, slots, count, images, image_off, body, known, ends);
 }
 
 #else

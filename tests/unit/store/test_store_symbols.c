@@ -248,6 +248,84 @@ Test(store_symbols, what_is_no_row_of_so_many_slots_is_not_taken) {
     bsi_buf_free(&out);
 }
 
+/* Rows of `from`, some of them others: those of `other`, or with a byte changed. */
+static void make_other(table *to, const table *from, const table *other, uint64_t *seed) {
+    *to = (table){.slots = from->slots, .count = from->count};
+    for (uint32_t i = 0; i < from->count; i++) {
+        uint64_t how = fx_random(seed) % 8;
+        const table *t = how == 0 && i < other->count ? other : from;
+        to->off[i] = (uint32_t)to->images.len;
+        to->body[i] = t->body[i];
+        bsi_buf_add(&to->images, t->images.data + t->off[i], t->off[i + 1] - t->off[i]);
+        uint8_t *row = to->images.data + to->off[i];
+        if (how == 1 && to->body[i] > 1 && row[0]) row[1] ^= 1; /* a text, not a length */
+    }
+    to->off[to->count] = (uint32_t)to->images.len;
+}
+
+static bool same_row(const table *a, const table *b, uint32_t i) {
+    uint32_t n = a->off[i + 1] - a->off[i];
+    return a->body[i] == b->body[i] && n == b->off[i + 1] - b->off[i] && memcmp(a->images.data + a->off[i], b->images.data + b->off[i], n) == 0;
+}
+
+/* What is told of rows that differ is what reading all of them tells. */
+static size_t unlike_as_read(const table *old, const table *now, const bsi_buf *residual) {
+    bsi_buf out = {0}, made = {0};
+    uint32_t image[S_ROWS + 1], body[S_ROWS];
+    uint64_t unlike;
+    table copy = *now;
+    bsi_rows rows = {.count = now->count, .image = copy.off, .body = copy.body, .enc = now->images};
+    bool told = bsi_residual_unlike(&out, image, body, &unlike, &made, now->slots, &rows, residual->data, residual->data + residual->len);
+    for (uint32_t i = 0; told && i < now->count; i++) {
+        cr_assert(eq(int, (int)(unlike >> i & 1), !same_row(old, now, i)));
+        if (!(unlike >> i & 1)) continue;
+        cr_assert(eq(u32, image[i + 1] - image[i], old->off[i + 1] - old->off[i]));
+        cr_assert(eq(u32, body[i], old->body[i]));
+        cr_assert(zero(int, memcmp(out.data + image[i], old->images.data + old->off[i], old->off[i + 1] - old->off[i])));
+    }
+    bsi_buf_free(&out);
+    bsi_buf_free(&made);
+    return told;
+}
+
+Test(store_symbols, rows_that_differ_are_told_from_the_residual) {
+    uint64_t seed = 23;
+    size_t told = 0;
+    bsi_buf residual = {0};
+    for (int round = 0; round < 6000; round++) {
+        table old = {0}, other = {0}, now;
+        uint32_t slots = some_slots(&seed);
+        make_short(&old, &seed, slots);
+        make_short(&other, &seed, slots);
+        make_other(&now, &old, &other, &seed);
+        cr_assert(residual_of(&residual, &old));
+        told += unlike_as_read(&old, &now, &residual);
+        for (int flips = 0; flips < 4 && residual.len; flips++) { /* it says anything, and stays inside */
+            bsi_buf out = {0}, made = {0};
+            uint32_t image[S_ROWS + 1], body[S_ROWS];
+            uint64_t unlike;
+            bsi_rows rows = {.count = now.count, .image = now.off, .body = now.body, .enc = now.images};
+            residual.data[fx_random(&seed) % residual.len] ^= (uint8_t)(1u << fx_random(&seed) % 8);
+            bsi_residual_unlike(&out, image, body, &unlike, &made, slots, &rows, residual.data, residual.data + residual.len);
+            bsi_buf_free(&out);
+            bsi_buf_free(&made);
+        }
+        bsi_buf_free(&old.images);
+        bsi_buf_free(&other.images);
+        bsi_buf_free(&now.images);
+    }
+    bsi_buf_free(&residual);
+    cr_assert(told > 1000 || bsi_cpu_best() != BSI_CPU_VBMI2);
+    bsi_store_use_isa(BSI_CPU_AVX2);
+    table one = {.slots = 1, .count = 1, .off = {0, 3}, .body = {2}};
+    bsi_buf_add(&one.images, "\1a", 3);
+    cr_assert(residual_of(&residual, &one));
+    cr_assert(zero(sz, unlike_as_read(&one, &one, &residual)), "these registers are not there");
+    bsi_store_use_isa(bsi_cpu_best());
+    bsi_buf_free(&one.images);
+    bsi_buf_free(&residual);
+}
+
 /* A sample of residuals, and the dictionary that it teaches. */
 static bsi_symbols *learned(uint64_t *seed, uint32_t slots, uint32_t kinds, size_t bytes) {
     table t = {0};
