@@ -451,4 +451,8 @@ bomsync_status bsi_segment_dictionary(uint64_t *out, bsi_store *s, uint64_t id, 
 bomsync_status bsi_segment_slots(uint32_t *out, bsi_store *s, uint64_t id, bomsync_error *err); /* without going through its directory */
 uint32_t bsi_segment_records(const bsi_segment *g, uint32_t block);
 
+/* ---- compaction (store_compact.c) ---- */
+/** The feed's last state with its patches made whole, where that is worth it: written, listed and committed. oldest: no older generation stays. For gc. */
+bomsync_status bsi_store_compact(bsi_store *s, const char *feed, int64_t oldest, bomsync_error *err);
+
 #endif

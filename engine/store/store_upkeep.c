@@ -593,14 +593,27 @@ static bomsync_status sweep_outbox(gc *c, bomsync_error *err) {
     return st;
 }
 
+static bomsync_status compact_all(bsi_store *s, int64_t oldest, bomsync_error *err) {
+    char **names;
+    size_t count;
+    bomsync_status st = bsi_store_feeds(&names, &count, s, err);
+    for (size_t i = 0; i < count; i++) {
+        if (!st) st = bsi_store_compact(s, names[i], oldest, err);
+        free(names[i]);
+    }
+    free(names);
+    return st;
+}
+
 bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err) {
     if (s->mode != BSI_STORE_GC) return bsi_fail(err, BOMSYNC_E_USAGE, "the store is not open for gc");
     if (keep < 1) return bsi_fail(err, BOMSYNC_E_USAGE, "gc must keep at least 1 generation, not %lld", (long long)keep);
     int64_t newest = (int64_t)s->counters.generation;
     gc c = {.s = s, .oldest = BSI_MAX(newest - BSI_MIN(keep, newest) + 1, (int64_t)1)};
-    c.segment = bsi_calloc((size_t)(s->counters.segment / 8 + 1), 1);
     ids generations = {0};
     bomsync_status st = bsi_shards_flush(s, err);
+    if (!st) st = compact_all(s, c.oldest, err);
+    c.segment = bsi_calloc((size_t)(s->counters.segment / 8 + 1), 1);
     if (!st) st = mark(&c, &generations, err);
     if (!st) st = sweep_root(&c, &generations, err);
     if (!st) st = bsi_env_renew(&s->root, err);

@@ -1,6 +1,7 @@
 /* Patches: a block with some rows replaced reads as if it had been written whole, in every way there is to read it. */
 #include <fcntl.h>
 
+#include "core/vast.h"
 #include "store_fixture.h"
 
 TestSuite(store_patch, .init = fx_init, .fini = fx_fini, .timeout = 300);
@@ -88,7 +89,7 @@ static bomsync_status publish(bsi_store *s, bomsync_error *err) {
     uint32_t order[] = {0, 1, 2};
     bsi_generation *before = NULL;
     int64_t n = bsi_store_generation(s);
-    bsi_feed f = {.name = (char *)"p", .slots = {names, P_SLOTS, 1, -1, order}, .records = P_BLOCKS * P_ROWS};
+    bsi_feed f = {.name = (char *)"p", .slots = {names, P_SLOTS, 1, -1, order}, .records = P_BLOCKS * P_ROWS, .dictionary = p.dictionary};
     bsi_generation g = {.number = n + 1, .base = n, .feed = f.name, .kind = f.name, .totals = {.records = P_BLOCKS * P_ROWS}, .slot_count = P_SLOTS};
     memset(g.digest, (int)(n + 1), 32);
     bomsync_status st = bsi_store_generation_get(&before, s, n, err);
@@ -366,8 +367,7 @@ static void gc_keeps_what_patches_stand_on(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     uint64_t seed = 11;
     first();
-    next(0, 1, 1, &seed); /* every block a patch: no list names the first segments any more */
-    for (int i = 0; i < 6; i++) next(0, 2, 1, &seed);
+    for (int i = 0; i < 6; i++) next(0, 5, 1, &seed); /* too few patches to be made whole */
     bsi_store *s = fx_open(BSI_STORE_GC);
     bsi_store_figures before, after;
     FX_OK(bsi_store_figures_get(&before, s, &err), err);
@@ -384,6 +384,50 @@ Test(store_patch, gc_keeps_what_patches_stand_on) { gc_keeps_what_patches_stand_
 Test(store_patch, coded_gc_keeps_what_patches_stand_on) {
     p.coded = true;
     gc_keeps_what_patches_stand_on();
+}
+
+/* The refs of the newest state: gc may have written its blocks again. */
+static void reload(bsi_store *s) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_generation *g;
+    bsi_ref *ref;
+    size_t n;
+    FX_OK(bsi_store_generation_of_feed(&g, s, "p", INT64_MAX, &err), err);
+    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
+    cr_assert(eq(sz, n, P_BLOCKS));
+    memcpy(p.ref, ref, sizeof p.ref);
+    bsi_vast_free(ref);
+    bsi_generation_free(g);
+}
+
+static void gc_makes_many_patches_whole(void) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    uint64_t seed = 12;
+    first();
+    next(0, 1, 1, &seed);
+    for (int i = 0; i < 6; i++) next(0, 2, 1, &seed);
+    for (int64_t keep = 3; keep >= 1; keep -= 2) { /* with what an older generation needs, and without */
+        bsi_store *s = fx_open(BSI_STORE_GC);
+        FX_OK(bsi_store_gc(s, keep, &err), err);
+        reload(s);
+        for (size_t b = 0; b < P_BLOCKS; b++) cr_assert(not(is_patch(s, p.ref[b])));
+        cr_assert(zero(int, compare_all(s, &err)), "%s", err.message);
+        bsi_store_close(s);
+        cr_assert(zero(int, judge()));
+        if (keep == 3) for (int i = 0; i < 2; i++) next(0, 2, 1, &seed);
+    }
+    bsi_store *s = fx_open(BSI_STORE_READ);
+    bsi_store_figures f;
+    FX_OK(bsi_store_figures_get(&f, s, &err), err);
+    cr_assert(le(u64, f.segments, P_BLOCKS / BSI_SEGMENT_BLOCKS + 1 + (uint64_t)bsi_usable_cores()));
+    bsi_store_close(s);
+    next(0, 3, 2, &seed);
+    cr_assert(zero(int, judge()));
+}
+Test(store_patch, gc_makes_many_patches_whole) { gc_makes_many_patches_whole(); }
+Test(store_patch, coded_gc_makes_many_patches_whole) {
+    p.coded = true;
+    gc_makes_many_patches_whole();
 }
 
 /* Bits flipped in the bytes of segments of patches: found, or in bytes that nothing reads. */
@@ -534,7 +578,7 @@ Test(store_patch, gc_drops_a_dictionary_with_the_last_segment_that_names_it) {
     learn(s); /* another one */
     FX_OK(publish(s, &err), err);
     bsi_store_close(s);
-    next(0, 2, 2, &seed);
+    next(0, 5, 2, &seed);
     s = fx_open(BSI_STORE_GC);
     FX_OK(bsi_store_gc(s, 1, &err), err);
     cr_assert(eq(sz, dictionaries(s), 2)); /* patches stand on blocks of the first */
