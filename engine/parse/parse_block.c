@@ -434,29 +434,41 @@ INLINE uint64_t word_pair(const uint8_t *p, const uint8_t *secret) {
     return XXH3_mix16B(p, secret, 0);
 }
 
-INLINE uint64_t tail(const uint8_t *p, size_t n, const uint8_t *secret) {
+/* most: what n cannot exceed. */
+INLINE uint64_t tail(const uint8_t *p, size_t n, const uint8_t *secret, size_t most) {
     uint64_t over32 = n > 32 ? ~0ull : 0, over64 = n > 64 ? ~0ull : 0, over96 = n > 96 ? ~0ull : 0;
-    return n * XXH_PRIME64_1 + word_pair(p + n - 16, secret + 16) +
-           (word_pair(p + ((n - 32) & over32), secret + 48) & over32) +
-           (word_pair(p + ((n - 48) & over64), secret + 80) & over64) +
-           (word_pair(p + ((n - 64) & over96), secret + 112) & over96);
+    uint64_t sum = n * XXH_PRIME64_1 + word_pair(p + n - 16, secret + 16);
+    if (most > 32) sum += word_pair(p + ((n - 32) & over32), secret + 48) & over32;
+    if (most > 64) sum += word_pair(p + ((n - 48) & over64), secret + 80) & over64;
+    if (most > 96) sum += word_pair(p + ((n - 64) & over96), secret + 112) & over96;
+    return sum;
 }
 
-INLINE uint64_t front(size_t n, const uint64_t word[4]) {
-    return word[0] + (n > 32 ? word[1] : 0) + (n > 64 ? word[2] : 0) + (n > 96 ? word[3] : 0);
+INLINE uint64_t front(size_t n, const uint64_t word[4], size_t most) {
+    return word[0] + (n > 32 ? word[1] : 0) + (most > 64 && n > 64 ? word[2] : 0) + (most > 96 && n > 96 ? word[3] : 0);
+}
+
+INLINE uint64_t finish(const uint8_t *p, size_t n, const uint64_t word[4], const uint8_t *secret, size_t most) {
+    return XXH3_avalanche(front(n, word, most) + tail(p, n, secret, most));
 }
 
 INLINE bool is_middling(uint32_t n) {
     return n - 17 <= 128 - 17;
 }
 
-/* Of enc, which can be read 64 bytes past its end. */
+/* Of enc, which can be read 64 bytes past its end. Short keys are most keys, and rows are mostly all short or all not. */
 INLINE void hash_both(uint64_t *kh, uint64_t *rh, const uint8_t *p, uint32_t key, uint32_t body,
                       const uint8_t *secret) {
-    const uint64_t word[4] = {word_pair(p, secret), word_pair(p + 16, secret + 32), word_pair(p + 32, secret + 64),
-                              word_pair(p + 48, secret + 96)};
-    *kh = XXH3_avalanche(front(key, word) + tail(p, key, secret));
-    *rh = XXH3_avalanche(front(body, word) + tail(p, body, secret));
+    uint64_t word[4] = {word_pair(p, secret), word_pair(p + 16, secret + 32)};
+    if (key <= 32 && body <= 64) {
+        *kh = finish(p, key, word, secret, 32);
+        *rh = finish(p, body, word, secret, 64);
+        return;
+    }
+    word[2] = word_pair(p + 32, secret + 64);
+    word[3] = word_pair(p + 48, secret + 96);
+    *kh = key <= 32 ? finish(p, key, word, secret, 32) : finish(p, key, word, secret, 128);
+    *rh = finish(p, body, word, secret, 128);
 }
 
 static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
@@ -479,7 +491,7 @@ static void hash_rows(bsi_rows *out, const bsi_secret *secret, bool keys_only) {
 INLINE uint64_t hash_middling(const uint8_t *p, uint32_t n, const uint8_t *secret) {
     const uint64_t word[4] = {word_pair(p, secret), word_pair(p + 16, secret + 32), word_pair(p + 32, secret + 64),
                               word_pair(p + 48, secret + 96)};
-    return XXH3_avalanche(front(n, word) + tail(p, n, secret));
+    return finish(p, n, word, secret, 128);
 }
 
 void bsi_rows_hash(bsi_rows *out, const bsi_secret *secret, bsi_hashes which) {
