@@ -174,7 +174,7 @@ size_t bsi_parse_long_vbmi2(bsi_rows *out, const bsi_layout *l, const uint8_t *p
     record x;
     if (l->column_count > COLUMNS || (((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80)) return from;
     while (at < n && p[at] != '\n' && find_end(&x, &last, &r, p + at, n - at) && read_lines(&x, &r, p + at, last)) {
-        bsi_parse_rows_room(out, out->count);
+        if (__builtin_expect(out->count >= out->cap, 0)) bsi_parse_rows_room(out, out->count);
         if (!put_row(&r, &x)) break;
         for (uint32_t k = 0; k < x.lines; k++) {
             high_at[*high_count] = (uint32_t)(at + k * LINE);
