@@ -86,6 +86,7 @@ INLINE bool read_lines(record *x, const reader *r, const uint8_t *p, uint64_t la
 INLINE __m512i ends_of(const record *x, const reader *r) {
     __m512i ends = _mm512_setzero_si512();
     for (uint32_t k = 0; k < x->lines; k++) {
+        if (!x->seps[k]) continue; /* inside a long field */
         __m256i places = _mm512_castsi512_si256(_mm512_maskz_compress_epi8(x->seps[k], r->number));
         __m512i at = _mm512_add_epi16(_mm512_cvtepu8_epi16(places), _mm512_set1_epi16((short)x->before[k]));
         ends = _mm512_mask_expand_epi16(ends, ~0u << x->fields[k], at);
@@ -106,7 +107,12 @@ INLINE void put_image(uint8_t *to, bsi_row_starts *starts, const record *x, __m5
     to[1] = (uint8_t)(first >> 7); /* or text, soon */
     for (uint32_t k = 0; k < x->lines; k++) {
         uint32_t at = x->before[k] + 1 + shift;
-        uint64_t seps = x->seps[k], wide = _pdep_u64((uint64_t)(big >> 1) >> x->fields[k], seps);
+        uint64_t seps = x->seps[k];
+        if (!seps) {
+            _mm512_storeu_si512(to + at, x->text[k]);
+            continue;
+        }
+        uint64_t wide = _pdep_u64((uint64_t)(big >> 1) >> x->fields[k], seps);
         __m512i line = _mm512_mask_expand_epi8(x->text[k], seps, _mm512_maskz_compress_epi8(~0ull << x->fields[k], lengths));
         _mm512_storeu_si512(to + at, line);
         word[at / LINE] |= seps << at % LINE;
