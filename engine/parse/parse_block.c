@@ -551,7 +551,7 @@ static void parse_rest(bsi_rows *out, const bsi_layout *l, const uint8_t *p, siz
         walk(&j, encode_quoted, encode_plain, true);
     else
         walk(&j, encode_plain, encode_plain, false);
-    if (out->count > first) memset(out->starts + first, 0, (out->count - first) * sizeof *out->starts);
+    for (uint32_t i = first; i < out->count; i++) out->starts[i].word[0] = 0; /* not known */
 }
 
 void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secret, const uint8_t *p, size_t n,
