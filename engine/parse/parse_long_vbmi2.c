@@ -78,7 +78,7 @@ INLINE bool read_lines(record *x, const reader *r, const uint8_t *p, uint64_t la
     }
     x->before[x->lines] = before;
     x->fields[x->lines] = fields;
-    if (!(odd | cut)) x->high = 0;
+    if (!odd) x->high = 0;
     return !(bad | open) && fields + 1 == r->l->column_count;
 }
 

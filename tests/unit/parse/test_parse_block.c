@@ -416,3 +416,58 @@ Test(parse_block, long_field_and_long_record_are_kept_back) {
         free(p);
     }
 }
+
+enum { BARE, QUOTED, ENDS };
+/* A block with the given text at byte `at` of the second field of its second record, whose other bytes are letters. Quoted, and with ENDS in that
+ * record up to the text alone. */
+static size_t block_with(uint8_t *p, const char *text, size_t at, size_t bytes, int how) {
+    size_t n = 0, len = strlen(text);
+    for (int i = 0; i < 3; i++) {
+        p[n++] = (uint8_t)('1' + i);
+        p[n++] = ',';
+        if (how) p[n++] = '"';
+        memset(p + n, 'a', bytes);
+        if (i == 1) memcpy(p + n + at, text, len);
+        n += i == 1 && how == ENDS ? at + len : BSI_MAX(bytes, at + len);
+        if (how == QUOTED || (how && i != 1)) p[n++] = '"';
+        memcpy(p + n, ",x\n", 3);
+        n += 3;
+    }
+    return n;
+}
+
+static void same_rows(const bsi_rows *w, const bsi_rows *v, size_t at, const char *text) {
+    cr_assert(eq(u32, w->count, v->count), "%s at %zu", text, at);
+    cr_assert(eq(sz, w->enc.len, v->enc.len), "%s at %zu", text, at);
+    cr_assert(zero(int, memcmp(w->enc.data, v->enc.data, v->enc.len)), "%s at %zu", text, at);
+    for (uint32_t i = 0; i < w->count; i++)
+        cr_assert(w->kh[i] == v->kh[i] && w->rh[i] == v->rh[i] && w->raw[i] == v->raw[i] && w->bad[i] == v->bad[i], "%s at %zu, row %u", text, at, i);
+}
+
+/* Whatever is not plain is seen wherever it stands in a long record: at the end of a line of 64 bytes, and over it. */
+Test(parse_block, long_records_parse_alike_wherever_something_stands) {
+    static const char *const names[] = {"k", "t", "u"}, *const key[] = {"k"};
+    static const char *const texts[] = {"b", "\"\"", "\"z", "\"", "\",", "\",\"", ",", ",,", "\n", "\r\n", "\1", "\xc3\xbc", "\xc3z", "z\xbc", "\xc3", "\xc3\xbc\xbc", "\xc0\x80",
+                                        "\xc3\xc3\xbc", "\xe2\x82\xac", "\xe2\x82z", "\xf0\x9f\x98\x80", "\xed\xa0\x80", "\xff", "\xc3\"", "\xc3,"};
+    static uint8_t room[4000 + MARGIN];
+    const bsi_dialect d = {',', '"', false};
+    const bsi_secret secret = {{7}};
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_rows w = {0}, v = {0};
+    bsi_slots slots = {.partition = -1};
+    bsi_layout *l;
+    cr_assert(zero(int, (int)bsi_layout_open(&l, &slots, &d, names, 3, key, 1, NULL, NULL, 0, NULL, 0, &err)));
+    for (size_t i = 0; i < sizeof texts / sizeof *texts * 3; i++)
+        for (size_t at = 0; at < 260; at++) {
+            size_t n = block_with(room, texts[i / 3], at, 260, (int)(i % 3));
+            bsi_parse_use_isa(BSI_CPU_SCALAR);
+            bsi_parse_block(&v, l, &secret, room, n, false);
+            bsi_parse_use_isa(BSI_CPU_AVX512);
+            bsi_parse_block(&w, l, &secret, room, n, false);
+            same_rows(&w, &v, at, texts[i / 3]);
+        }
+    bsi_layout_close(l);
+    bsi_slots_free(&slots);
+    bsi_rows_free(&w);
+    bsi_rows_free(&v);
+}
