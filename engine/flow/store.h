@@ -300,6 +300,7 @@ typedef struct bsi_publish {
     size_t state_base_count;
     const uint64_t *state_swapped;     /* NULL, or [state_base_count + 1] bits: where state_base already holds the ref that takes the stored one's place.
                                         * Shorter than an edit for each where they are many and lie apart; edits stand elsewhere */
+    bool state_beside;                 /* with state_base: the list is worth a thread of its own, beside the image */
     const bsi_image_entry *image;      /* NULL: keep the feed's image; drop_image: forget it */
     size_t image_count;
     const bsi_image_edit *image_edit;  /* edit_image: image is not looked at, the list is feed->image_list as stored with these edits */

@@ -74,7 +74,6 @@ bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bom
 }
 
 /* Where the lists take some milliseconds to write, the disk is waited for beside them. */
-enum { LONG_LISTS = 10000 }; /* amended blocks */
 typedef struct manifest {
     bsi_store *store;
     int64_t number;
@@ -84,6 +83,8 @@ typedef struct manifest {
     bomsync_status st;
     bomsync_error err;
 } manifest;
+
+static bool beside(const bsi_sync *s) { return s->amended_count >= BSI_BESIDE_BLOCKS && s->workers > 1; }
 
 static void *manifest_thread(void *ctx) {
     manifest *m = ctx;
@@ -104,7 +105,7 @@ static bomsync_status end_manifest(void *ctx, bomsync_error *err) {
 
 static bomsync_status start_manifest(manifest *m, const bsi_sync *s, const bsi_generation *g, bomsync_error *err) {
     *m = (manifest){.store = s->store, .number = g->number, .json = bsi_manifest_json(g, bsi_store_id(s->store)), .err = BOMSYNC_ERROR_INIT};
-    m->running = s->amended_count > LONG_LISTS && s->workers > 1 && pthread_create(&m->thread, NULL, manifest_thread, m) == 0;
+    m->running = beside(s) && pthread_create(&m->thread, NULL, manifest_thread, m) == 0;
     if (m->running) return BOMSYNC_OK;
     manifest_thread(m);
     return end_manifest(m, err);
@@ -970,6 +971,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     p.state_base = s->base;
     p.state_base_count = s->base_count;
     p.state_swapped = n.swapped;
+    p.state_beside = beside(s);
     p.state_edit = n.edit;
     p.state_edit_count = n.edit_count;
     p.kept = s->kept;

@@ -108,7 +108,7 @@ bomsync_status bsi_list_load(bsi_list *out, bsi_store *s, MDB_txn *txn, uint64_t
 enum { VARINT_MOST = 10 };
 
 /* Short numbers and longer ones take turns where much was edited: a branch for each byte would be guessed wrong as often. */
-static uint8_t *put_varint(uint8_t *at, uint64_t v) {
+static inline uint8_t *put_varint(uint8_t *at, uint64_t v) {
     if (v >> 28) return bsi_varint_put(at, v);
     uint32_t x = (uint32_t)v, more = (31 - (uint32_t)__builtin_clz(x | 1)) / 7; /* bytes behind the first */
     x = (x & 0x7f) | (x & 0x3f80) << 1 | (x & 0x1fc000) << 2 | (x & 0xfe00000) << 3 | (0x808080u & ((1u << 8 * more) - 1));
@@ -116,7 +116,7 @@ static uint8_t *put_varint(uint8_t *at, uint64_t v) {
     return at + more + 1;
 }
 
-static uint8_t *put_signed(uint8_t *at, int64_t v) { return put_varint(at, ((uint64_t)v << 1) ^ (uint64_t)(v >> 63)); }
+static inline uint8_t *put_signed(uint8_t *at, int64_t v) { return put_varint(at, ((uint64_t)v << 1) ^ (uint64_t)(v >> 63)); }
 
 static uint8_t *put_pieces(uint8_t *at, const bsi_list *list) {
     uint64_t last = 0;

@@ -212,8 +212,7 @@ static bomsync_status check_image_edits(const bsi_publish *p, uint64_t total, bo
     return st;
 }
 
-/* A state list that many edits change is made by a thread of its own, while the image is written. */
-enum { MANY_REFS = 1 << 17 };
+/* A state list that is changed all over is made by a thread of its own, while the image is written. */
 typedef struct state_run {
     const bsi_publish *p; /* NULL: nothing is made */
     publish *u;
@@ -244,9 +243,9 @@ static bomsync_status begin_state(state_run *r, publish *u, bomsync_error *err) 
     if (st) return st;
     r->p = p;
     if (!p->edit_state) return BOMSYNC_OK;
-    bool many = p->state_swapped && p->state_base_count > MANY_REFS;
-    if (many) bsi_buf_reserve(&r->made, p->state_base_count * 2); /* here, where memory was used before */
-    r->running = many && pthread_create(&r->thread, NULL, make_state, r) == 0;
+    bool beside = p->state_beside && p->state_base && p->state_base_count == r->old.count;
+    if (beside) bsi_buf_reserve(&r->made, p->state_base_count * 2); /* here, where memory was used before */
+    r->running = beside && pthread_create(&r->thread, NULL, make_state, r) == 0;
     if (!r->running) make_state(r);
     return BOMSYNC_OK;
 }

@@ -80,6 +80,7 @@ static void swap_refs(bsi_publish *p) {
     p->state_base = base;
     p->state_base_count = m.before;
     p->state_swapped = swapped;
+    p->state_beside = m.seed % 2;
 }
 
 static bomsync_status put(bsi_store *s, bool edit, bomsync_error *err) {
