@@ -80,6 +80,7 @@ typedef struct bsi_sync {
     uint64_t *fate;             /* [row_base[open_count]] */
     bsi_amended *amended;       /* blocks that were changed in place, ascending by open */
     size_t amended_count;
+    uint64_t amended_records;
     const bsi_amended **amended_state; /* the same, ascending by ordinal */
     bsi_arena amended_kept;     /* their rows that changed */
     uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
@@ -178,6 +179,7 @@ typedef struct bsi_amend_walk {
 const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t open); /* NULL: it is none */
 bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal);              /* a state block that one of them stands for? */
 void bsi_amend_forget(bsi_sync *s);
+void bsi_amend_rest(bsi_sync *s);                                      /* how many there were is all that is asked from now on */
 void bsi_amend_forget_rows(bsi_sync *s);                               /* of their rows what was kept to render them */
 void bsi_early_free(bsi_early_block *e);                               /* NULL is fine */
 

@@ -167,15 +167,20 @@ void bsi_early_free(bsi_early_block *e) {
 
 void bsi_amend_forget_rows(bsi_sync *s) { bsi_arena_free(&s->amended_kept); }
 
-void bsi_amend_forget(bsi_sync *s) {
-    bsi_amend_forget_rows(s);
+void bsi_amend_rest(bsi_sync *s) {
     bsi_vast_free(s->amended);
     bsi_vast_free(s->amended_state);
-    free(s->is_amended);
     s->amended = NULL;
     s->amended_state = NULL;
+}
+
+void bsi_amend_forget(bsi_sync *s) {
+    bsi_amend_forget_rows(s);
+    bsi_amend_rest(s);
+    free(s->is_amended);
     s->is_amended = NULL;
     s->amended_count = 0;
+    s->amended_records = 0;
 }
 
 static size_t first_from(const bsi_sync *s, size_t lo, size_t open) {
@@ -205,6 +210,7 @@ static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t o
         s->amended = bsi_vast_realloc(s->amended, *cap * sizeof *s->amended);
     }
     s->amended[count] = *a;
+    s->amended_records += a->records;
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
 

@@ -962,6 +962,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     if (make && !n.refs) swap_amended(s, &n);
     if (!st && !s->all_held) note_exact(s, &n, err);
     if (!st) st = put_image(s, &n, make, &x, &p, err);
+    bsi_amend_rest(s); /* the lists that are written now take as much memory */
     p.mark = s->scan.mark;
     p.mark_count = s->scan.mark_count;
     p.mark_entries = s->scan.blocks;

@@ -90,7 +90,7 @@ char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g) {
     static const char *const stage[BSI_SYNC_STAGES] = {"read", "parse", "join", "classify", "emit", "store", "commit"};
     bsi_buf b = {0};
     uint64_t skipped = s->scan.blocks - s->open_count - s->settled, rows = s->open_count ? s->row_base[s->open_count] : 0;
-    for (size_t i = 0; i < s->amended_count; i++) rows += s->amended[i].records; /* compared by their keys, too */
+    rows += s->amended_records; /* compared by their keys, too */
     if (s->settled) rows = (uint64_t)s->t.records_in; /* all of them were hashed */
     const char *why, *path = way(s, &why);
     bsi_buf_addf(&b,
