@@ -68,25 +68,34 @@ def sync_checked(bench, store, snapshot, changed):
     return seconds
 
 
+def nights(bench, store, files, steps):
+    """Seconds of one sync after the other, each of the file before with 0.1 % changed."""
+    seconds = []
+    for step in steps:
+        changed = touched(*files, 0.001, step)
+        subprocess.run(["sync", "-f", files[1]], check=True)  # its own writing must not fall into the time of the sync
+        seconds.append(sync_checked(bench, store, files[1], changed))
+        files.reverse()
+    return seconds
+
+
 def series(bench):
-    """Later generations against early ones."""
+    """Later generations against early ones, and those after gc made whole what all of them had patched."""
     count = SERIES_QUICK if bench.o.quick else SERIES
     lines = max(1000, bench.lines // 10)
     old = old_of(bench, lines=lines)
     store = bench.data.fresh(bench.data.base_store(old), "series")
-    now, following = bench.folder / "step-0.csv", bench.folder / "step-1.csv"
-    shutil.copyfile(old, now)
-    seconds = []
-    for step in range(count - 1):  # the baseline is the first generation
-        changed = touched(now, following, 0.001, step)
-        subprocess.run(["sync", "-f", following], check=True)  # its own writing must not fall into the time of the sync
-        seconds.append(sync_checked(bench, store, following, changed))
-        now, following = following, now
+    files = [bench.folder / "step-0.csv", bench.folder / "step-1.csv"]
+    shutil.copyfile(old, files[0])
+    seconds = nights(bench, store, files, range(count - 1))  # the baseline is the first generation
     early, late = statistics.median(seconds[:5]), statistics.median(seconds[-5:])
     bench.value("series", f"generation {count} against the 2nd, {lines:,} lines, 0.1 % each", times(1.1), late / early,
                 f"{late:.4f} s (last 5)", "generations 2 to 6", f"{early:.4f} s")
+    bench.data.call("gc", "--store", store, "--keep", 1, "-q")
+    after = statistics.median(nights(bench, store, files, range(count - 1, count + 4)))
+    bench.value("series", "five more generations, after `gc --keep 1`", times(1.1), after / early, f"{after:.4f} s", "generations 2 to 6", f"{early:.4f} s")
     bench.series = seconds
-    bench.data.drop(store, now, following)
+    bench.data.drop(store, *files)
 
 
 def mixes(bench):
