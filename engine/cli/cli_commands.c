@@ -447,7 +447,8 @@ static const char restore_text[] = "Makes a store from a copy that backup made. 
                                    "that its changes are not taken for "
                                    "those of the old one.";
 static const char gc_text[] =
-    "Removes what generations before the newest N alone need, and gives the space back to the store: what is written next takes it.\n\n"
+    "Removes what generations before the newest N alone need. A file of the store of which a third is free then gives the space back to "
+    "the disk; else what is written next takes it.\n\n"
     "A sync writes what changed and nothing else, so after some hundred of them most records are read from two places. Where "
     "a quarter of the blocks are such, or of the space is dead, gc writes them anew, side by side: the next sync is as fast as "
     "the first ones were. No record and no generation changes.";

@@ -593,6 +593,47 @@ static bomsync_status sweep_outbox(gc *c, bomsync_error *err) {
     return st;
 }
 
+/* ---- files that are a third empty ---- */
+
+enum { SHRINK_BYTES = 128 << 10 }; /* shorter ones stay as they are */
+
+static bool much_is_free(const bsi_env *e) {
+    MDB_envinfo info;
+    MDB_stat t;
+    if (mdb_env_info(e->env, &info) || mdb_env_stat(e->env, &t)) return false;
+    uint64_t bytes = ((uint64_t)info.me_last_pgno + 1) * t.ms_psize;
+    return bytes >= SHRINK_BYTES && free_bytes(e) * 3 >= bytes;
+}
+
+static bool copy_to(const bsi_env *e, const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool good = fd >= 0 && mdb_env_copyfd2(e->env, fd, MDB_CP_COMPACT) == 0 && fsync(fd) == 0;
+    return (fd < 0 || close(fd) == 0) && good;
+}
+
+/* LMDB's file is as long as it ever was. Nobody else has it open: a copy of what is in use takes its place, at once. Where there is no room for that
+ * it stays as it is. */
+static bomsync_status shrink(bsi_store *s, bsi_env *e, bomsync_error *err) {
+    if (!much_is_free(e)) return BOMSYNC_OK;
+    char *copy = bsi_store_path(s, "tmp/%s.mdb", e->label), *path = bsi_format("%s/data.mdb", e->path);
+    char *folder = bsi_strdup(e->path), *label = bsi_strdup(e->label);
+    bool shard = e->shard;
+    bomsync_status st = BOMSYNC_OK;
+    if (copy_to(e, copy)) {
+        bsi_env_close(e);
+        if (rename(copy, path) != 0) st = bsi_fail_errno(err, errno, path, "could not rename \"%s\"", copy);
+        if (!st) st = bsi_fsync_path(folder, err);
+        bomsync_status opened = bsi_env_open(e, s->dir, label, shard, true, false, st ? NULL : err);
+        if (!st) st = opened;
+    }
+    unlink(copy);
+    free(copy);
+    free(path);
+    free(folder);
+    free(label);
+    return st;
+}
+
 static bomsync_status compact_all(bsi_store *s, int64_t oldest, bomsync_error *err) {
     char **names;
     size_t count;
@@ -619,6 +660,8 @@ bomsync_status bsi_store_gc(bsi_store *s, int64_t keep, bomsync_error *err) {
     if (!st) st = bsi_env_renew(&s->root, err);
     for (int i = 0; !st && i < s->shard_count; i++) st = sweep_shard(&c, &s->shard[i], err);
     if (!st) st = sweep_dicts(&c, err);
+    if (!st) st = shrink(s, &s->root, err);
+    for (int i = 0; !st && i < s->shard_count; i++) st = shrink(s, &s->shard[i].env, err);
     atomic_store(&s->view, bsi_store_new_view());
     if (!st) st = sweep_outbox(&c, err);
     ids *const all[] = {&c.lists, &c.state, &c.image, &c.dicts, &generations};
