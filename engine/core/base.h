@@ -137,6 +137,10 @@ int64_t bsi_now_ns(void);                                  /* monotonic */
 void bsi_time_format(char out[21], int64_t unix_seconds);
 bool bsi_time_parse(const char *s, int64_t *unix_seconds); /* RFC 3339 with Z or offset, or a date alone */
 
+/* Sets of numbers, one bit each. */
+static inline bool bsi_bit_has(const uint64_t *bits, uint64_t i) { return bits[i >> 6] >> (i & 63) & 1; }
+static inline void bsi_bit_set(uint64_t *bits, uint64_t i) { bits[i >> 6] |= 1ull << (i & 63); }
+
 /** qsort, which may not be given NULL; what is in order already, as most lists here are, costs one look. */
 void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *));
 

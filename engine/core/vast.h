@@ -27,6 +27,10 @@ void *bsi_vast_calloc(size_t count, size_t size);
 void *bsi_vast_realloc(void *old, size_t bytes); /* old: from here, or NULL */
 void bsi_vast_free(void *p);                     /* NULL is fine */
 
+/** How long a list of `now` entries gets that `done` of `all` parts have filled, if the others go on like this: room for what it will need, as a list that is
+ *  moved while it grows takes its memory several times. At most eight times as long as now. */
+static inline size_t bsi_vast_expected(size_t now, size_t done, size_t all) { return BSI_MIN(now * all / done, now * 8) + now / 8; }
+
 /** qsort for long lists, whose second half it would take from memory. Stable where qsort is. */
 void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *, const void *));
 

@@ -96,6 +96,8 @@ void bsi_parse_block(bsi_rows *out, const bsi_layout *l, const bsi_secret *secre
 typedef enum bsi_hashes { BSI_HASH_ROWS, BSI_HASH_BOTH } bsi_hashes; /* rh alone; kh and rh */
 /** The hashes of a block that was parsed without a secret. */
 void bsi_rows_hash(bsi_rows *w, const bsi_secret *secret, bsi_hashes which);
+/** Both hashes of some of the first 64 rows, bit i: of row i. None of these is bad. */
+void bsi_rows_hash_some(bsi_rows *w, const bsi_secret *secret, uint64_t rows);
 /** Offset of the first byte that is not UTF-8, n if there is none. */
 size_t bsi_parse_utf8(const uint8_t *p, size_t n);
 /* Instructions that parse uses from now on, as bsi_isa_choose said (block.h); without a call: the best of this machine.

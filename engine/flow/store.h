@@ -203,7 +203,7 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
                                       const uint8_t *enc, const uint32_t *image, const uint32_t *body, const uint64_t *kh,
                                       const uint64_t *rh, bomsync_error *err);
 /** Do these rows have the keys of block `base`, one by one? Told by what both hold, so no hashes are looked at; neither are the block's. At most
- *  64 rows, none of them bad. With *same bsi_block_writer_amend may follow. What could not be read is not *same: no error is told. */
+ *  64 rows, none of them bad. True: bsi_block_writer_amend may follow. False also of what could not be read: no error is told. */
 typedef struct bsi_block_match {
     uint64_t changed;             /* bit i: row i has other values */
     uint64_t written;             /* rows whose hashes bsi_block_writer_amend wants, if any changed */

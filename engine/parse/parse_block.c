@@ -509,6 +509,15 @@ void bsi_rows_hash(bsi_rows *out, const bsi_secret *secret, bsi_hashes which) {
     for (uint32_t i = 0; i < out->bad_count; i++) out->rh[out->bads[i].row] = 0;
 }
 
+void bsi_rows_hash_some(bsi_rows *out, const bsi_secret *secret, uint64_t rows) {
+    for (; rows; rows &= rows - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(rows);
+        const uint8_t *p = out->enc.data + out->image[i];
+        out->kh[i] = bsi_xxh64_secret(p, out->key[i], secret);
+        out->rh[i] = bsi_xxh64_secret(p, out->body[i], secret);
+    }
+}
+
 static bool is_utf8(const bsi_layout *l, const bsi_parse_index *ix, const uint32_t *high_at, const uint8_t *p,
                     size_t n) {
     bool ascii = !(((uint8_t)l->dialect.delimiter | (uint8_t)l->dialect.quote) & 0x80);

@@ -982,16 +982,13 @@ static bomsync_status join_unit(unit_run *r, found *all, unit *u, bool last, uin
     return u->status;
 }
 
-/* How long a list of `now` so far gets if all units go on like this. */
-static size_t expected_length(const unit_run *r, size_t now) { return now / (r->joined + 1) * r->count + now / 8 + 2 * SOME_BLOCKS; }
-
-/* Room for what a unit brings: as much as all of them do, so that a long list is not moved while it grows. */
+/* Room for what a unit brings, and those behind it. */
 static void make_room_for(unit_run *r, const unit *u) {
     found *all = &r->all;
-    size_t blocks = all->blocks + u->found.blocks, runs = all->runs + u->found.runs;
-    if (blocks + SOME_BLOCKS > all->block_cap) set_room(all, expected_length(r, blocks), r->o->brief);
+    size_t blocks = all->blocks + u->found.blocks, runs = all->runs + u->found.runs, more = 2 * SOME_BLOCKS;
+    if (blocks + SOME_BLOCKS > all->block_cap) set_room(all, bsi_vast_expected(blocks, r->joined + 1, r->count) + more, r->o->brief);
     if (runs + SOME_BLOCKS <= all->run_cap) return;
-    all->run_cap = expected_length(r, runs);
+    all->run_cap = bsi_vast_expected(runs, r->joined + 1, r->count) + more;
     all->run = longer(all, all->run, all->run_cap * sizeof *all->run);
 }
 

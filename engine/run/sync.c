@@ -117,14 +117,11 @@ static void *digest_thread(void *s) {
 }
 
 static void start_digest(bsi_sync *s) {
-    s->digesting = s->scan.blocks > 10000 && s->workers > 1 && pthread_create(&s->digest, NULL, digest_thread, s) == 0;
-    if (!s->digesting) snapshot_digest(s);
+    bool beside = s->scan.blocks > 10000 && s->workers > 1 && bsi_beside_start(&s->digest, digest_thread, s);
+    if (!beside) snapshot_digest(s);
 }
 
-void bsi_sync_end_digest(bsi_sync *s) {
-    if (s->digesting) pthread_join(s->digest, NULL);
-    s->digesting = false;
-}
+void bsi_sync_end_digest(bsi_sync *s) { bsi_beside_end(&s->digest); }
 
 void bsi_sync_note_digest(bsi_sync *s, bsi_generation *g) {
     bsi_sync_end_digest(s);

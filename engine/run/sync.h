@@ -5,8 +5,7 @@
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
 
-#include <pthread.h>
-
+#include "core/beside.h"
 #include "flow/join.h"
 #include "run/edit.h"
 
@@ -117,8 +116,7 @@ typedef struct bsi_sync {
     size_t old_hold_count;
     bool all_held;
     bsi_block_cache *cache;     /* of base */
-    bool digesting;             /* a thread makes the snapshot digest: ends in bsi_sync_end_digest */
-    pthread_t digest;
+    bsi_beside digest;          /* makes the snapshot digest: ends in bsi_sync_end_digest */
     uint8_t snapshot_digest[32];
     double seconds[BSI_SYNC_STAGES];
     uint64_t memory_peak;       /* most anonymous memory at the end of a stage */

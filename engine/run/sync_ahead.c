@@ -14,8 +14,8 @@
 
 struct bsi_sync_ahead {
     bsi_sync *s;
-    pthread_t thread;
-    bool running, made;
+    bsi_beside beside;
+    bool made;
 };
 
 static void entries(void *ctx, bsi_image_entry *out, size_t first, size_t count) {
@@ -37,11 +37,11 @@ void bsi_sync_ahead_start(bsi_sync *s) {
     if (s->workers < 2 || !first || !s->all_exact || !s->all_new || s->scope || s->o->upsert || s->open_count < BSI_AHEAD_BLOCKS) return;
     s->ahead = bsi_calloc(1, sizeof *s->ahead);
     s->ahead->s = s;
-    s->ahead->running = pthread_create(&s->ahead->thread, NULL, write_lists, s->ahead) == 0;
+    bsi_beside_start(&s->ahead->beside, write_lists, s->ahead);
 }
 
 bool bsi_sync_ahead_end(bsi_sync *s) {
-    if (s->ahead && s->ahead->running) pthread_join(s->ahead->thread, NULL);
+    if (s->ahead) bsi_beside_end(&s->ahead->beside);
     bool made = s->ahead && s->ahead->made;
     free(s->ahead);
     s->ahead = NULL;

@@ -125,15 +125,6 @@ static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint3
     return p;
 }
 
-static void hash_rows(bsi_rows *now, uint64_t rows, const bsi_secret *secret) {
-    for (; rows; rows &= rows - 1) {
-        uint32_t row = (uint32_t)__builtin_ctzll(rows);
-        const uint8_t *p = now->enc.data + now->image[row];
-        now->kh[row] = bsi_xxh64_secret(p, now->key[row], secret);
-        now->rh[row] = bsi_xxh64_secret(p, now->body[row], secret);
-    }
-}
-
 static bomsync_status write_rows(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_block_match *m, bsi_rows *now, bomsync_error *err) {
     uint32_t n = 0;
     w->old = m->old;
@@ -143,7 +134,7 @@ static bomsync_status write_rows(bsi_amended *a, size_t *bytes, bsi_amend_writer
         if (!merge_row(w, n, now)) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
     }
     w->image[n] = (uint32_t)w->enc.len;
-    hash_rows(now, m->written, bsi_store_secret(w->s->store));
+    bsi_rows_hash_some(now, bsi_store_secret(w->s->store), m->written);
     const bsi_kept_pair *kept = keep_pairs(bytes, w, n, now);
     bomsync_status st = bsi_block_writer_amend(&a->made, w->writer, m, w->enc.data, w->image, w->body, now, err);
     if (!st) a->kept = kept;

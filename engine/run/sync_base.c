@@ -16,9 +16,8 @@
 
 typedef struct bsi_base_reader {
     bsi_sync *s;
-    pthread_t thread;
+    bsi_beside beside;
     atomic_bool asked;
-    bool runs;
     bsi_ref *base;
     size_t count;
     bomsync_status status;
@@ -41,13 +40,13 @@ static void *read_base(void *ctx) {
 void bsi_sync_base_ahead(bsi_sync *s) {
     bsi_base_reader *a = s->base_reader;
     if (!a || atomic_load_explicit(&a->asked, memory_order_relaxed) || atomic_exchange(&a->asked, true)) return;
-    a->runs = pthread_create(&a->thread, NULL, read_base, a) == 0;
+    bsi_beside_start(&a->beside, read_base, a);
 }
 
 void bsi_sync_base_close(bsi_sync *s) {
     bsi_base_reader *a = s->base_reader;
     if (!a) return;
-    if (a->runs) pthread_join(a->thread, NULL);
+    bsi_beside_end(&a->beside);
     bsi_vast_free(a->base);
     free(a);
     s->base_reader = NULL;
@@ -56,9 +55,8 @@ void bsi_sync_base_close(bsi_sync *s) {
 /* What the thread read, or its fault. */
 static bomsync_status take_ahead(bsi_sync *s, bomsync_error *err) {
     bsi_base_reader *a = s->base_reader;
-    if (!a->runs) return BOMSYNC_OK;
-    pthread_join(a->thread, NULL);
-    a->runs = false;
+    if (!a->beside.running) return BOMSYNC_OK;
+    bsi_beside_end(&a->beside);
     s->base = a->base;
     s->base_count = a->count;
     a->base = NULL;

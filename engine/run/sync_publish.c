@@ -78,8 +78,7 @@ typedef struct manifest {
     bsi_store *store;
     int64_t number;
     char *json;
-    pthread_t thread;
-    bool running;
+    bsi_beside beside;
     bomsync_status st;
     bomsync_error err;
 } manifest;
@@ -95,8 +94,7 @@ static void *manifest_thread(void *ctx) {
 /* Any number of times; also if it was never started. */
 static bomsync_status end_manifest(void *ctx, bomsync_error *err) {
     manifest *m = ctx;
-    if (m->running) pthread_join(m->thread, NULL);
-    m->running = false;
+    bsi_beside_end(&m->beside);
     free(m->json);
     m->json = NULL;
     if (m->st && err) *err = m->err;
@@ -105,8 +103,7 @@ static bomsync_status end_manifest(void *ctx, bomsync_error *err) {
 
 static bomsync_status start_manifest(manifest *m, const bsi_sync *s, const bsi_generation *g, bomsync_error *err) {
     *m = (manifest){.store = s->store, .number = g->number, .json = bsi_manifest_json(g, bsi_store_id(s->store)), .err = BOMSYNC_ERROR_INIT};
-    m->running = beside(s) && pthread_create(&m->thread, NULL, manifest_thread, m) == 0;
-    if (m->running) return BOMSYNC_OK;
+    if (beside(s) && bsi_beside_start(&m->beside, manifest_thread, m)) return BOMSYNC_OK;
     manifest_thread(m);
     return end_manifest(m, err);
 }
@@ -337,9 +334,6 @@ typedef struct bit_set {
     size_t bits;
 } bit_set;
 
-static void set_bit(bit_set *b, uint64_t i) { b->word[i >> 6] |= 1ull << (i & 63); }
-static bool has_bit(const bit_set *b, uint64_t i) { return b->word[i >> 6] >> (i & 63) & 1; }
-
 static void bits_to_list(u64_list *l, const bit_set *b) {
     for (size_t w = 0; w <= b->bits >> 6; w++)
         for (uint64_t v = b->word[w]; v; v &= v - 1) u64_add(l, (uint64_t)w << 6 | (uint64_t)__builtin_ctzll(v));
@@ -347,9 +341,9 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
 
 /* Those that change, and those that share an aligned block with them. */
 static void touched_blocks(const bsi_sync *s, bit_set *t) {
-    for (size_t i = 0; i < s->gone_count; i++) set_bit(t, s->gone[i] >> 16);
+    for (size_t i = 0; i < s->gone_count; i++) bsi_bit_set(t->word, s->gone[i] >> 16);
     for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none. Most are written already */
-        if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) set_bit(t, s->amended[i].ordinal);
+        if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) bsi_bit_set(t->word, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
         for (size_t i = next_joined(s, 0); i < s->open_count; i = next_joined(s, i + 1)) {
@@ -361,7 +355,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
                 if (f & BSI_FATE_CHANGED) {
                     touches = true;
                     if (!pass) u64_add(&more, BSI_FATE_PLACE(f) >> 16);
-                } else if (aligned && has_bit(t, BSI_FATE_PLACE(f) >> 16)) {
+                } else if (aligned && bsi_bit_has(t->word, BSI_FATE_PLACE(f) >> 16)) {
                     touches = true;
                 }
             }
@@ -369,7 +363,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
                 if (s->fate[k] & BSI_FATE_MATCHED) u64_add(&more, BSI_FATE_PLACE(s->fate[k]) >> 16);
         }
-        for (size_t i = 0; i < more.n; i++) set_bit(t, more.v[i]);
+        for (size_t i = 0; i < more.n; i++) bsi_bit_set(t->word, more.v[i]);
         bsi_vast_free(more.v);
     }
 }
@@ -467,7 +461,7 @@ static void place_inserts(anchors *x, const bsi_sync *s, bit_set *touched) {
             *after = place[(*after & ~MATCHED_ANCHOR) - 1];
         } else if (*after) {
             uint64_t in = (*after - 1) >> 16;
-            if (!bsi_is_amended(s, in) && is_open_state(s, in)) set_bit(touched, in); /* behind the last row of an amended one, as of a skipped one */
+            if (!bsi_is_amended(s, in) && is_open_state(s, in)) bsi_bit_set(touched->word, in); /* behind the last row of an amended one, as of a skipped one */
         }
     }
     bsi_vast_free(place);
@@ -481,7 +475,7 @@ static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set
         bool aligned = in_order(s, i);
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
             uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
-            if (!stays(f) || !has_bit(touched, was >> 16)) continue;
+            if (!stays(f) || !bsi_bit_has(touched->word, was >> 16)) continue;
             pair[(*count)++] = (bsi_edit_pair){.was = was, .now = (uint64_t)i << 16 | (k - s->row_base[i]),
                                                .changed = (f & BSI_FATE_CHANGED) != 0, .aligned = aligned};
         }
@@ -526,7 +520,7 @@ static void swap_amended(bsi_sync *s, next_state *n) {
         const bsi_amended *a = &s->amended[i];
         if (a->made == BSI_REF_NONE) continue;
         s->base[a->ordinal] = a->made;
-        n->swapped[a->ordinal >> 6] |= 1ull << (a->ordinal & 63);
+        bsi_bit_set(n->swapped, a->ordinal);
     }
 }
 

@@ -658,11 +658,11 @@ static void refuse_outside(bsi_sync *s, const class_task *t, bomsync_error *err)
     bsi_hint(err, "nothing was changed; name every partition that the snapshot speaks for");
 }
 
-/* Room for what a task brings: as much as all of them do if they go on like this. A long list that is moved while it grows takes its memory several times. */
+/* Room for what a task brings, and those behind it. */
 static void make_room_for(bsi_sync *s, size_t more, size_t *room, size_t task, size_t tasks) {
     size_t now = s->item_count + more;
     if (now <= *room) return;
-    *room = BSI_MIN(now * tasks / (task + 1), now * 8) + now / 4;
+    *room = bsi_vast_expected(now, task + 1, tasks);
     s->item = bsi_vast_realloc(s->item, *room * sizeof *s->item);
 }
 

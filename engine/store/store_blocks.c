@@ -83,9 +83,7 @@ struct bsi_block_writer {
     /* of patches: what they are over, and what they are made of */
     uint64_t base_segment; /* what was looked up last, and */
     uint32_t base_slots;   /* its slots */
-    bsi_ref read;          /* what data holds: the rows that a patch is made of, if read_whole all */
-    bool read_whole;
-    bsi_ref matched;       /* what bsi_block_writer_match was asked about last */
+    bsi_ref matched;       /* what bsi_block_writer_match was asked about last: data holds it */
     bsi_block_data data;
     bsi_buf enc;
     uint32_t *row, *off, *body;
@@ -371,7 +369,6 @@ static bomsync_status add_patch(bsi_ref *ref, bsi_block_writer *w, bsi_ref base,
 static void patch_room(bsi_block_writer *w) {
     if (w->row) return;
     w->base_segment = UINT64_MAX;
-    w->read = BSI_REF_NONE;
     w->row = bsi_alloc(UINT16_MAX * sizeof *w->row);
     w->off = bsi_alloc((UINT16_MAX + 1) * sizeof *w->off);
     w->body = bsi_alloc(UINT16_MAX * sizeof *w->body);
@@ -379,24 +376,24 @@ static void patch_room(bsi_block_writer *w) {
     w->rh = bsi_alloc(UINT16_MAX * sizeof *w->rh);
 }
 
+/* Row n of what is put together: row `row` of its block. */
+static void take(bsi_block_writer *w, uint32_t n, uint32_t row, const uint8_t *image, uint32_t bytes, uint32_t body, uint64_t kh, uint64_t rh) {
+    w->row[n] = row;
+    w->off[n] = (uint32_t)w->enc.len;
+    w->body[n] = body;
+    w->kh[n] = kh;
+    w->rh[n] = rh;
+    bsi_buf_add(&w->enc, image, bytes);
+}
+
 /* A row that stays is taken from the block as it was read. */
 static void take_old(bsi_block_writer *w, uint32_t n, uint32_t row, uint64_t kh, uint64_t rh) {
     const bsi_block_data *d = &w->data;
-    w->row[n] = row;
-    w->off[n] = (uint32_t)w->enc.len;
-    w->body[n] = d->body[row];
-    w->kh[n] = kh;
-    w->rh[n] = rh;
-    bsi_buf_add(&w->enc, d->raw.data + d->image[row], d->image[row + 1] - d->image[row]);
+    take(w, n, row, d->raw.data + d->image[row], d->image[row + 1] - d->image[row], d->body[row], kh, rh);
 }
 
 static void take_new(bsi_block_writer *w, uint32_t n, const rows_of *p, uint32_t i) {
-    w->row[n] = p->row[i];
-    w->off[n] = (uint32_t)w->enc.len;
-    w->body[n] = p->body[i];
-    w->kh[n] = p->kh[i];
-    w->rh[n] = p->rh[i];
-    bsi_buf_add(&w->enc, p->enc + p->image[i], p->image[i + 1] - p->image[i]);
+    take(w, n, p->row[i], p->enc + p->image[i], p->image[i + 1] - p->image[i], p->body[i], p->kh[i], p->rh[i]);
 }
 
 static uint32_t rows_of_both(const bsi_patch *old, const rows_of *p) {
@@ -438,15 +435,12 @@ static bomsync_status check_patch(const bsi_block_writer *w, uint32_t records, u
     return BOMSYNC_OK;
 }
 
-/* The directory is not wanted: who has just read the block knows it, and going through it takes longer than writing the patch. */
+/* The directory is not wanted: going through it takes longer than writing the patch. */
 static bomsync_status base_slots(bsi_block_writer *w, bsi_ref base, bomsync_error *err) {
     uint64_t segment = base >> BSI_REF_BITS;
     if (w->base_segment == segment) return BOMSYNC_OK;
-    bomsync_status st = BOMSYNC_OK;
-    w->base_segment = UINT64_MAX;
-    if (w->read == base) w->base_slots = w->data.slot_count;
-    else st = bsi_segment_slots(&w->base_slots, w->s, segment, err);
-    if (!st) w->base_segment = segment;
+    bomsync_status st = bsi_segment_slots(&w->base_slots, w->s, segment, err);
+    w->base_segment = st ? UINT64_MAX : segment;
     return st;
 }
 
@@ -454,16 +448,11 @@ static bool stays_small(const bsi_patch *old, const rows_of *p) {
     return old->records <= BSI_PATCH_RECORDS && rows_of_both(old, p) <= old->records / 4;
 }
 
-/* Those that a patch below replaces come along in any case. */
-static bomsync_status read_base(bsi_block_writer *w, bsi_ref base, uint32_t records, uint32_t front, bool whole, bomsync_error *err) {
-    if (w->read == base && (w->read_whole || !whole)) return BOMSYNC_OK;
-    w->read = BSI_REF_NONE;
-    bomsync_status st = bsi_store_front(&w->data, w->s, base, whole ? UINT32_MAX : front, err);
+/* Whole, or no more than the rows that a patch below replaces. */
+static bomsync_status read_base(bsi_block_writer *w, bsi_ref base, uint32_t records, bool whole, bomsync_error *err) {
+    bomsync_status st = bsi_store_front(&w->data, w->s, base, whole ? UINT32_MAX : 0, err);
     if (!st && w->data.count != records) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
-    if (st) return st;
-    w->read = base;
-    w->read_whole = whole;
-    return BOMSYNC_OK;
+    return st;
 }
 
 /* Its directory, and the block: of a few blocks here and there the hashes are as far away again, and hashes say no more than the rows do. */
@@ -472,7 +461,6 @@ bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref b
     *out = (bsi_block_match){.old = d};
     if (!now->count || now->count > 64 || now->bad_count) return false;
     patch_room(w);
-    w->read = BSI_REF_NONE;
     if (bsi_store_unlike(&w->data, &out->unlike, w->s, base, w->slot_count, now, NULL)) return false;
     if (d->count != now->count || d->slot_count != w->slot_count) return false;
     for (uint64_t left = out->unlike; left; left &= left - 1) {
@@ -495,17 +483,14 @@ bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const b
     w->enc.len = 0;
     for (uint64_t left = m->written; left; left &= left - 1, n++) {
         uint32_t row = (uint32_t)__builtin_ctzll(left);
+        uint64_t kh = now->kh[row], rh = now->rh[row];
         if (m->changed >> row & 1) {
-            const uint32_t one[] = {row};
-            const rows_of p = {1, one, enc, image + changed, body + changed, &now->kh[row], &now->rh[row]};
-            take_new(w, n, &p, 0);
+            take(w, n, row, enc + image[changed], image[changed + 1] - image[changed], body[changed], kh, rh);
             changed++;
         } else if (m->unlike >> row & 1) {
-            take_old(w, n, row, now->kh[row], now->rh[row]);
+            take_old(w, n, row, kh, rh);
         } else {
-            const uint32_t one[] = {row};
-            const rows_of p = {1, one, now->enc.data, now->image + row, now->body + row, &now->kh[row], &now->rh[row]};
-            take_new(w, n, &p, 0);
+            take(w, n, row, now->enc.data + now->image[row], now->image[row + 1] - now->image[row], now->body[row], kh, rh);
         }
     }
     w->off[n] = (uint32_t)w->enc.len;
@@ -533,7 +518,7 @@ bomsync_status bsi_block_writer_patch(bsi_ref *out, bsi_block_writer *w, bsi_ref
     }
     bool small = stays_small(&old, &p);
     if (small && !old.count) return add_patch(out, w, base, old.records, &p, err);
-    st = read_base(w, base, old.records, 0, !small, err);
+    st = read_base(w, base, old.records, !small, err);
     if (st) return st;
     w->enc.len = 0;
     p = (rows_of){rows_of_both(&old, &p), w->row, NULL, w->off, w->body, w->kh, w->rh};

@@ -4,7 +4,7 @@
  *   after    s1  n2  n3  s4  n5  s6 ...        n: written whole, side by side; what they stood on goes with its segment
  *
  * A sync writes what changed and nothing else. So after some hundred of them most blocks are read from two segments, of which one
- * holds hardly anything that the same sync wants: it reads three times as many as the second sync did. And a segment stays as long as one of its
+ * holds hardly anything that the same sync wants: it opens three and a half times as many as the second sync did. And a segment stays as long as one of its
  * blocks is in use. Neither is mended while a sync waits for it. gc does so where a quarter of the blocks are patches; and, if no older
  * generation stays that needs what it leaves behind, where a quarter of what lies in the segments is dead, or they are twice as many as they would be.
  *
@@ -36,17 +36,14 @@ typedef struct compact {
     size_t segments;       /* that were looked at */
     bsi_image image;
     size_t at, piece;      /* the walk through state and image: where it stands in them */
-    bsi_ref *orphan;       /* blocks that no entry names, as they are named now */
+    bsi_ref *orphan;       /* blocks that no entry names: first their places in the state, then as they are named now */
     size_t orphans, orphan_cap;
     bsi_block_writer **writer; /* [workers] */
     bsi_block_data *data;  /* [workers] */
-    int workers;
     atomic_int status;
     bomsync_error err;     /* of the first that failed */
 } compact;
 
-static bool has(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
-static void set(uint64_t *bits, size_t i) { bits[i >> 6] |= 1ull << (i & 63); }
 static uint64_t segment_of(bsi_ref ref) { return ref >> BSI_REF_BITS; }
 
 /* ---- which ---- */
@@ -56,17 +53,20 @@ static bomsync_status note_segment(compact *c, uint64_t id, const bsi_rows_segme
     bomsync_status st = bsi_shard_get(&data, c->s, BSI_DB_DATA, id, err);
     if (st) return st;
     size_t bytes = BSI_MAX(data.mv_size, (size_t)rows->start[rows->blocks] * 8);
-    if (rows->blocks * 4 <= BSI_SEGMENT_BLOCKS && bytes * 4 <= BSI_STORE_SEGMENT_BYTES) set(c->small, id);
+    if (rows->blocks * 4 <= BSI_SEGMENT_BLOCKS && bytes * 4 <= BSI_STORE_SEGMENT_BYTES) bsi_bit_set(c->small, id);
     c->all[id] = (uint16_t)rows->blocks;
     c->segments++;
     return BOMSYNC_OK;
 }
 
-/* Of a state block: is it a patch, and what is it over? Its segment is noted. */
+/* Of a state block: is it a patch, and what is it over? Its segment is noted. No segment may be newer than the state. */
 static bomsync_status look(bsi_patch *p, compact *c, bsi_ref ref, bomsync_error *err) {
     bsi_rows_view *v = bsi_rows_here();
+    uint64_t id = segment_of(ref), newest = c->s->counters.segment;
     bomsync_status st = bsi_patch_get(p, v, c->s, ref, err);
-    return st || c->all[segment_of(ref)] ? st : note_segment(c, segment_of(ref), &v->segment[v->last], err);
+    if (!st && (id > newest || (p->base != BSI_REF_NONE && segment_of(p->base) > newest)))
+        return bsi_fail(err, BOMSYNC_E_INTEGRITY, "the state names a block that was never published");
+    return st || c->all[id] ? st : note_segment(c, id, &v->segment[v->last], err);
 }
 
 /* Patches, if they are many; of the others those that share their segment with few. */
@@ -78,14 +78,14 @@ static bomsync_status choose(bool *any, compact *c, bomsync_error *err) {
     for (size_t i = 0; !st && i < c->count; i++) {
         st = look(&p, c, c->old[i], err);
         if (st || p.base == BSI_REF_NONE) continue;
-        set(patch, i);
+        bsi_bit_set(patch, i);
         patches++;
     }
     bool many = patches * 4 >= c->count;
     for (size_t i = 0; !st && i < c->count; i++) {
-        if (has(patch, i) && many) set(c->again, i);
+        if (bsi_bit_has(patch, i) && many) bsi_bit_set(c->again, i);
         else c->live[segment_of(c->old[i])]++;
-        if (!has(patch, i) || many) continue;
+        if (!bsi_bit_has(patch, i) || many) continue;
         st = look(&p, c, c->old[i], err);
         if (!st) c->live[segment_of(p.base)]++;
     }
@@ -96,7 +96,7 @@ static bomsync_status choose(bool *any, compact *c, bomsync_error *err) {
     bool sparse = c->alone && (dead * 4 >= all || c->segments > 2 * (c->count / BSI_SEGMENT_BLOCKS + FEW_SEGMENTS));
     for (size_t i = 0; sparse && i < c->count; i++) {
         uint64_t id = segment_of(c->old[i]);
-        if ((c->live[id] * 4u <= c->all[id] * 3u || has(c->small, id)) && (!has(patch, i) || many)) set(c->again, i);
+        if ((c->live[id] * 4u <= c->all[id] * 3u || bsi_bit_has(c->small, id)) && (!bsi_bit_has(patch, i) || many)) bsi_bit_set(c->again, i);
     }
     *any = !st && (many || sparse) && c->count;
     bsi_vast_free(patch);
@@ -110,9 +110,7 @@ static bomsync_status write_block(compact *c, bsi_block_writer *w, bsi_block_dat
     bomsync_status st = bsi_store_data(d, c->s, c->old[i], err);
     if (st || d->slot_count != c->feed->slots.count) return st; /* of fewer columns: it stays until a sync writes it */
     st = bsi_store_rows(&rows, c->s, c->old[i], err);
-    if (!st && rows.count != d->count)
-        return bsi_bad(err, &c->s->shard[segment_of(c->old[i]) % (uint64_t)c->s->shard_count].env, BSI_DB_ROWS, bsi_key_id(&(uint64_t){segment_of(c->old[i])}),
-                       "rows and data of a block have different counts");
+    if (!st && rows.count != d->count) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "rows and data of a block have different counts");
     return st ? st : bsi_block_writer_add(&c->now[i], w, d->count, d->raw.data, d->image, d->body, rows.kh, rows.rh, err);
 }
 
@@ -123,19 +121,19 @@ static void write_task(void *ctx, size_t index) {
     bomsync_status st = (bomsync_status)atomic_load(&c->status);
     if (!st && !c->writer[lane]) st = bsi_block_writer_open(&c->writer[lane], c->s, c->feed->slots.count, c->feed->dictionary, &err);
     for (size_t i = index * TASK_BLOCKS; !st && i < BSI_MIN((index + 1) * TASK_BLOCKS, c->count); i++)
-        if (has(c->again, i)) st = write_block(c, c->writer[lane], &c->data[lane], i, &err);
+        if (bsi_bit_has(c->again, i)) st = write_block(c, c->writer[lane], &c->data[lane], i, &err);
     if (st && atomic_compare_exchange_strong(&c->status, &none, (int)st)) c->err = err;
 }
 
 static bomsync_status write_blocks(compact *c, bomsync_error *err) {
-    c->workers = bsi_usable_cores();
-    c->writer = bsi_calloc((size_t)c->workers, sizeof *c->writer);
-    c->data = bsi_calloc((size_t)c->workers, sizeof *c->data);
+    int workers = bsi_usable_cores();
+    c->writer = bsi_calloc((size_t)workers, sizeof *c->writer);
+    c->data = bsi_calloc((size_t)workers, sizeof *c->data);
     c->err = (bomsync_error)BOMSYNC_ERROR_INIT;
-    bsi_parallel(c->workers, (c->count + TASK_BLOCKS - 1) / TASK_BLOCKS, write_task, c);
+    bsi_parallel(workers, (c->count + TASK_BLOCKS - 1) / TASK_BLOCKS, write_task, c);
     bomsync_status st = (bomsync_status)atomic_load(&c->status);
     if (st && err) *err = c->err;
-    for (int i = 0; i < c->workers; i++) {
+    for (int i = 0; i < workers; i++) {
         bomsync_status closed = bsi_block_writer_close(c->writer[i], st ? NULL : err);
         if (!st) st = closed;
         bsi_block_data_free(&c->data[i]);
@@ -147,38 +145,28 @@ static bomsync_status write_blocks(compact *c, bomsync_error *err) {
 
 /* ---- the lists ---- */
 
-static void add_orphan(compact *c, bsi_ref ref) {
+static void add_orphan(compact *c, size_t place) {
     if (c->orphans == c->orphan_cap) c->orphan = bsi_vast_realloc(c->orphan, (c->orphan_cap = c->orphan_cap ? c->orphan_cap * 2 : 64) * sizeof *c->orphan);
-    c->orphan[c->orphans++] = ref;
+    c->orphan[c->orphans++] = place;
 }
 
-/* The state block of an entry's, as it is named now; passes it. skipped: those before it are orphans. False: it is not there. */
-static bool pass_to(compact *c, bsi_ref *ref, bool skipped) {
-    for (; c->at < c->count; c->at++) {
-        if (c->old[c->at] == *ref) {
-            *ref = c->now[c->at++];
-            return true;
-        }
-        if (skipped) add_orphan(c, c->now[c->at]);
-    }
-    return false;
+/* Goes on to the block `ref` of the state, and past it: its place, or count if it is not there. Those before it are orphans. */
+static size_t go_to(compact *c, bsi_ref ref) {
+    while (c->at < c->count && c->old[c->at] != ref) add_orphan(c, c->at++);
+    return c->at < c->count ? c->at++ : c->count;
 }
 
-/* Does each exact entry name a block of the state behind the one before? Finds the orphans. */
+/* Does each exact entry name a block of the state behind the one before? Finds the orphans. Asked before anything is written. */
 static bomsync_status walks_along(bool *along, compact *c, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
-    c->at = 0;
     *along = true;
     for (size_t p = 0; !st && *along && p < c->image.piece_count; p++) {
         const bsi_image_piece *piece = &c->image.piece[p];
         st = bsi_store_image_check(c->s, piece, err);
-        for (uint32_t i = 0; !st && *along && i < piece->count; i++) {
-            bsi_ref ref = piece->entry[i].ref;
-            if (piece->entry[i].flags & BSI_IMAGE_EXACT) *along = pass_to(c, &ref, true);
-        }
+        for (uint32_t i = 0; !st && *along && i < piece->count; i++)
+            if (piece->entry[i].flags & BSI_IMAGE_EXACT) *along = go_to(c, piece->entry[i].ref) < c->count;
     }
-    bsi_ref none = BSI_REF_NONE;
-    if (!st && *along) pass_to(c, &none, true);
+    if (!st && *along && c->image.count) go_to(c, BSI_REF_NONE);
     return st;
 }
 
@@ -187,7 +175,9 @@ static void next_entries(void *ctx, bsi_image_entry *out, size_t first, size_t c
     for (size_t i = 0; i < count; i++) {
         while (first + i - c->image.piece[c->piece].first >= c->image.piece[c->piece].count) c->piece++;
         out[i] = c->image.piece[c->piece].entry[first + i - c->image.piece[c->piece].first];
-        if (out[i].flags & BSI_IMAGE_EXACT) pass_to(c, &out[i].ref, false);
+        if (!(out[i].flags & BSI_IMAGE_EXACT)) continue;
+        while (c->old[c->at] != out[i].ref) c->at++; /* it is there: walks_along has passed it */
+        out[i].ref = c->now[c->at++];
     }
 }
 
@@ -195,38 +185,30 @@ static bomsync_status commit(compact *c, bsi_lister *l, bsi_list *state, bsi_lis
     bsi_store *s = c->s;
     bomsync_status st = bsi_lister_begin_last(l, err);
     if (!st) st = bsi_list_save(l, state, err);
-    if (!st && image) st = bsi_list_save(l, image, err);
+    if (!st && image->count) st = bsi_list_save(l, image, err);
     c->g->state_list = state->id;
-    if (image) c->feed->image_list = image->id;
+    if (image->count) c->feed->image_list = image->id;
     if (!st) st = bsi_generation_save(s, l->txn, c->g, c->previous, c->outbox, err);
     if (!st) st = bsi_feed_save(s, l->txn, c->feed, err);
     l->counters.segment = atomic_load(&s->next_segment) - 1;
     if (!st) st = bsi_store_counters_put(s, l->txn, &l->counters, err);
-    if (!st) {
-        MDB_txn *txn = l->txn;
-        l->txn = NULL;
-        st = bsi_env_commit(&s->root, txn, err);
-    }
     if (st) return st;
-    s->counters = l->counters;
-    return BOMSYNC_OK;
+    MDB_txn *txn = l->txn;
+    l->txn = NULL;
+    return bsi_env_commit(&s->root, txn, err);
 }
 
-static bomsync_status write_lists(compact *c, bomsync_error *err) {
-    bsi_lister l = {.s = c->s, .counters = c->s->counters};
+static bomsync_status write_lists(compact *c, bsi_lister *l, bomsync_error *err) {
     bsi_list before = {0}, state = {0}, image = {0};
-    bool along = true;
+    bsi_ahead a = {.image_count = (size_t)c->image.count, .entries = next_entries, .ctx = c};
+    c->at = c->piece = 0;
+    for (size_t i = 0; i < c->orphans; i++) c->orphan[i] = c->now[c->orphan[i]];
     bomsync_status st = bsi_list_load(&before, c->s, c->s->root.read, c->g->state_list, BSI_DB_STATE, err);
-    if (!st && c->image.count) st = walks_along(&along, c, err);
-    if (!st && along) st = bsi_lister_state(&state, &l, c->now, c->count, &before, err);
-    if (!st && along && c->image.count) {
-        bsi_ahead a = {.image_count = (size_t)c->image.count, .entries = next_entries, .ctx = c};
-        c->at = c->piece = 0;
-        st = bsi_lister_entries(&image, &l, &a, err);
-        bsi_list_orphans(&image, c->orphan, c->orphans);
-    }
-    if (!st && along) st = commit(c, &l, &state, c->image.count ? &image : NULL, err);
-    if (l.txn) mdb_txn_abort(l.txn);
+    if (!st) st = bsi_lister_state(&state, l, c->now, c->count, &before, err);
+    if (!st && a.image_count) st = bsi_lister_entries(&image, l, &a, err);
+    if (!st && a.image_count) bsi_list_orphans(&image, c->orphan, c->orphans);
+    if (!st) st = commit(c, l, &state, &image, err);
+    if (l->txn) mdb_txn_abort(l->txn);
     bsi_list_free(&before);
     bsi_list_free(&state);
     bsi_list_free(&image);
@@ -235,15 +217,17 @@ static bomsync_status write_lists(compact *c, bomsync_error *err) {
 
 /* ---- a feed ---- */
 
-static bomsync_status renew(bsi_store *s, bomsync_error *err) {
-    bomsync_status st = bsi_env_renew(&s->root, err);
-    if (!st) st = bsi_shards_renew(s, err);
-    atomic_store(&s->view, bsi_store_new_view());
-    return st;
+static bomsync_status write_again(compact *c, bomsync_error *err) {
+    bsi_lister l = {.s = c->s, .counters = c->s->counters};
+    c->now = bsi_vast_alloc(c->count * sizeof *c->now);
+    memcpy(c->now, c->old, c->count * sizeof *c->now);
+    bomsync_status st = write_blocks(c, err);
+    if (!st) st = write_lists(c, &l, err);
+    return st ? st : bsi_store_adopt(c->s, &l.counters, err);
 }
 
 static bomsync_status compact_state(compact *c, bomsync_error *err) {
-    bool any = false;
+    bool any = false, along = true;
     size_t segments = (size_t)c->s->counters.segment + 1;
     c->again = bsi_vast_calloc(c->count / 64 + 1, sizeof *c->again);
     c->live = bsi_vast_calloc(segments, sizeof *c->live);
@@ -251,13 +235,11 @@ static bomsync_status compact_state(compact *c, bomsync_error *err) {
     c->small = bsi_vast_calloc(segments / 64 + 1, sizeof *c->small);
     bomsync_status st = choose(&any, c, err);
     if (st || !any) return st;
-    c->now = bsi_vast_alloc(c->count * sizeof *c->now);
-    memcpy(c->now, c->old, c->count * sizeof *c->now);
     if (c->feed->image_list) st = bsi_store_image(&c->image, c->s, c->feed->image_list, err);
-    if (!st) st = write_blocks(c, err);
-    if (!st) st = write_lists(c, err);
+    if (!st) st = walks_along(&along, c, err);
+    if (!st && along) st = write_again(c, err);
     bsi_image_free(&c->image);
-    return st ? st : renew(c->s, err);
+    return st;
 }
 
 bomsync_status bsi_store_compact(bsi_store *s, const char *feed, int64_t oldest, bomsync_error *err) {

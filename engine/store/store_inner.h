@@ -247,6 +247,8 @@ struct bsi_store {
 uint64_t bsi_store_new_view(void);
 bomsync_status bsi_store_meta_put(bsi_store *s, MDB_txn *txn, const char *key, const void *p, size_t n, bomsync_error *err);
 bomsync_status bsi_store_counters_put(bsi_store *s, MDB_txn *txn, const bsi_counters *c, bomsync_error *err);
+/** After a commit of the root with these counters: readers of this handle move to the new state; ids that were used stay used. */
+bomsync_status bsi_store_adopt(bsi_store *s, const bsi_counters *c, bomsync_error *err);
 char *bsi_store_path(const bsi_store *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bomsync_status bsi_store_lay_out(const char *dir, bomsync_error *err);      /* lock, readers, outbox, tmp, ledger */
 bomsync_status bsi_store_sync_all(const char *dir, int shards, bomsync_error *err);

@@ -459,13 +459,13 @@ static bomsync_status pull(stretch *x, uint64_t to, bomsync_error *err) {
     return BOMSYNC_OK;
 }
 
-/* Makes pieces of what is cut off; returns how many refs are left, too few for one, while more could be pulled in. */
-static size_t make_pieces(stretch *x, bool more) {
+/* Makes pieces of what is cut off; returns how many refs are left: fewer than `keep`, while more could be pulled in. */
+static size_t make_pieces(stretch *x, size_t keep) {
     const bsi_ref *ref = x->copied ? (const void *)x->ref.data : x->known + x->first;
     size_t count = x->copied ? x->ref.len / sizeof *ref : (size_t)(x->at - x->first), at = 0;
     while (at < count) {
         size_t n = state_cut(ref + at, count - at), before = x->made->len;
-        if (at + n == count && n < STATE_KEEP && more) break;
+        if (at + n == count && n < keep) break;
         put_refs(x->made, ref + at, n);
         bsi_list_add(x->out, (bsi_list_piece){.id = MADE | (x->made->len - before), .count = (uint32_t)n,
                                               .check = (uint32_t)bsi_xxh128(ref + at, n * sizeof *ref).lo});
@@ -486,10 +486,11 @@ static bomsync_status put_edit(stretch *x, const bsi_state_edit *edit, bomsync_e
     }
     if (edit->count) bsi_buf_add(&x->ref, edit->ref, edit->count * sizeof(bsi_ref));
     pass(x, edit->end);
+    if (x->ref.len >= 4 * STATE_MAX * sizeof(bsi_ref)) make_pieces(x, STATE_MAX); /* cut whatever comes behind: else a stretch may be as long as the list */
     return st;
 }
 
-static bool is_swapped(const stretch *x, uint64_t i) { return x->swapped && i < x->old->count && (x->swapped[i >> 6] >> (i & 63) & 1); }
+static bool is_swapped(const stretch *x, uint64_t i) { return x->swapped && i < x->old->count && bsi_bit_has(x->swapped, i); }
 
 static uint64_t next_swapped(const stretch *x) {
     uint64_t words = x->swapped ? (x->old->count >> 6) + 1 : 0, w = x->at >> 6;
@@ -515,7 +516,7 @@ static bomsync_status run_stretch(stretch *x, const bsi_state_edit *edit, size_t
             }
         }
         if (!st) st = pull(x, border, err);
-        if (!st) rest = make_pieces(x, x->at < x->old->count);
+        if (!st) rest = make_pieces(x, x->at < x->old->count ? STATE_KEEP : 0);
     }
     return st;
 }

@@ -12,6 +12,7 @@
  */
 #include <time.h>
 
+#include "core/beside.h"
 #include "store/store_inner.h"
 
 /* ---- journal ---- */
@@ -218,8 +219,7 @@ typedef struct state_run {
     publish *u;
     bsi_list old;
     bsi_buf made;
-    pthread_t thread;
-    bool running;
+    bsi_beside beside;
     bomsync_status st;
     bomsync_error err;
 } state_run;
@@ -245,15 +245,14 @@ static bomsync_status begin_state(state_run *r, publish *u, bomsync_error *err) 
     if (!p->edit_state) return BOMSYNC_OK;
     bool beside = p->state_beside && p->state_base && p->state_base_count == r->old.count;
     if (beside) bsi_buf_reserve(&r->made, p->state_base_count * 2); /* here, where memory was used before */
-    r->running = beside && pthread_create(&r->thread, NULL, make_state, r) == 0;
-    if (!r->running) make_state(r);
+    if (!beside || !bsi_beside_start(&r->beside, make_state, r)) make_state(r);
     return BOMSYNC_OK;
 }
 
 /* In any case; st: what came of it so far. */
 static bomsync_status end_state(state_run *r, bomsync_status st, bomsync_error *err) {
     publish *u = r->u;
-    if (r->running) pthread_join(r->thread, NULL);
+    bsi_beside_end(&r->beside);
     if (!st && r->st) *err = r->err;
     if (!st) st = r->st;
     if (!st && r->p && r->p->edit_state) st = bsi_state_edit_save(&u->state, &u->l, &r->made, err);
@@ -365,10 +364,8 @@ static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bo
     return BOMSYNC_OK;
 }
 
-/* Readers of this handle move to the new state; the ids that were used stay used. */
-static bomsync_status adopt(publish *u, bomsync_error *err) {
-    bsi_store *s = u->s;
-    s->counters = u->l.counters;
+bomsync_status bsi_store_adopt(bsi_store *s, const bsi_counters *c, bomsync_error *err) {
+    s->counters = *c;
     bomsync_status st = bsi_env_renew(&s->root, err);
     if (!st) st = bsi_shards_renew(s, err);
     atomic_store(&s->view, bsi_store_new_view());
@@ -399,7 +396,7 @@ bomsync_status bsi_store_publish(bsi_store *s, const bsi_publish *p, bomsync_err
         s->failed = true;
         return st;
     }
-    st = adopt(&u, err);
+    st = bsi_store_adopt(s, &u.l.counters, err);
     if (!st && p->outbox && p->generation) {
         st = bsi_store_rename_outbox(s, p->generation->number, err);
         if (st) bsi_hint(err, "generation %lld is made; the next run names its folder", (long long)p->generation->number);

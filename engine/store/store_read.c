@@ -477,19 +477,28 @@ bomsync_status bsi_store_data(bsi_block_data *out, bsi_store *s, bsi_ref ref, bo
     return bsi_store_front(out, s, ref, UINT32_MAX, err);
 }
 
-bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err) {
-    decoder *c = get_decoder(out);
-    unpacked *u;
-    const bsi_block_place *b;
-    out->count = 0;
-    out->below = BSI_REF_NONE;
-    out->replaced = 0;
-    bomsync_status st = find_block(&u, &b, c, s, ref, err);
-    if (st) return st;
+/* The block that was found, or its first `front` rows. */
+static bomsync_status read_block(bsi_block_data *out, decoder *c, bsi_store *s, unpacked *u, const bsi_block_place *b, bsi_ref ref, uint32_t front,
+                                 bomsync_error *err) {
     if (is_patch(u, b)) return patched_data(out, c, s, u, b, ref, front, err);
     if (find_images(out, c, u, b, front)) return BOMSYNC_OK;
     out->count = 0;
     return bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
+}
+
+static void forget_block(bsi_block_data *out) {
+    out->count = 0;
+    out->below = BSI_REF_NONE;
+    out->replaced = 0;
+}
+
+bomsync_status bsi_store_front(bsi_block_data *out, bsi_store *s, bsi_ref ref, uint32_t front, bomsync_error *err) {
+    decoder *c = get_decoder(out);
+    unpacked *u;
+    const bsi_block_place *b;
+    forget_block(out);
+    bomsync_status st = find_block(&u, &b, c, s, ref, err);
+    return st ? st : read_block(out, c, s, u, b, ref, front, err);
 }
 
 static uint64_t rows_unlike(const bsi_block_data *d, const bsi_rows *now) {
@@ -509,13 +518,11 @@ bomsync_status bsi_store_unlike(bsi_block_data *out, uint64_t *unlike, bsi_store
     unpacked *u;
     const bsi_block_place *b;
     *unlike = 0;
-    out->count = 0;
+    forget_block(out);
     bomsync_status st = find_block(&u, &b, c, s, ref, err);
     if (st) return st;
     out->count = b->records;
     out->slot_count = u->segment.slot_count;
-    out->below = BSI_REF_NONE;
-    out->replaced = 0;
     if (out->count != now->count || out->slot_count != slots) return BOMSYNC_OK;
     data_room(out, out->count);
     const uint8_t *p = c->residual.data;
@@ -523,8 +530,7 @@ bomsync_status bsi_store_unlike(bsi_block_data *out, uint64_t *unlike, bsi_store
                 bsi_residual_unlike(&u->raw, out->image, out->body, unlike, &c->made, slots, now, p, p + c->residual.len);
     out->raw = u->raw;
     if (told) return BOMSYNC_OK;
-    if (is_patch(u, b)) st = patched_data(out, c, s, u, b, ref, UINT32_MAX, err);
-    else if (!find_images(out, c, u, b, UINT32_MAX)) st = bad_segment(err, s, BSI_DB_DATA, ref >> BSI_REF_BITS, "a block cannot be read");
+    st = read_block(out, c, s, u, b, ref, UINT32_MAX, err);
     *unlike = st ? 0 : rows_unlike(out, now);
     return st;
 }

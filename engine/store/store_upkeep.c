@@ -605,32 +605,24 @@ static bool much_is_free(const bsi_env *e) {
     return bytes >= SHRINK_BYTES && free_bytes(e) * 3 >= bytes;
 }
 
-static bool copy_to(const bsi_env *e, const char *path) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && mdb_env_copyfd2(e->env, fd, MDB_CP_COMPACT) == 0 && fsync(fd) == 0;
-    return (fd < 0 || close(fd) == 0) && good;
-}
-
 /* LMDB's file is as long as it ever was. Nobody else has it open: a copy of what is in use takes its place, at once. Where there is no room for that
  * it stays as it is. */
 static bomsync_status shrink(bsi_store *s, bsi_env *e, bomsync_error *err) {
     if (!much_is_free(e)) return BOMSYNC_OK;
-    char *copy = bsi_store_path(s, "tmp/%s.mdb", e->label), *path = bsi_format("%s/data.mdb", e->path);
-    char *folder = bsi_strdup(e->path), *label = bsi_strdup(e->label);
+    char *tmp = bsi_store_path(s, "tmp"), *folder = bsi_strdup(e->path), *label = bsi_strdup(e->label), *path = bsi_format("%s/data.mdb", folder);
+    char *copies = bsi_format("%s/%s", tmp, label), *copy = bsi_format("%s/data.mdb", copies);
     bool shard = e->shard;
     bomsync_status st = BOMSYNC_OK;
-    if (copy_to(e, copy)) {
+    if (!copy_env(e, tmp, label, NULL) && !bsi_fsync_path(copy, NULL)) {
         bsi_env_close(e);
         if (rename(copy, path) != 0) st = bsi_fail_errno(err, errno, path, "could not rename \"%s\"", copy);
         if (!st) st = bsi_fsync_path(folder, err);
         bomsync_status opened = bsi_env_open(e, s->dir, label, shard, true, false, st ? NULL : err);
         if (!st) st = opened;
     }
-    unlink(copy);
-    free(copy);
-    free(path);
-    free(folder);
-    free(label);
+    bsi_remove_tree(copies, NULL);
+    char *const all[] = {tmp, folder, label, path, copies, copy};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     return st;
 }
 

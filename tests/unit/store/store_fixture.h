@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/vast.h"
 #include "store/store_inner.h"
 
 enum { FX_ROWS = 12, FX_SLOTS = 4, FX_BLOCKS_MAX = 3000 };
@@ -144,6 +145,20 @@ static inline void fx_next(size_t step) {
     }
     FX_OK(fx_publish(s, "default", false, &err), err);
     bsi_store_close(s);
+}
+
+/* The refs of a feed's newest state, as they are named now: gc may have written its blocks again. count: how many they must be. */
+static inline void fx_refs(bsi_ref *out, size_t count, bsi_store *s, const char *feed) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bsi_generation *g;
+    bsi_ref *ref;
+    size_t n;
+    FX_OK(bsi_store_generation_of_feed(&g, s, feed, INT64_MAX, &err), err);
+    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
+    cr_assert(eq(sz, n, count));
+    memcpy(out, ref, n * sizeof *ref);
+    bsi_vast_free(ref);
+    bsi_generation_free(g);
 }
 
 /* Does the newest state hold what fx says? 0 yes, else the status or 99. */

@@ -1,7 +1,6 @@
 /* Compaction: gc writes blocks again that lie scattered, and nobody can tell from what the store says. */
 #include <time.h>
 
-#include "core/vast.h"
 
 #include "store_fixture.h"
 
@@ -11,18 +10,9 @@ enum { ALONE = 1 };
 
 /* The newest state and image, as they are named now. */
 static void reload(bsi_store *s) {
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    bsi_generation *g;
-    bsi_ref *ref;
-    size_t n;
-    FX_OK(bsi_store_generation_of_feed(&g, s, "default", INT64_MAX, &err), err);
-    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
-    cr_assert(eq(sz, n, fx.count));
-    memcpy(fx.ref, ref, n * sizeof *ref);
-    for (size_t i = 0; i < n; i++)
-        if (fx.image[i].flags & BSI_IMAGE_EXACT) fx.image[i].ref = ref[i];
-    bsi_vast_free(ref);
-    bsi_generation_free(g);
+    fx_refs(fx.ref, fx.count, s, "default");
+    for (size_t i = 0; i < fx.count; i++)
+        if (fx.image[i].flags & BSI_IMAGE_EXACT) fx.image[i].ref = fx.ref[i];
 }
 
 /* The stored image holds what fx.image says; its orphans are blocks of the state that it does not name. */
@@ -158,18 +148,12 @@ Test(store_compact, an_image_in_another_order_is_left_as_it_is) {
     fx.image[700] = e;
     FX_OK(fx_publish(s, "default", false, &err), err);
     bsi_store_close(s);
-    static bsi_ref was[FX_BLOCKS_MAX];
+    static bsi_ref was[FX_BLOCKS_MAX], now[FX_BLOCKS_MAX];
     memcpy(was, fx.ref, sizeof was);
     gc(ALONE);
     s = fx_open(BSI_STORE_READ);
-    bsi_generation *g;
-    bsi_ref *ref;
-    size_t n;
-    FX_OK(bsi_store_generation_of_feed(&g, s, "default", INT64_MAX, &err), err);
-    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
-    cr_assert(zero(int, memcmp(was, ref, n * sizeof *ref)));
-    bsi_vast_free(ref);
-    bsi_generation_free(g);
+    fx_refs(now, fx.count, s, "default");
+    cr_assert(zero(int, memcmp(was, now, fx.count * sizeof *now)));
     bsi_store_close(s);
 }
 
@@ -186,15 +170,9 @@ Test(store_compact, each_feed_is_looked_at_for_itself) {
     fx.count = all;
     gc(ALONE);
     s = fx_open(BSI_STORE_READ);
-    bsi_generation *g;
-    bsi_ref *ref;
-    size_t n;
-    FX_OK(bsi_store_generation_of_feed(&g, s, "other", INT64_MAX, &err), err);
-    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
-    cr_assert(eq(sz, n, 300));
-    cr_assert(zero(int, memcmp(ref, fx.ref, n * sizeof *ref)), "nothing of it was dead");
-    bsi_vast_free(ref);
-    bsi_generation_free(g);
+    static bsi_ref now[FX_BLOCKS_MAX];
+    fx_refs(now, 300, s, "other");
+    cr_assert(zero(int, memcmp(now, fx.ref, 300 * sizeof *now)), "nothing of it was dead");
     bsi_store_close(s);
 }
 

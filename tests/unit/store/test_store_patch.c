@@ -1,7 +1,6 @@
 /* Patches: a block with some rows replaced reads as if it had been written whole, in every way there is to read it. */
 #include <fcntl.h>
 
-#include "core/vast.h"
 #include "store_fixture.h"
 
 TestSuite(store_patch, .init = fx_init, .fini = fx_fini, .timeout = 300);
@@ -386,20 +385,6 @@ Test(store_patch, coded_gc_keeps_what_patches_stand_on) {
     gc_keeps_what_patches_stand_on();
 }
 
-/* The refs of the newest state: gc may have written its blocks again. */
-static void reload(bsi_store *s) {
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    bsi_generation *g;
-    bsi_ref *ref;
-    size_t n;
-    FX_OK(bsi_store_generation_of_feed(&g, s, "p", INT64_MAX, &err), err);
-    FX_OK(bsi_store_state(&ref, &n, s, g->state_list, &err), err);
-    cr_assert(eq(sz, n, P_BLOCKS));
-    memcpy(p.ref, ref, sizeof p.ref);
-    bsi_vast_free(ref);
-    bsi_generation_free(g);
-}
-
 static void gc_makes_many_patches_whole(void) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     uint64_t seed = 12;
@@ -409,7 +394,7 @@ static void gc_makes_many_patches_whole(void) {
     for (int64_t keep = 3; keep >= 1; keep -= 2) { /* with what an older generation needs, and without */
         bsi_store *s = fx_open(BSI_STORE_GC);
         FX_OK(bsi_store_gc(s, keep, &err), err);
-        reload(s);
+        fx_refs(p.ref, P_BLOCKS, s, "p");
         for (size_t b = 0; b < P_BLOCKS; b++) cr_assert(not(is_patch(s, p.ref[b])));
         cr_assert(zero(int, compare_all(s, &err)), "%s", err.message);
         bsi_store_close(s);
