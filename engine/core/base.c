@@ -63,13 +63,14 @@ char *bsi_strndup(const char *s, size_t n) {
 struct bsi_arena_chunk {
     struct bsi_arena_chunk *next;
 };
-enum { ARENA_BYTES = 256 << 10 };
+enum { ARENA_BYTES = 256 << 10, ARENA_BYTES_MOST = 4 << 20 };
 
 void *bsi_arena_take(bsi_arena *a, size_t bytes) {
     bytes = (bytes + 7) & ~(size_t)7;
     if (bytes > a->left) {
-        size_t size = BSI_MAX(bytes + sizeof(struct bsi_arena_chunk), (size_t)ARENA_BYTES);
-        struct bsi_arena_chunk *c = bsi_alloc(size);
+        size_t size = BSI_MAX(bytes + sizeof(struct bsi_arena_chunk), BSI_MIN(BSI_MAX(a->bytes / 4, (size_t)ARENA_BYTES), (size_t)ARENA_BYTES_MOST));
+        struct bsi_arena_chunk *c = bsi_vast_alloc(size);
+        a->bytes += size;
         c->next = a->chunk;
         a->chunk = c;
         a->at = (uint8_t *)(c + 1);
@@ -86,6 +87,7 @@ void bsi_arena_join(bsi_arena *to, bsi_arena *from) {
     while (*end) end = &(*end)->next;
     *end = to->chunk;
     to->chunk = from->chunk;
+    to->bytes += from->bytes;
     to->left = 0;
     *from = (bsi_arena){0};
 }
@@ -93,7 +95,7 @@ void bsi_arena_join(bsi_arena *to, bsi_arena *from) {
 void bsi_arena_free(bsi_arena *a) {
     for (struct bsi_arena_chunk *c = a->chunk, *next; c; c = next) {
         next = c->next;
-        free(c);
+        bsi_vast_free(c);
     }
     *a = (bsi_arena){0};
 }

@@ -54,11 +54,11 @@ char *bsi_strndup(const char *s, size_t n);
 /** printf into a fresh string; free(). */
 char *bsi_format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/** Memory that is given back all at once. Zero-initialise. One thread. */
+/** Memory that is given back all at once; where it becomes much, in files, as lists are (core/vast.h). Zero-initialise. One thread. */
 typedef struct bsi_arena {
     struct bsi_arena_chunk *chunk; /* the one that is being filled; behind it the others */
     uint8_t *at;
-    size_t left;
+    size_t left, bytes; /* in the chunk; of all chunks */
 } bsi_arena;
 void *bsi_arena_take(bsi_arena *a, size_t bytes);       /* aligned to 8 */
 void bsi_arena_join(bsi_arena *to, bsi_arena *from);    /* from is empty then */

@@ -200,12 +200,22 @@ static const bsi_amended *kept_rows(bsi_row_reader *r, uint64_t block) {
     return amended_at(s, at)->kept ? amended_at(s, at) : NULL;
 }
 
+/* Which pair has the row; UINT32_MAX: none. */
+static uint32_t pair_of(const bsi_amended *a, uint32_t row, bool now) {
+    uint64_t here = a->changed | a->created;
+    if (row >= BSI_AMEND_ROWS_MAX) return UINT32_MAX;
+    if (!now && a->gone >> row & 1) return (uint32_t)__builtin_popcountll(here) + bsi_bits_below(a->gone, row);
+    if (!now) row = bsi_amended_now(a, row);
+    if (row >= BSI_AMEND_ROWS_MAX || !((now ? here : a->changed) >> row & 1)) return UINT32_MAX;
+    return bsi_bits_below(here, row);
+}
+
 /* *ok: its fields could be read. False: this row was not kept. */
 static bool kept_fields(bool *ok, bsi_field *out, const bsi_amended *a, uint32_t row, bool now, uint32_t slots) {
-    if (row >= BSI_AMEND_ROWS_MAX || !(a->changed >> row & 1)) return false;
-    uint32_t at = (uint32_t)__builtin_popcountll(a->changed & ((1ull << row) - 1));
+    uint32_t at = pair_of(a, row, now);
+    if (at == UINT32_MAX) return false;
     const bsi_kept_pair *p = a->kept;
-    const uint8_t *image = (const uint8_t *)(p + __builtin_popcountll(a->changed));
+    const uint8_t *image = (const uint8_t *)(p + __builtin_popcountll(a->changed | a->created) + __builtin_popcountll(a->gone));
     for (uint32_t i = 0; i < at; i++) image += p[i].now_bytes + p[i].old_bytes;
     *ok = now ? bsi_image_fields(out, slots, image, p[at].now_body, p[at].now_bytes, slots)
               : bsi_image_fields(out, slots, image + p[at].now_bytes, p[at].old_body, p[at].old_bytes, slots);

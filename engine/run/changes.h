@@ -28,19 +28,38 @@ void bsi_block_cache_close(bsi_block_cache *c); /* NULL is fine */
 bomsync_status bsi_block_load(const bsi_block_data **out, bsi_block_data *own, bsi_block_cache *cache, bsi_store *store, const bsi_ref *refs,
                               uint64_t block, bomsync_error *err);
 
-/** A block whose rows one block of the snapshot holds one by one (sync_amend.c). */
-enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as `changed` has bits */
+/** A block of the snapshot that stands in the place of one state block: the same records in the same order, but for some that came or went
+ *  (sync_amend.c). Row i of it is row bsi_amended_was(i) of the state block, row k of that is bsi_amended_now(k). */
+enum { BSI_AMEND_ROWS_MAX = 64 }; /* as many as a word has bits */
 typedef struct bsi_amended {
-    uint64_t changed;    /* bit i: row i is another one now; a quarter of them at most */
+    uint64_t changed;    /* bit i: row i is another one now */
+    uint64_t created;    /* bit i: row i is new */
+    uint64_t gone;       /* bit k: row k of the state block is gone */
     bsi_ref ref;         /* the state block */
-    bsi_ref made;        /* what stands in its place from now on, written with the scan; BSI_REF_NONE: not yet */
-    uint64_t entry;      /* the image's entry that stood for it */
+    bsi_ref made;        /* what stands in its place from now on, written with the scan; BSI_REF_NONE: not yet, none is created or gone */
     uint64_t ordinal;    /* where it stands in base; BSI_AMEND_NOWHERE: not known yet */
-    const struct bsi_kept_pair *kept; /* [rows that changed], then their images, now and old of each in turn, and a margin; NULL: nobody kept them */
+    const struct bsi_kept_pair *kept; /* [rows changed or created, then rows gone], then their images, now and old of each in turn, and a margin; */
+                         /* NULL: nobody kept them */
+    uint32_t entry;      /* the image's entry that stood for it */
     uint32_t open;       /* the block of the snapshot */
-    uint32_t records;
+    uint32_t fate;       /* where those of its created rows begin, behind all fates of joined rows */
+    uint32_t records;    /* in the snapshot */
 } bsi_amended;
 #define BSI_AMEND_NOWHERE UINT64_MAX
+
+static inline uint32_t bsi_bits_below(uint64_t bits, uint32_t i) { return (uint32_t)__builtin_popcountll(bits & ((1ull << i) - 1)); }
+/* The place of the k-th bit that is not set. */
+static inline uint32_t bsi_nth_unset(uint64_t bits, uint32_t k) {
+    if (!bits) return k;
+    uint64_t unset = ~bits;
+    for (; k; k--) unset &= unset - 1;
+    return unset ? (uint32_t)__builtin_ctzll(unset) : 64;
+}
+static inline uint32_t bsi_amended_was(const bsi_amended *a, uint32_t now) { return bsi_nth_unset(a->gone, now - bsi_bits_below(a->created, now)); }
+static inline uint32_t bsi_amended_now(const bsi_amended *a, uint32_t was) { return bsi_nth_unset(a->created, was - bsi_bits_below(a->gone, was)); }
+static inline uint32_t bsi_amended_records_before(const bsi_amended *a) { /* of the state block */
+    return a->records - (uint32_t)__builtin_popcountll(a->created) + (uint32_t)__builtin_popcountll(a->gone);
+}
 typedef struct bsi_kept_pair {
     uint32_t now_bytes, now_body, old_bytes, old_body;
 } bsi_kept_pair;

@@ -119,6 +119,7 @@ typedef struct cursor {
     bool end;           /* buf reaches the end of the file */
     uint64_t next;      /* image entry expected here */
     bool trust;         /* the last block matched: try the stored length first */
+    bool in_step;       /* it did, or stands in the place of its entry */
     unsigned lost;
     unsigned quiet;     /* so many open blocks are shown to nobody: the chain may not reach them */
     bsi_image_walk walk;
@@ -504,7 +505,7 @@ static bomsync_status cut_block(cursor *c, bsi_scan_block *b, bool *found, bomsy
 }
 
 static bsi_scan_expected expected(cursor *c) {
-    return (bsi_scan_expected){c->next, c->o->image ? bsi_image_next(&c->walk, c->next) : NULL};
+    return (bsi_scan_expected){c->next, c->o->image ? bsi_image_next(&c->walk, c->next) : NULL, c->in_step};
 }
 
 /* The next blocks of the chain; *more false at the end of the file. Matched blocks may come many at once, but none that
@@ -521,6 +522,7 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
         if (!st && !s->run.count && starved) st = cursor_fill(c, err);
         if (st) return st;
         if (s->run.count) {
+            c->in_step = true;
             const uint8_t *p = c->buf->data + c->at - s->run.bytes;
             if (c->o->matched) c->o->matched(c->o->matched_ctx, c->f->layout, s->run.first, s->run.count, p);
             return spill(c, &s->run.spill, p, s->run.bytes, true, err);
@@ -536,18 +538,21 @@ static bomsync_status cursor_step(cursor *c, uint64_t until, found_step *s, bool
     if (st || !*more) return st;
     bool long_record = (b->flags & BSI_CUT_OVERSIZE) && c->offset != b->offset; /* passed over already */
     c->trust = false;
+    if (long_record) c->in_step = false;
     if (!long_record) {
         const uint8_t *p = c->buf->data + c->at;
         if (c->o->tier_block && look_up(c, b)) {
             c->lost = 0;
-            c->trust = true;
+            c->trust = c->in_step = true;
             st = check_piece(c, bsi_image_piece_of(c->o->image, c->next), err);
             if (c->o->matched && !st) c->o->matched(c->o->matched_ctx, c->f->layout, c->next, 1, p);
         } else {
             if (!c->o->no_plain) b->plain = bsi_xxh128(p, b->bytes);
             if (b->flags & BSI_CUT_AT_END) c->lost = 0;
+            bool stands = !c->quiet && c->o->opened && bsi_source_random(c->f->source) && c->o->opened(c->o->opened_ctx, c->f->layout, b, p, expected(c));
             if (c->quiet) c->quiet--;
-            else if (c->o->opened && bsi_source_random(c->f->source)) c->next += c->o->opened(c->o->opened_ctx, c->f->layout, b, p, expected(c));
+            c->next += stands;
+            c->in_step = stands;
         }
         if (!st) st = spill(c, &b->spill, p, b->bytes, c->trust, err);
         c->at += b->bytes;

@@ -94,6 +94,7 @@ typedef struct bsi_scan {
 typedef struct bsi_scan_expected {
     uint64_t index;
     const bsi_image_entry *entry; /* NULL: the image is at its end, or there is none */
+    bool behind;                  /* the block before this one is that of the entry before, or stands in its place */
 } bsi_scan_expected;
 
 typedef struct bsi_scan_options {

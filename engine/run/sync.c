@@ -232,6 +232,22 @@ static bomsync_status diff_records(bsi_sync *s, bomsync_error *err) {
     return st;
 }
 
+static bomsync_status guard(bsi_sync *s, bomsync_error *err) {
+    bomsync_status st = bsi_sync_guard(s, err);
+    return st == BOMSYNC_HELD ? BOMSYNC_OK : st;
+}
+
+/* Blocks that were written with the scan are without all records that went with them. If some of these are withheld, such blocks are good for
+ * nothing: then all open blocks are joined. */
+static bomsync_status judge(bsi_sync *s, bomsync_error *err) {
+    bomsync_status st = guard(s, err);
+    if (st || s->all_held || !s->t.deletes_held || !s->amended_gone) return st;
+    bsi_sync_forget_guard(s);
+    bsi_sync_forget_found(s);
+    st = diff_records(s, err);
+    return st ? st : guard(s, err);
+}
+
 static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     char **paths = NULL;
     size_t path_count = 0;
@@ -273,10 +289,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     bsi_sync_stage_ends(s, BSI_SYNC_JOIN, &t);
     if (!st) st = diff_records(s, err);
     t = bsi_now_ns();
-    if (!st) {
-        st = bsi_sync_guard(s, err);
-        if (st == BOMSYNC_HELD) st = BOMSYNC_OK;
-    }
+    if (!st) st = judge(s, err);
     if (st) return st;
     s->t.records = s->feed->records + s->t.created - s->t.deleted;
     if (s->all_held) s->t.unchanged = s->t.records_in - s->t.held - s->t.kept_back - s->t.duplicates;

@@ -27,9 +27,9 @@ typedef struct bsi_kept_row {
 /** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. */
 typedef struct bsi_early_block {
     bsi_rows *rows;      /* kept: of an amended block those that changed, NULL: none */
-    bool amends;
+    bool amends, lent;   /* lent: the memory is bsi_amend_keep's */
     bsi_amended amended;
-    uint32_t count;      /* hashes of each row, for the join; amends: none */
+    uint32_t count;      /* hashes of each row, for the join; amends: of those that are created */
     uint64_t hash[];     /* [2 * count] key hashes, then row hashes */
 } bsi_early_block;
 
@@ -76,10 +76,10 @@ typedef struct bsi_sync {
     bsi_parts block_parts;
     uint64_t *row_base;         /* [open_count + 1] N index of the first row of each open block of the scan */
     size_t open_count;
-    uint64_t *fate;             /* [row_base[open_count]] */
+    uint64_t *fate;             /* [row_base[open_count] + amended_created] */
     bsi_amended *amended;       /* blocks that were changed in place, ascending by open */
     size_t amended_count;
-    uint64_t amended_records;
+    uint64_t amended_records, amended_created, amended_gone;
     const bsi_amended **amended_state; /* the same, ascending by ordinal */
     bsi_arena amended_kept;     /* their rows that changed */
     uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
@@ -164,12 +164,13 @@ bool bsi_amend_find(bsi_amended *a, const bsi_scan_block *b, const bsi_rows *w, 
 typedef struct bsi_amend_writer bsi_amend_writer;
 bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err);
 /** Does the block stand for that of the expected entry? now: all its rows, without hashes; those of rows that are written are made. Sets all of *a,
- *  made and kept as well if a record changed; what is kept takes *bytes. */
-bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now,
-                                 bsi_scan_expected x, bomsync_error *err);
+ *  made and kept as well if a record changed. */
+bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now, bsi_scan_expected x,
+                                 bomsync_error *err);
+void *bsi_amend_keep(bsi_amend_writer *w, size_t bytes);               /* memory that stays until bsi_amend_forget_rows: of files, where it becomes much */
 bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err); /* NULL is fine */
 void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
-bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err);       /* their state blocks in base, with open_state */
+bomsync_status bsi_amend_place(bool *again, bsi_sync *s, bomsync_error *err); /* their state blocks in base, with open_state; *again: settle once more, fewer are left */
 /** The amended blocks while open ones are gone through in ascending order. Zero-initialise. */
 typedef struct bsi_amend_walk {
     size_t at;
@@ -185,6 +186,7 @@ void bsi_early_free(bsi_early_block *e);                               /* NULL i
 bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err);  /* which blocks of snapshot and state are looked at */
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and again after twins were found in skipped blocks */
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
+void bsi_sync_forget_found(bsi_sync *s);                               /* all of it, but what the scan found: it is looked for again, and every open block joined */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
 
 /* sync_reconcile.c */
@@ -223,6 +225,7 @@ bomsync_status bsi_sync_learn(bsi_sync *s, uint64_t records, bomsync_error *err)
 bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_count, bomsync_error *err); /* before reading: control file, stale */
 bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err);       /* after reading: expected counts, trailers, file records */
 bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err);        /* both degrees: holds, kept deletes */
+void bsi_sync_forget_guard(bsi_sync *s);                               /* what it decided */
 void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since is taken over from the last run */
 
 /* sync_publish.c */

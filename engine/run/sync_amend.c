@@ -17,11 +17,17 @@
  *
  *   kept       pair pair | now1 old1 now2 old2 | margin       one after the other in memory that is given back as a whole
  *
+ * Where some records came or went, as engineering changes make them, the others are found side by side:
+ *
+ *   u's keys    k1 k2 n1 k3 k4 .. k7 k9 .. k12         n1 came, k8 went; the last one stays: it is
+ *   e2's        k1 k2    k3 k4 .. k7 k8 k9 .. k12      what ends the block
+ *
+ * Only what has no partner is new or gone, and only that can be known elsewhere. So keys that came go into the join, behind the rows of
+ * other blocks, and are searched among those of all state blocks that are not joined, these here among them. Is one found, of a record
+ * that moved or stands twice, all of this is given up. A block that was changed so is written whole.
+ *
  * Which blocks are taken this way depends on which entry was expected where, so on how the file was split among workers.
  * What comes out does not: the join would find the same.
- *
- * Tried and dropped: also blocks of which some records came or went (then other blocks have to be looked at, which is what
- * the join does).
  */
 #include <stdlib.h>
 
@@ -52,8 +58,11 @@ static bool is_whole(const bsi_scan_block *b, const bsi_rows *w) {
     return w->count && w->count <= BSI_AMEND_ROWS_MAX && !w->bad_count && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
 }
 
+/* May records go with a block? Not where it is clear already that none may: then it would be written in vain. */
+static bool may_go(const bsi_sync *s) { return s->evidence && !s->o->upsert; }
+
 static bool is_amended(bsi_amended *a, uint64_t changed, const bsi_rows *w, bsi_ref ref, uint64_t entry) {
-    *a = (bsi_amended){.changed = changed, .ref = ref, .made = BSI_REF_NONE, .entry = entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
+    *a = (bsi_amended){.changed = changed, .ref = ref, .made = BSI_REF_NONE, .entry = (uint32_t)entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
     return (uint32_t)__builtin_popcountll(changed) * 4 <= w->count; /* a patch takes no more */
 }
 
@@ -71,9 +80,10 @@ struct bsi_amend_writer {
     bsi_block_writer *writer;
     const bsi_block_data *old; /* the writer's */
     bsi_field *f, *g;
+    bsi_block_data whole; /* of a block in which records came or went: all old rows */
     bsi_buf enc;
     bsi_arena kept; /* rows, until they are rendered: goes over to the sync */
-    uint32_t row[BSI_AMEND_ROWS_MAX / 4], image[BSI_AMEND_ROWS_MAX / 4 + 1], body[BSI_AMEND_ROWS_MAX / 4];
+    uint32_t image[BSI_AMEND_ROWS_MAX + 1], body[BSI_AMEND_ROWS_MAX];
 };
 
 bomsync_status bsi_amend_writer_open(bsi_amend_writer **out, bsi_sync *s, bomsync_error *err) {
@@ -90,6 +100,7 @@ bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
     if (!w) return BOMSYNC_OK;
     bomsync_status st = bsi_block_writer_close(w->writer, err);
     bsi_arena_join(&w->s->amended_kept, &w->kept);
+    bsi_block_data_free(&w->whole);
     bsi_buf_free(&w->enc);
     free(w->f);
     free(w->g);
@@ -97,60 +108,159 @@ bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
     return st;
 }
 
-static bool merge_row(bsi_amend_writer *w, uint32_t at, const bsi_rows *now) {
-    uint32_t row = w->row[at];
+/* The fields of new row `now` into those of old row `was`, at the end of enc. *body: of what was made. */
+static bool merge(bsi_amend_writer *w, uint32_t *body, uint32_t was, uint32_t now, const bsi_rows *rows) {
     const bsi_slots *s = &w->s->feed->slots;
     const bsi_block_data *d = w->old;
-    if (!bsi_image_fields(w->f, s->count, d->raw.data + d->image[row], d->body[row], d->image[row + 1] - d->image[row], d->slot_count) ||
-        !bsi_image_fields(w->g, s->count, now->enc.data + now->image[row], now->body[row], now->image[row + 1] - now->image[row], s->count))
+    if (!bsi_image_fields(w->f, s->count, d->raw.data + d->image[was], d->body[was], d->image[was + 1] - d->image[was], d->slot_count) ||
+        !bsi_image_fields(w->g, s->count, rows->enc.data + rows->image[now], rows->body[now], rows->image[now + 1] - rows->image[now], s->count))
         return false;
-    w->image[at] = (uint32_t)w->enc.len;
-    w->body[at] = bsi_edit_merge(&w->enc, w->f, w->g, s);
+    *body = bsi_edit_merge(&w->enc, w->f, w->g, s);
     return true;
 }
 
-static const bsi_kept_pair *keep_pairs(size_t *bytes, bsi_amend_writer *w, uint32_t n, const bsi_rows *now) {
-    const bsi_block_data *d = w->old;
-    *bytes = n * sizeof(bsi_kept_pair) + BSI_KEPT_MARGIN;
-    for (uint32_t i = 0; i < n; i++) *bytes += now->image[w->row[i] + 1] - now->image[w->row[i]] + d->image[w->row[i] + 1] - d->image[w->row[i]];
-    bsi_kept_pair *p = bsi_arena_take(&w->kept, *bytes);
-    uint8_t *to = (uint8_t *)(p + n);
-    for (uint32_t i = 0, row; i < n; i++) {
-        row = w->row[i];
-        p[i] = (bsi_kept_pair){now->image[row + 1] - now->image[row], now->body[row], d->image[row + 1] - d->image[row], d->body[row]};
-        memcpy(to, now->enc.data + now->image[row], p[i].now_bytes);
-        memcpy(to += p[i].now_bytes, d->raw.data + d->image[row], p[i].old_bytes);
-        to += p[i].old_bytes;
-    }
-    return p;
+static bomsync_status damaged(bomsync_error *err) { return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged"); }
+
+static uint8_t *keep_image(uint8_t *to, const uint8_t *from, const uint32_t *image, uint32_t row) {
+    uint32_t bytes = image[row + 1] - image[row];
+    memcpy(to, from + image[row], bytes);
+    return to + bytes;
 }
 
-static bomsync_status write_rows(bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_block_match *m, bsi_rows *now, bomsync_error *err) {
+/* Both images of rows that changed, those of rows that came, and of rows that went: as bsi_amended.kept says. */
+static void keep_pairs(bsi_amended *a, bsi_amend_writer *w, const bsi_rows *now) {
+    const bsi_block_data *d = w->old;
+    const uint64_t here = a->changed | a->created;
+    bsi_kept_pair pair[2 * BSI_AMEND_ROWS_MAX];
+    uint32_t n = 0;
+    size_t bytes = BSI_KEPT_MARGIN;
+    for (uint64_t left = here; left; left &= left - 1, n++) {
+        uint32_t row = (uint32_t)__builtin_ctzll(left), was = bsi_amended_was(a, row);
+        pair[n] = (bsi_kept_pair){.now_bytes = now->image[row + 1] - now->image[row], .now_body = now->body[row]};
+        if (a->changed >> row & 1) pair[n].old_bytes = d->image[was + 1] - d->image[was], pair[n].old_body = d->body[was];
+    }
+    for (uint64_t left = a->gone; left; left &= left - 1, n++) {
+        uint32_t was = (uint32_t)__builtin_ctzll(left);
+        pair[n] = (bsi_kept_pair){.old_bytes = d->image[was + 1] - d->image[was], .old_body = d->body[was]};
+    }
+    for (uint32_t i = 0; i < n; i++) bytes += sizeof *pair + pair[i].now_bytes + pair[i].old_bytes;
+    bsi_kept_pair *p = bsi_arena_take(&w->kept, bytes);
+    uint8_t *to = (uint8_t *)(p + n);
+    memcpy(p, pair, n * sizeof *p);
+    for (uint64_t left = here; left; left &= left - 1) {
+        uint32_t row = (uint32_t)__builtin_ctzll(left);
+        to = keep_image(to, now->enc.data, now->image, row);
+        if (a->changed >> row & 1) to = keep_image(to, d->raw.data, d->image, bsi_amended_was(a, row));
+    }
+    for (uint64_t left = a->gone; left; left &= left - 1) to = keep_image(to, d->raw.data, d->image, (uint32_t)__builtin_ctzll(left));
+    a->kept = p;
+}
+
+static bomsync_status write_rows(bsi_amended *a, bsi_amend_writer *w, const bsi_block_match *m, bsi_rows *now, bomsync_error *err) {
     uint32_t n = 0;
     w->old = m->old;
     w->enc.len = 0;
     for (uint64_t left = a->changed; left; left &= left - 1, n++) {
-        w->row[n] = (uint32_t)__builtin_ctzll(left);
-        if (!merge_row(w, n, now)) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+        uint32_t row = (uint32_t)__builtin_ctzll(left);
+        w->image[n] = (uint32_t)w->enc.len;
+        if (!merge(w, &w->body[n], row, row, now)) return damaged(err);
     }
     w->image[n] = (uint32_t)w->enc.len;
     bsi_rows_hash_some(now, bsi_store_secret(w->s->store), m->written);
-    const bsi_kept_pair *kept = keep_pairs(bytes, w, n, now);
-    bomsync_status st = bsi_block_writer_amend(&a->made, w->writer, m, w->enc.data, w->image, w->body, now, err);
-    if (!st) a->kept = kept;
-    return st;
+    keep_pairs(a, w, now);
+    return bsi_block_writer_amend(&a->made, w->writer, m, w->enc.data, w->image, w->body, now, err);
 }
 
-bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now,
-                                 bsi_scan_expected x, bomsync_error *err) {
-    bsi_block_match m;
-    *bytes = 0;
-    *amends = is_whole(b, now) && bsi_block_writer_match(&m, w->writer, x.entry->ref, now) && is_amended(a, m.changed, now, x.entry->ref, x.index);
-    return *amends && a->changed ? write_rows(a, bytes, w, &m, now, err) : BOMSYNC_OK;
+/* ---- where records came or went ---- */
+
+static bool same_key(const bsi_rows *now, uint32_t row, const bsi_block_data *d, uint32_t was) {
+    uint32_t key = now->key[row];
+    return d->body[was] >= key && memcmp(now->enc.data + now->image[row], d->raw.data + d->image[was], key) == 0;
 }
+
+static bool same_body(const bsi_rows *now, uint32_t row, const bsi_block_data *d, uint32_t was) {
+    return now->body[row] == d->body[was] && memcmp(now->enc.data + now->image[row], d->raw.data + d->image[was], now->body[row]) == 0;
+}
+
+/* The old row from `was` on with the key of a new one; count: there is none. */
+static uint32_t find_key(const bsi_rows *now, uint32_t row, const bsi_block_data *d, uint32_t was) {
+    while (was < d->count && !same_key(now, row, d, was)) was++;
+    return was;
+}
+
+/* Side by side: rows of both in the same order, those that came, and those that went. False: some stand in another order, or it
+ * is hardly the same block. */
+static bool walk_both(bsi_amended *a, const bsi_rows *now, const bsi_block_data *d) {
+    uint32_t was = 0, both = 0;
+    if (!same_key(now, now->count - 1, d, d->count - 1)) return false; /* what goes at the end may stand in the next block */
+    for (uint32_t i = 0; i < now->count; i++) {
+        uint32_t at = find_key(now, i, d, was);
+        if (at == d->count) {
+            if (was && find_key(now, i, d, 0) < was) return false; /* it stands before, or twice */
+            a->created |= 1ull << i;
+            continue;
+        }
+        for (; was < at; was++) a->gone |= 1ull << was;
+        if (!same_body(now, i, d, was)) a->changed |= 1ull << i;
+        was++;
+        both++;
+    }
+    return both * 2 >= d->count && (a->changed | a->created | a->gone);
+}
+
+static bool same_nulls(const bsi_rows *now, uint32_t row, const bsi_block_data *d, uint32_t was) {
+    uint32_t n = now->image[row + 1] - now->image[row] - now->body[row], m = d->image[was + 1] - d->image[was] - d->body[was];
+    return n == m && memcmp(now->enc.data + now->image[row] + now->body[row], d->raw.data + d->image[was] + d->body[was], n) == 0;
+}
+
+/* Is what is to be stored just what was read? But for values that are equal and were null where they are empty texts now. */
+static bool as_read(const bsi_amended *a, const bsi_rows *now, const bsi_block_data *d) {
+    for (uint32_t i = 0; i < now->count; i++)
+        if (!(a->created >> i & 1) && !same_nulls(now, i, d, bsi_amended_was(a, i))) return false;
+    return true;
+}
+
+static bomsync_status write_merged(bsi_amended *a, bsi_amend_writer *w, const bsi_rows *now, bomsync_error *err) {
+    w->enc.len = 0;
+    for (uint32_t i = 0; i < now->count; i++) {
+        w->image[i] = (uint32_t)w->enc.len;
+        w->body[i] = now->body[i];
+        if (a->created >> i & 1) bsi_buf_add(&w->enc, now->enc.data + now->image[i], now->image[i + 1] - now->image[i]);
+        else if (!merge(w, &w->body[i], bsi_amended_was(a, i), i, now)) return damaged(err);
+    }
+    w->image[now->count] = (uint32_t)w->enc.len;
+    return bsi_block_writer_add(&a->made, w->writer, now->count, w->enc.data, w->image, w->body, now->kh, now->rh, err);
+}
+
+/* As a whole block: a patch replaces rows, and says nothing of others. A fault of the old block is told by who needs it. */
+static bomsync_status write_block(bool *amends, bsi_amended *a, bsi_amend_writer *w, bsi_rows *now, bsi_scan_expected x, bomsync_error *err) {
+    bsi_sync *s = w->s;
+    bsi_block_data *d = &w->whole;
+    is_amended(a, 0, now, x.entry->ref, x.index);
+    *amends = !bsi_store_data(d, s->store, x.entry->ref, NULL) && d->count <= BSI_AMEND_ROWS_MAX && d->slot_count == s->feed->slots.count &&
+              walk_both(a, now, d) && (!a->gone || (x.behind && may_go(s)));
+    if (!*amends) return BOMSYNC_OK;
+    w->old = d;
+    bsi_rows_hash(now, bsi_store_secret(s->store), BSI_HASH_BOTH);
+    keep_pairs(a, w, now);
+    return as_read(a, now, d) ? bsi_block_writer_add_rows(&a->made, w->writer, now, err) : write_merged(a, w, now, err);
+}
+
+bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, bsi_amend_writer *w, const bsi_scan_block *b, bsi_rows *now, bsi_scan_expected x,
+                                 bomsync_error *err) {
+    bsi_block_match m;
+    *amends = false;
+    if (!is_whole(b, now)) return BOMSYNC_OK;
+    *amends = x.entry->records == now->count && bsi_block_writer_match(&m, w->writer, x.entry->ref, now) && is_amended(a, m.changed, now, x.entry->ref, x.index);
+    if (!*amends) return write_block(amends, a, w, now, x, err);
+    return a->changed ? write_rows(a, w, &m, now, err) : BOMSYNC_OK;
+}
+
+void *bsi_amend_keep(bsi_amend_writer *w, size_t bytes) { return bsi_arena_take(&w->kept, bytes); }
 
 void bsi_early_free(bsi_early_block *e) {
-    if (e) free(e->rows);
+    if (!e || e->lent) return;
+    free(e->rows);
     free(e);
 }
 
@@ -171,7 +281,7 @@ void bsi_amend_forget(bsi_sync *s) {
     free(s->is_amended);
     s->is_amended = NULL;
     s->amended_count = 0;
-    s->amended_records = 0;
+    s->amended_records = s->amended_created = s->amended_gone = 0;
 }
 
 static size_t first_from(const bsi_sync *s, size_t lo, size_t open) {
@@ -202,23 +312,32 @@ static void add_amended(bsi_sync *s, size_t *cap, const bsi_amended *a, size_t o
     }
     s->amended[count] = *a;
     s->amended_records += a->records;
+    s->amended_created += (uint64_t)__builtin_popcountll(a->created);
+    s->amended_gone += (uint64_t)__builtin_popcountll(a->gone);
     s->amended[s->amended_count++].open = (uint32_t)open;
 }
 
-/* Open blocks [from, to); no matched block took an entry of the image from `past` on and before `next`. Gives the first
- * entry that is still free behind them. */
-static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to, uint64_t past, uint64_t next) {
+/* It is joined, as a whole. */
+static void give_up(bsi_scan_block *b) {
+    bsi_early_free((bsi_early_block *)(uintptr_t)b->tag);
+    b->tag = BSI_NO_TAG;
+}
+
+/* Open blocks [from, to); no matched block took an entry of the image from `past` on and before `next`. in_step: the block before them is that
+ * of the entry before `past`. Gives the first entry that is still free behind them. */
+static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to, uint64_t past, uint64_t next, bool in_step) {
     for (uint64_t i = from; i < to; i++) {
         bsi_scan_block *b = &s->scan.block[i];
-        bsi_early_block *e = b->tag == BSI_NO_TAG ? NULL : (bsi_early_block *)(uintptr_t)b->tag;
-        if (!e || !e->amends) continue;
-        if (s->scan.ascending && e->amended.entry >= past && e->amended.entry < next) {
-            add_amended(s, cap, &e->amended, i);
-            past = e->amended.entry + 1;
-        } else { /* another block has taken its place: it is joined, as a whole */
-            bsi_early_free(e);
-            b->tag = BSI_NO_TAG;
+        const bsi_early_block *e = b->tag == BSI_NO_TAG ? NULL : (bsi_early_block *)(uintptr_t)b->tag;
+        const bsi_amended *a = e && e->amends ? &e->amended : NULL;
+        bool free_place = a && s->scan.ascending && a->entry >= past && a->entry < next;
+        bool may = free_place && (!(a->created & 1) || (in_step && a->entry == past)); /* see stands_behind */
+        if (a && !may) give_up(b);
+        else if (may) {
+            add_amended(s, cap, a, i);
+            past = a->entry + 1u;
         }
+        in_step = may;
     }
     return past;
 }
@@ -236,7 +355,8 @@ void bsi_amend_settle(bsi_sync *s) {
         }
         size_t k = i + 1;
         while (k < s->scan.run_count && !s->scan.run[k].matched) k++;
-        past = settle_run(s, &cap, r->first, r->first + r->count, past, k < s->scan.run_count ? s->scan.run[k].first : s->image.count);
+        past = settle_run(s, &cap, r->first, r->first + r->count, past, k < s->scan.run_count ? s->scan.run[k].first : s->image.count,
+                          !i || r[-1].matched);
     }
 }
 
@@ -273,9 +393,31 @@ static int by_ordinal(const void *a, const void *b) {
     return x->ordinal < y->ordinal ? -1 : x->ordinal > y->ordinal;
 }
 
-bomsync_status bsi_amend_place(bsi_sync *s, bomsync_error *err) {
+/* A created record stands in the state right behind the one that precedes it in the snapshot. In front of a block that is the last one of the
+ * block before: so that one's state block must stand before this one's, as mostly they do. */
+static bool stands_behind(bsi_sync *s, bsi_image_walk *w, const bsi_amended *a) {
+    if (!(a->created & 1) || a->ordinal == BSI_AMEND_NOWHERE) return true;
+    if (!a->entry || !a->ordinal) return !a->entry && !a->ordinal && !a->open;
+    const bsi_image_entry *e = bsi_image_next(w, a->entry - 1);
+    return (e->flags & BSI_IMAGE_EXACT) && e->records && s->base[a->ordinal - 1] == e->ref;
+}
+
+static bool all_stand_behind(bsi_sync *s) {
+    bsi_image_walk w = {.image = &s->image};
+    bool all = true;
+    for (size_t i = 0; i < s->amended_count; i++) {
+        if (stands_behind(s, &w, &s->amended[i])) continue;
+        give_up(&s->scan.block[s->amended[i].open]);
+        all = false;
+    }
+    return all;
+}
+
+bomsync_status bsi_amend_place(bool *again, bsi_sync *s, bomsync_error *err) {
+    *again = false;
     if (!s->amended_count) return BOMSYNC_OK;
     find_rest(s);
+    if ((*again = !all_stand_behind(s))) return BOMSYNC_OK;
     bool ascending = true;
     s->amended_state = bsi_vast_alloc(s->amended_count * sizeof *s->amended_state);
     s->is_amended = bsi_calloc(s->base_count / 8 + 1, 1);

@@ -340,6 +340,17 @@ static void blocked_parts(bsi_sync *s) {
     }
 }
 
+void bsi_sync_forget_guard(bsi_sync *s) {
+    bsi_kept_free(s->kept, s->kept_count);
+    bsi_holds_free(s->hold, s->hold_count);
+    free(s->part_blocked);
+    s->kept = NULL;
+    s->hold = NULL;
+    s->part_blocked = NULL;
+    s->kept_count = s->kept_cap = s->hold_count = 0;
+    s->all_blocked = false;
+}
+
 bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err) {
     int64_t base = base_in_scope(s);
     if (!s->t.records_in) return all_held(s, "no-records");

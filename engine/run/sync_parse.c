@@ -246,8 +246,8 @@ static bomsync_status open_writer(parse_run *r, int lane, bomsync_error *err) {
     return bsi_block_writer_open(&r->writer[lane], r->s->store, r->s->feed->slots.count, r->s->feed->dictionary, err);
 }
 
-/* A block that was parsed with the scan: of a first load its state block is written, else its rows were kept. */
-static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_error *err) {
+/* A block that was parsed with the scan: of a first load its state block is written, else its rows were kept. a: it was changed in place. */
+static bomsync_status take_early(parse_run *r, int lane, size_t open, const bsi_amended *a, bomsync_error *err) {
     bsi_sync *s = r->s;
     bsi_scan_block *b = &s->scan.block[open];
     uint64_t tag = b->tag;
@@ -260,10 +260,12 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, bomsync_er
     bsi_early_block *e = (bsi_early_block *)(uintptr_t)tag;
     s->scan.parsed[open] = e->rows;
     s->block_part[open] = b->part;
+    uint64_t first = a ? s->row_base[s->open_count] + a->fate : s->row_base[open];
     bomsync_status st = BOMSYNC_OK;
     for (uint32_t i = 0; i < e->count && !st; i++)
-        st = bsi_row_store_add(s->n_rows, lane, &(bsi_row){e->hash[i], e->hash[e->count + i], s->row_base[open] + i}, err);
-    free(e);
+        st = bsi_row_store_add(s->n_rows, lane, &(bsi_row){e->hash[i], e->hash[e->count + i], first + i}, err);
+    e->rows = NULL; /* the scan's now */
+    bsi_early_free(e);
     return st;
 }
 
@@ -277,9 +279,11 @@ static void parse_task(void *ctx, size_t index) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = BOMSYNC_OK;
     size_t end = BSI_MIN((index + 1) * BSI_SYNC_TASK_BLOCKS, s->open_count);
+    bsi_amend_walk amended = {0};
     for (size_t i = index * BSI_SYNC_TASK_BLOCKS; i < end && !st;) {
         if (is_early(&s->scan.block[i])) {
-            st = take_early(r, lane, i++, &err);
+            st = take_early(r, lane, i, bsi_amend_next(&amended, s, i), &err);
+            i++;
             continue;
         }
         st = open_writer(r, lane, &err);
@@ -365,31 +369,38 @@ static uint64_t rows_not_in(const bsi_block_rows *old, const bsi_rows *w) {
 /* The state block that was expected, if it is known. */
 static bsi_ref expected_ref(bsi_scan_expected x) { return x.entry && (x.entry->flags & BSI_IMAGE_EXACT) ? x.entry->ref : BSI_REF_NONE; }
 
-/* Is it worth looking at another block? What is found of blocks that were changed in place is small, and saves much. */
+/* Is it worth looking at another block? What is found of blocks that were changed in place is small, or is kept in files where it becomes much, and
+ * saves more. */
 static bool has_room(const parse_run *r, bool *rows) {
     uint64_t kept = atomic_load_explicit(&r->kept_bytes, memory_order_relaxed);
     *rows = kept < r->keep_bytes;
     uint64_t opened = atomic_load_explicit(&r->opened, memory_order_relaxed), amended = atomic_load_explicit(&r->amended, memory_order_relaxed);
-    return *rows || (kept < r->keep_bytes + r->keep_bytes / 4 && amended * 2 > opened);
+    return *rows || ((r->may_write || kept < r->keep_bytes + r->keep_bytes / 4) && amended * 2 > opened);
 }
 
 /* Was it changed in place? Then its state block is written at once: later both rows would have to be found again. w has no hashes so far. */
-static bomsync_status amend_at_once(bool *amends, bsi_amended *a, size_t *bytes, parse_run *r, const bsi_scan_block *b, bsi_rows *w, bsi_scan_expected x,
+static bomsync_status amend_at_once(bool *amends, bsi_amended *a, parse_run *r, const bsi_scan_block *b, bsi_rows *w, bsi_scan_expected x,
                                     bomsync_error *err) {
     bsi_amend_writer **writer = &r->amend[bsi_lane()];
     *amends = false;
-    if (!r->may_amend || !r->may_write || x.entry->records != w->count) return BOMSYNC_OK;
+    if (!r->may_amend || !r->may_write) return BOMSYNC_OK;
     bomsync_status st = *writer ? BOMSYNC_OK : bsi_amend_writer_open(writer, r->s, err);
-    return st ? st : bsi_amend_at_once(amends, a, bytes, *writer, b, w, x, err);
+    return st ? st : bsi_amend_at_once(amends, a, *writer, b, w, x, err);
 }
 
-static bsi_early_block *early_block(const bsi_rows *w, bool amends, size_t *bytes) {
-    uint32_t hashes = amends ? 0 : w->count;
-    *bytes = sizeof(bsi_early_block) + 16ull * hashes;
-    bsi_early_block *k = bsi_alloc(*bytes);
-    *k = (bsi_early_block){.amends = amends, .count = hashes};
-    memcpy(k->hash, w->kh, hashes * sizeof *w->kh);
-    memcpy(k->hash + hashes, w->rh, hashes * sizeof *w->rh);
+/* a: of a block that amends, else NULL; writer: of one that was written, else NULL. *bytes: what it takes of the room for rows. */
+static bsi_early_block *early_block(const bsi_rows *w, const bsi_amended *a, bsi_amend_writer *writer, size_t *bytes) {
+    uint32_t hashes = a ? (uint32_t)__builtin_popcountll(a->created) : w->count, n = 0;
+    size_t size = sizeof(bsi_early_block) + 16ull * hashes;
+    *bytes = writer ? 0 : size;
+    bsi_early_block *k = writer ? bsi_amend_keep(writer, size) : bsi_alloc(size);
+    *k = (bsi_early_block){.amends = a != NULL, .lent = writer != NULL, .count = hashes};
+    if (a) k->amended = *a;
+    for (uint32_t i = 0; n < hashes; i++) {
+        if (a && !(a->created >> i & 1)) continue;
+        k->hash[n] = w->kh[i];
+        k->hash[hashes + n++] = w->rh[i];
+    }
     return k;
 }
 
@@ -408,9 +419,10 @@ static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, c
     bool known = ref != BSI_REF_NONE, amends = false;
     if (known) bsi_sync_base_ahead(r->s);
     bsi_amended a = {0};
-    size_t bytes, more = 0, kept = 0;
+    size_t bytes, more = 0;
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    bomsync_status st = known && room ? amend_at_once(&amends, &a, &kept, r, b, w, x, &err) : BOMSYNC_OK;
+    bomsync_status st = known ? amend_at_once(&amends, &a, r, b, w, x, &err) : BOMSYNC_OK;
+    bool written = amends;
     if (st) {
         fail_parse(r, st, &err);
         return false;
@@ -424,14 +436,13 @@ static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, c
     atomic_fetch_add_explicit(&r->opened, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&r->amended, amends, memory_order_relaxed);
     if (!room && !amends) return false;
-    bsi_early_block *k = early_block(w, amends, &bytes);
-    k->amended = a;
+    bsi_early_block *k = early_block(w, amends ? &a : NULL, written ? r->amend[bsi_lane()] : NULL, &bytes);
     bool some = known && w->count <= 64; /* as many as can be named */
     uint64_t only = amends ? a.changed : some ? rows_not_in(&old, w) : 0;
-    if (room && !a.kept && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);
+    if (room && !written && (only || !some)) k->rows = bsi_scan_keep(w, only, &more);
     b->tag = (uint64_t)(uintptr_t)k;
     b->part = one_partition(r, w);
-    atomic_fetch_add_explicit(&r->kept_bytes, bytes + more + kept, memory_order_relaxed);
+    atomic_fetch_add_explicit(&r->kept_bytes, bytes + more, memory_order_relaxed);
     return amends;
 }
 
@@ -593,7 +604,7 @@ bomsync_status bsi_sync_parse(bsi_sync *s, bomsync_error *err) {
     else s->early->used = true;
     if (r->status) *err = *r->err;
     r->err = err;
-    s->fate = r->first_load ? bsi_calloc(rows + 1, sizeof *s->fate) : bsi_vast_calloc(rows + 1, sizeof *s->fate); /* of a first load hardly touched */
+    s->fate = r->first_load ? bsi_calloc(rows + 1, sizeof *s->fate) : bsi_vast_calloc(rows + s->amended_created + 1, sizeof *s->fate); /* of a first load hardly touched */
     if (r->first_load) {
         s->first_ref = bsi_vast_alloc(sizeof *s->first_ref * (s->open_count + 1));
         memset(s->first_ref, 0xff, sizeof *s->first_ref * (s->open_count + 1));

@@ -341,7 +341,8 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
 
 /* Those that change, and those that share an aligned block with them. */
 static void touched_blocks(const bsi_sync *s, bit_set *t) {
-    for (size_t i = 0; i < s->gone_count; i++) bsi_bit_set(t->word, s->gone[i] >> 16);
+    for (size_t i = 0; i < s->gone_count; i++)
+        if (!bsi_is_amended(s, s->gone[i] >> 16)) bsi_bit_set(t->word, s->gone[i] >> 16);
     for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none. Most are written already */
         if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) bsi_bit_set(t->word, s->amended[i].ordinal);
     for (int pass = 0; pass < 3; pass++) {
@@ -431,7 +432,7 @@ static void list_inserts(anchors *x, const bsi_sync *s) {
         if (run->matched && run->records) x->behind = run;
         for (size_t i = run->first; !run->matched && i < run->first + run->count; i++) {
             const bsi_amended *a = bsi_amend_next(&amended, s, i);
-            if (a) pass_to(x, a->ordinal << 16 | a->records); /* its last row, and one */
+            if (a) pass_to(x, a->ordinal << 16 | bsi_amended_records_before(a)); /* its last row, and one */
             else pass_open(x, s, i);
         }
     }
@@ -771,7 +772,7 @@ static void note_exact(bsi_sync *s, next_state *n, bomsync_error *err) {
     }
     for (size_t i = 0; i < s->amended_count; i++) {
         const bsi_amended *a = &s->amended[i];
-        if (n->exact[a->open] == BSI_REF_NONE) n->exact[a->open] = a->changed ? a->made : a->ref;
+        if (n->exact[a->open] == BSI_REF_NONE) n->exact[a->open] = a->changed | a->created | a->gone ? a->made : a->ref;
     }
 }
 

@@ -5,8 +5,8 @@
  *   open state          the state blocks that no matched entry stands for: O rows
  *
  * Blocks that were changed in place (sync_amend.c) are open, but what happened to their records is known: they are as good
- * as skipped. The join settles the rows of the others. Then one question is left: does a record that looks new have a twin in
- * a skipped block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
+ * as skipped, but for those that came with them. The join settles these and the rows of the others. Then one question is left: does a
+ * record that looks new have a twin in a skipped block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
  * twin is opened and the join is made again, then with all open blocks.
  */
 #include "run/sync.h"
@@ -20,7 +20,7 @@
 
 /* ---- which blocks are open ---- */
 
-/* Rows of blocks that were changed in place are settled: they have no index. */
+/* Rows of blocks that were changed in place are settled: they have no index, but those that were created have fates behind all others. */
 static void list_open(bsi_sync *s) {
     bsi_vast_free(s->row_base);
     s->open_count = s->scan.block_count;
@@ -32,6 +32,10 @@ static void list_open(bsi_sync *s) {
         if (!bsi_amend_next(&amended, s, i)) rows += s->scan.block[i].records;
     }
     s->row_base[s->open_count] = rows;
+    for (size_t i = 0, created = 0; i < s->amended_count; i++) {
+        s->amended[i].fate = (uint32_t)created;
+        created += (size_t)__builtin_popcountll(s->amended[i].created);
+    }
 }
 
 /* The places of state blocks in base, for entries of the image that are gone through in order. Mostly the state stands in
@@ -173,7 +177,8 @@ static void list_open_state(bsi_sync *s) {
     if (!f.ascending) s->open_state_count = bsi_vast_unique(s->open_state, s->open_state_count);
 }
 
-bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
+static bomsync_status open_once(bool *again, bsi_sync *s, bomsync_error *err) {
+    *again = false;
     bsi_amend_settle(s);
     list_open(s);
     uint64_t matched = s->scan.blocks - s->open_count;
@@ -188,10 +193,17 @@ bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
     if (!matched) {
         s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1));
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
-        return bsi_amend_place(s, err);
+        return bsi_amend_place(again, s, err);
     }
     list_open_state(s);
-    return bsi_amend_place(s, err);
+    return bsi_amend_place(again, s, err);
+}
+
+bomsync_status bsi_sync_open_blocks(bsi_sync *s, bomsync_error *err) {
+    bool again = true;
+    bomsync_status st = BOMSYNC_OK;
+    while (again && !st) st = open_once(&again, s, err);
+    return st;
 }
 
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row) {
@@ -375,11 +387,35 @@ static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_er
     return st;
 }
 
+static int by_place(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Records that went with blocks that were changed in place, among those that the join found. */
+static void add_gone(bsi_sync *s) {
+    if (!s->amended_gone) return;
+    s->gone = bsi_vast_realloc(s->gone, (s->gone_count + s->amended_gone) * sizeof *s->gone);
+    for (size_t i = 0; i < s->amended_count; i++)
+        for (uint64_t left = s->amended[i].gone; left; left &= left - 1)
+            s->gone[s->gone_count++] = s->amended[i].ordinal << 16 | (uint64_t)__builtin_ctzll(left);
+    bsi_vast_sort(s->gone, s->gone_count, sizeof *s->gone, by_place);
+}
+
+/* Are records that came with such blocks new, and stand once? */
+static bool all_are_new(const bsi_sync *s) {
+    const uint64_t *fate = s->fate + s->row_base[s->open_count];
+    for (uint64_t i = 0; i < s->amended_created; i++)
+        if (fate[i] != BSI_FATE_NEW) return false;
+    return true;
+}
+
 static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     *out = (bsi_join_out){.fate = s->fate, .want_fresh = !s->settled && !none_skipped(s)};
     bomsync_status st = s->settled ? join_reconciled(s, out, err) : join_rows(s, out, err);
     s->gone = out->gone;
     s->gone_count = out->gone_count;
+    add_gone(s);
     s->conflicts = out->conflicts;
     s->t.duplicates = (int64_t)out->duplicates;
     return st;
@@ -392,24 +428,33 @@ static void forget_rows(bsi_sync *s) {
     if (many) bsi_memory_give_back(); /* and the old rows': the edits that come take as much */
 }
 
+void bsi_sync_forget_found(bsi_sync *s) {
+    bsi_scan_forget(&s->scan);
+    forget_rows(s);
+    bsi_vast_free(s->fate);
+    bsi_vast_free(s->gone);
+    bsi_vast_free(s->item);
+    s->fate = s->gone = NULL;
+    s->item = NULL;
+    s->gone_count = s->item_count = 0;
+    for (size_t i = 0; i < s->bad_count; i++) {
+        free(s->bad[i].partition);
+        free(s->bad[i].image);
+        free(s->bad[i].value);
+    }
+    s->bad_count = 0;
+    s->t = (bsi_totals){.records_in = s->t.records_in};
+}
+
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
     bsi_join_out out;
     bomsync_status st = join_once(s, &out, err);
     size_t opened = 0;
     if (!st && out.fresh_count) st = open_twins(s, out.fresh, out.fresh_count, &opened, err);
     bsi_vast_free(out.fresh);
-    if (!st && opened) {
+    if (!st && (opened || !all_are_new(s))) {
         /* rare: everything that was found out about rows is found out again with the twins' blocks */
-        forget_rows(s);
-        bsi_vast_free(s->fate);
-        bsi_vast_free(s->gone);
-        s->gone = NULL;
-        for (size_t i = 0; i < s->bad_count; i++) {
-            free(s->bad[i].partition);
-            free(s->bad[i].image);
-            free(s->bad[i].value);
-        }
-        s->bad_count = 0;
+        bsi_sync_forget_found(s);
         st = bsi_sync_open_blocks(s, err);
         if (!st) st = bsi_sync_parse(s, err);
         if (!st) st = join_once(s, &out, err);
@@ -470,9 +515,10 @@ static void add_item(class_task *t, const bsi_item *it) {
 /* Its rows were found with the scan: no column came or went, and all partitions are spoken of. */
 static void classify_amended(class_task *t, const bsi_sync *s, const bsi_amended *a, bsi_row_reader *reader, bsi_field *f) {
     uint32_t known = s->block_part ? s->block_part[a->open] : UINT32_MAX;
-    for (uint64_t left = a->changed; left && !t->status; left &= left - 1) {
-        uint64_t row = (uint64_t)__builtin_ctzll(left);
-        bsi_item it = {.now = (uint64_t)a->open << 16 | row, .was = a->ordinal << 16 | row, .op = 'u'};
+    for (uint64_t left = a->changed | a->created; left && !t->status; left &= left - 1) {
+        uint32_t row = (uint32_t)__builtin_ctzll(left);
+        bsi_item it = {.now = (uint64_t)a->open << 16 | row, .op = 'c'};
+        if (a->changed >> row & 1) it.was = a->ordinal << 16 | bsi_amended_was(a, row), it.op = 'u';
         if (known != UINT32_MAX) {
             it.part = bsi_part_of(&t->parts, s->block_parts.name[known], s->block_parts.len[known]);
         } else if (s->feed->slots.partition >= 0) {
@@ -556,7 +602,8 @@ static void classify_gone_task(void *ctx, size_t index) {
     gone_run *r = ctx;
     bsi_sync *s = r->s;
     class_task *t = &r->task[index];
-    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .by_ordinal = s->amended_state,
+                          .amended_count = s->amended_count, .slot_count = s->feed->slots.count};
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     bsi_field *f = bsi_alloc(sizeof *f * s->feed->slots.count);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Records changed in place, with everything beside them that may spoil it: copies elsewhere, creates and deletes next to them, blocks that
-moved, columns that come and go, exceptions. Blocks seen to be changed in place against the join of all records: the same bytes, the same
-kept rows, the same state.
+"""Records changed in place, among others that come and go, with everything beside them that may spoil it: copies elsewhere, blocks that
+moved, columns that come and go, exceptions, deletes that are withheld. Blocks seen to be changed in place against the join of all records:
+the same bytes, the same kept rows, the same state.
 """
 import random
 import sys
@@ -35,6 +35,27 @@ def amended(rng, rows, rate):
             for r in out[at:at + rng.choice((1, 1, 1, 2, 9))]:
                 r[rng.choice((2, 3))] = rng.choice(["", "a", "x%d" % rng.randrange(10**6)])
         at += 1
+    return out
+
+
+def engineered(rng, rows, rate):
+    """Of a stretch some records change, some come, some go, as engineering changes do; now and then one stands elsewhere in it."""
+    out = []
+    for at in range(0, len(rows), 8):
+        stretch = [list(r) for r in rows[at:at + 8]]
+        if rng.random() < rate:
+            for r in stretch:
+                if rng.random() < 0.3:
+                    r[rng.choice((2, 3))] = rng.choice(["", "a", "x%d" % rng.randrange(10**6)])
+            for _ in range(rng.choice((0, 1, 1, 3))):
+                i = rng.randrange(len(stretch) + 1)
+                stretch.insert(i, [rows[at][0], "E%d" % rng.randrange(10**9), "", "new"])
+            for _ in range(rng.choice((0, 0, 1, 2))):
+                if stretch:
+                    del stretch[rng.randrange(len(stretch))]
+            if rng.random() < 0.1 and len(stretch) > 1:
+                stretch.insert(rng.randrange(len(stretch)), stretch.pop())
+        out += stretch
     return out
 
 
@@ -72,6 +93,8 @@ def snapshots(rng, folder):
     paths = [write(folder, "0.csv", text(head, rows))]
     for step in range(1, 6):
         rows = amended(rng, rows, rng.choice((0.01, 0.05, 0.2)))
+        if rng.random() < 0.6:
+            rows = engineered(rng, rows, rng.choice((0.05, 0.2)))
         extra = spoilt(rng, rows) if rng.random() < 0.6 else []
         if rng.random() < 0.15 and len(head) == 4:
             head = head + ["w"]
@@ -85,11 +108,12 @@ def run_one(folder, bom, seed):
     rng = random.Random(seed)
     paths = snapshots(rng, folder)
     complete = rng.choice((["--complete"], ["--complete"], ["--complete"], ["--mode", "upsert"], []))
+    codec = ["--codec", rng.choice(("symbols", "symbols", "symbols", "auto"))]  # with a dictionary blocks are written with the scan
     seen, blocks = {}, 0
     for name, switches in (("fast", ["--workers", rng.choice((1, 2, 7))]), ("slow", ["--workers", 1, "--tiers", "none"])):
         store, out = "%s/%s" % (folder, name), []
         bom("init", "--store", store, expect=0)
-        bom("sync", "--store", store, *FEED, "--complete", paths[0], *switches, "-q", expect=0)
+        bom("sync", "--store", store, *FEED, "--complete", paths[0], *switches, *codec, "-q", expect=0)
         for path in paths[1:] + [paths[-1], paths[2]]:
             got = bom("sync", "--store", store, "--now", NOW, "--block-records", "5", *complete, path, "--json", *switches, expect=(0, 3, 4, 5))
             out.append((got.code, got.out if got.code != 3 else got.err))
