@@ -211,6 +211,9 @@ typedef struct bsi_block_match {
     const bsi_block_data *old;    /* of these rows; good until the writer is used for another block */
 } bsi_block_match;
 bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref base, const bsi_rows *now);
+/** All rows of block `base`, good until the writer is used for another block; NULL: it could not be read, no error is told. Read here, as who looked at a
+ *  block to match it has its segment's directory at hand. */
+const bsi_block_data *bsi_block_writer_whole(bsi_block_writer *w, bsi_ref base);
 /** bsi_block_writer_patch of the block that was matched last, with the rows that changed (at least one). now: the rows of the match, with kh and rh of those
  *  in `written`. */
 bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const bsi_block_match *m, const uint8_t *enc, const uint32_t *image,

@@ -80,7 +80,6 @@ struct bsi_amend_writer {
     bsi_block_writer *writer;
     const bsi_block_data *old; /* the writer's */
     bsi_field *f, *g;
-    bsi_block_data whole; /* of a block in which records came or went: all old rows */
     bsi_buf enc;
     bsi_arena kept; /* rows, until they are rendered: goes over to the sync */
     uint32_t image[BSI_AMEND_ROWS_MAX + 1], body[BSI_AMEND_ROWS_MAX];
@@ -100,7 +99,6 @@ bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err) {
     if (!w) return BOMSYNC_OK;
     bomsync_status st = bsi_block_writer_close(w->writer, err);
     bsi_arena_join(&w->s->amended_kept, &w->kept);
-    bsi_block_data_free(&w->whole);
     bsi_buf_free(&w->enc);
     free(w->f);
     free(w->g);
@@ -235,10 +233,10 @@ static bomsync_status write_merged(bsi_amended *a, bsi_amend_writer *w, const bs
 /* As a whole block: a patch replaces rows, and says nothing of others. A fault of the old block is told by who needs it. */
 static bomsync_status write_block(bool *amends, bsi_amended *a, bsi_amend_writer *w, bsi_rows *now, bsi_scan_expected x, bomsync_error *err) {
     bsi_sync *s = w->s;
-    bsi_block_data *d = &w->whole;
+    const bsi_block_data *d = bsi_block_writer_whole(w->writer, x.entry->ref);
     is_amended(a, 0, now, x.entry->ref, x.index);
-    *amends = !bsi_store_data(d, s->store, x.entry->ref, NULL) && d->count <= BSI_AMEND_ROWS_MAX && d->slot_count == s->feed->slots.count &&
-              walk_both(a, now, d) && (!a->gone || (x.behind && may_go(s)));
+    *amends = d && d->count <= BSI_AMEND_ROWS_MAX && d->slot_count == s->feed->slots.count && walk_both(a, now, d) &&
+              (!a->gone || (x.behind && may_go(s))); /* else those that went may stand in the block before */
     if (!*amends) return BOMSYNC_OK;
     w->old = d;
     bsi_rows_hash(now, bsi_store_secret(s->store), BSI_HASH_BOTH);

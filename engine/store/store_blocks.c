@@ -476,6 +476,10 @@ bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref b
     return true;
 }
 
+const bsi_block_data *bsi_block_writer_whole(bsi_block_writer *w, bsi_ref base) {
+    return bsi_store_data(&w->data, w->s, base, NULL) ? NULL : &w->data;
+}
+
 bomsync_status bsi_block_writer_amend(bsi_ref *out, bsi_block_writer *w, const bsi_block_match *m, const uint8_t *enc, const uint32_t *image,
                                       const uint32_t *body, const bsi_rows *now, bomsync_error *err) {
     const bsi_block_data *d = &w->data;
