@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Records changed in place, among others that come and go, with everything beside them that may spoil it: copies elsewhere, blocks that
 moved, columns that come and go, exceptions, deletes that are withheld. Blocks seen to be changed in place against the join of all records:
-the same bytes, the same kept rows, the same state.
+the same bytes, the same kept rows, the same state. Also by build/tests/bomsync_tiny, whose units of 96 to 1024 bytes put the border of two workers
+next to every block.
 """
+import os
 import random
 import sys
 
-from harness import NOW, Suite, options, same, write
+from harness import CHECKOUT, NOW, Suite, options, same, write
 
 FEED = ["--key", "p,k", "--partition", "p", "--now", NOW, "--block-records", "5"]
 
@@ -104,8 +106,10 @@ def snapshots(rng, folder):
     return paths
 
 
-def run_one(folder, bom, seed):
+def run_one(folder, bom, programs, seed):
+    """By one of the programs; gives the blocks that the fast way took."""
     rng = random.Random(seed)
+    bom.path = rng.choice(programs)
     paths = snapshots(rng, folder)
     complete = rng.choice((["--complete"], ["--complete"], ["--complete"], ["--mode", "upsert"], []))
     codec = ["--codec", rng.choice(("symbols", "symbols", "symbols", "auto"))]  # with a dictionary blocks are written with the scan
@@ -132,11 +136,12 @@ def run_one(folder, bom, seed):
 
 
 def main():
-    o = options("amend", 60)
+    o = options("amend", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
     suite = Suite("amend", o)
+    programs = [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
     blocks = []
     for i in range(o.count):
-        suite.run("table %d" % i, lambda folder, bom, seed: blocks.append(run_one(folder, bom, seed)), suite.bom, o.seed + i)
+        suite.run("table %d" % i, lambda folder, bom, seed: blocks.append(run_one(folder, bom, programs, seed)), suite.bom, o.seed + i)
 
     def way_was_taken(folder):
         assert sum(b > 0 for b in blocks) * 2 >= len(blocks), "only %d of %d runs saw blocks changed in place" % (sum(b > 0 for b in blocks), len(blocks))

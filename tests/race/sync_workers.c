@@ -12,7 +12,9 @@
 #include "bomsync/bomsync.h"
 #include "core/base.h"
 
+#ifndef LINES
 #define LINES 30000 /* 1.5 MB: several units of the scan */
+#endif
 
 static const char *const key[] = {"plant", "parent", "pos"};
 static char folder[] = "/tmp/bomsync-race-XXXXXX";
