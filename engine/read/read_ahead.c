@@ -9,7 +9,7 @@
  * nothing is copied or read twice. There is no thread of our own: whoever comes reaps and submits, under the lock.
  *
  * Parts come past the page cache (O_DIRECT) if the caller wants that and the file system can: a page that is made, filled
- * and copied out costs as much as the rest of an unchanged run. The caller keeps what it needs again (run/scan.c), and
+ * and copied out costs as much as the rest of an unchanged run. The caller keeps what it needs again (run/scan_cursor.c), and
  * asks for the page cache once that gets much. 4 MB at a time, 12 or 13 of them in flight: as fast as 1 MB x 32, and
  * fewer seams for the caller.
  *

@@ -1,6 +1,6 @@
 /* run/pack.c - a snapshot as record-aligned zstd frames with the fingerprints of its blocks.
  *
- *   source ──> text [ block | block | ... | block | rest ]      cut by one thread, with the rules of scan.c
+ *   source ──> text [ block | block | ... | block | rest ]      cut by one thread, with the rules of scan_cursor.c
  *                    └── frame 1 ──┘ └ frame 2 ...              a batch of frames is hashed and compressed by all workers,
  *                                                               then written in order
  *

@@ -1,6 +1,6 @@
 /* run/scan.h - a snapshot's files to one ordered list of blocks, each matched with the last image or not.
  *
- * The list is the same for any number of workers: see scan.c.
+ * The list is the same for any number of workers: see scan_units.c. What the files of the scan share: scan_inner.h.
  */
 #ifndef BSI_RUN_SCAN_H
 #define BSI_RUN_SCAN_H

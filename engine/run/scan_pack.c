@@ -5,7 +5,7 @@
  *                               not equal: its frame is decompressed, its digest checked, its fingerprint taken,
  *                               its bytes kept for parse in the spill file, as those of a stream are
  *
- * Matching goes as in scan.c: the entry behind the last match, a few entries ahead, then all of them.
+ * Matching goes as in scan_cursor.c: the entry behind the last match, a few entries ahead, then all of them.
  *
  * An image entry stands for bytes *under a layout*, and that is mixed into fp, not into plain. Whether the image was
  * made under the layout of this run must be known before plain may be compared: the snapshot digest says it, since it

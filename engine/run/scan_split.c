@@ -5,7 +5,7 @@
  *
  * A unit should begin where a block begins, and know which. Lengths of blocks stand in the image, so they can be added up: but that reads all
  * of it before the first byte of the snapshot, 4 ms of 60 for ten million unchanged records. So each scan leaves where its units began.
- * They are guesses: if records came or went before, the entry stands elsewhere, and the unit finds its place (scan.c).
+ * They are guesses: if records came or went before, the entry stands elsewhere, and the unit finds its place (scan_cursor.c).
  */
 #include "run/scan_split.h"
 
