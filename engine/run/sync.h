@@ -1,6 +1,7 @@
 /* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and
  * sync_reconcile.c (with sync_claim.c) read records, sync_ahead.c writes the lists of a first load beside that, sync_amend.c and
- * sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_creates.c, sync_symbols.c), sync_stats.c tells.
+ * sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_state.c, sync_image.c, publish_chunks.c, sync_creates.c,
+ * sync_symbols.c), sync_stats.c tells. What is made of the feed's two lists on the way is in publish_inner.h.
  */
 #ifndef BSI_RUN_SYNC_H
 #define BSI_RUN_SYNC_H
@@ -154,7 +155,7 @@ void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64
 /* sync_ahead.c */
 void bsi_sync_ahead_start(bsi_sync *s);                                /* while it goes on, the list of blocks stays as it is */
 bool bsi_sync_ahead_end(bsi_sync *s);                                  /* waits. True: the lists are there, and still right */
-bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact); /* sync_publish.c: of a block in the new image; exact or BSI_REF_NONE */
+bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact); /* sync_image.c: of a block in the new image; exact or BSI_REF_NONE */
 
 /* sync_amend.c */
 bool bsi_amend_possible(const bsi_sync *s);
@@ -238,7 +239,7 @@ void bsi_sync_memory(bsi_sync *s);                                     /* looks 
 void bsi_sync_stage_ends(bsi_sync *s, bsi_sync_stage stage, int64_t *start); /* time since *start is added; *start is now */
 char *bsi_sync_stats(const bsi_sync *s, const bsi_generation *g);      /* one JSON object, the caller's to free */
 
-/* sync_publish.c, for approve, revert and repair too */
+/* publish_chunks.c, for approve, revert and repair too */
 /** Chunks of a generation below dir, which is made anew; g (number, feed, base_digest) gets its chunk infos. now may be NULL.
  *  by_libzstd: frames as earlier versions made them. */
 bomsync_status bsi_write_chunks(const char *dir, bsi_generation *g, const bsi_item *items, size_t count, const bsi_parts *parts,
@@ -258,5 +259,7 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
                                const bsi_parts *parts, const int64_t *made);
 /** Write manifest.json into outbox/.tmp-<n> and sync the folder. */
 bomsync_status bsi_write_manifest(bsi_store *store, const bsi_generation *g, bomsync_error *err);
+/** The same of bsi_manifest_json. Any thread. */
+bomsync_status bsi_put_manifest(bsi_store *store, int64_t number, const char *json, bomsync_error *err);
 
 #endif

@@ -1,0 +1,275 @@
+/* run/sync_image.c - the image of the next generation: the blocks of this snapshot, each with the state block that holds just its records.
+ *
+ *   scan       | matched, entries 0..30,999       | 2 open | matched, entries 31,002.. | ...
+ *   edits        entries stay where they are      31,000 and 31,001 become two others, each exact if a state block was
+ *                                                 written for it, or stood there already
+ *   orphans    state blocks that no exact entry stands for: the next sync looks at their rows
+ *
+ * Only an exact block is skipped next time. The list is made in one of three ways: edited in place where most blocks matched, in
+ * order; the old one but for what was written again, where the snapshot is shuffled or volatile; else whole.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "core/limits.h"
+#include "core/vast.h"
+#include "run/publish_inner.h"
+
+/* ---- entries ---- */
+
+/* An open block that changed nothing and whose rows are just one state block, in order, may be skipped from now on. */
+static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
+    uint64_t first = s->fate[s->row_base[open]];
+    if (!bsi_sync_whole(s, open) || !(first & BSI_FATE_MATCHED) || (BSI_FATE_PLACE(first) & 0xffff)) return BSI_REF_NONE;
+    uint64_t place = BSI_FATE_PLACE(first);
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++, place++)
+        if (!(s->fate[k] & BSI_FATE_MATCHED) || (s->fate[k] & BSI_FATE_CHANGED) || BSI_FATE_PLACE(s->fate[k]) != place) return BSI_REF_NONE;
+    bsi_block_rows rows;
+    if (bsi_store_rows(&rows, s->store, s->base[BSI_FATE_PLACE(first) >> 16], err)) return BSI_REF_NONE;
+    return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
+}
+
+bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
+    bool skippable = exact != BSI_REF_NONE;
+    bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
+                         .records = b->records, .blanks = b->blanks};
+    e.flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
+              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u);
+    return e;
+}
+
+/* The list of blocks is needed no more once the image is made of it, so their entries take its place: fresh memory costs more than making them. */
+static_assert(sizeof(bsi_image_entry) <= sizeof(bsi_scan_block), "entry i ends before block i + 1 begins");
+static const bsi_image_entry *entries_of_blocks(bsi_sync *s, const bsi_ref *exact) {
+    bsi_image_entry *v = (bsi_image_entry *)(void *)s->scan.block;
+    bsi_scan_forget(&s->scan); /* while it is known how many they are */
+    for (size_t i = 0; i < s->scan.block_count; i++) {
+        bsi_scan_block b = s->scan.block[i];
+        v[i] = bsi_sync_entry(&b, exact[i]);
+    }
+    s->scan.block_count = 0;
+    return v;
+}
+
+/* Matched entries stay where they are: the new image is the old one with what stands between them put anew. The list of runs is not needed
+ * any more either, so the edits take its place. There may be one more of them than runs, which has room behind two runs. */
+static_assert(sizeof(bsi_image_edit) * 3 <= sizeof(bsi_scan_run) * 2, "edit i ends before run i + 1 begins");
+static const bsi_image_edit *edited_image(bsi_sync *s, const bsi_ref *exact, size_t *count) {
+    const bsi_image_entry *entry = entries_of_blocks(s, exact);
+    if (s->scan.run_count < 2) s->scan.run = bsi_vast_realloc(s->scan.run, 2 * sizeof *s->scan.run);
+    bsi_image_edit *edit = (bsi_image_edit *)(void *)s->scan.run;
+    uint64_t at = 0;
+    size_t n = 0;
+    *count = 0;
+    for (size_t i = 0; i <= s->scan.run_count; i++) {
+        bsi_scan_run r = {.first = s->image.count, .matched = true}; /* behind the last */
+        if (i < s->scan.run_count) r = s->scan.run[i];
+        if (!r.matched) {
+            n += (size_t)r.count;
+            continue;
+        }
+        if (n || r.first > at) edit[(*count)++] = (bsi_image_edit){.first = at, .end = r.first, .entry = entry, .count = n};
+        entry += n;
+        n = 0;
+        at = r.first + r.count;
+    }
+    s->scan.run_count = 0;
+    return edit;
+}
+
+static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
+    size_t extra = s->scope || s->o->upsert ? s->image.count : 0;
+    bsi_image_entry *v = bsi_vast_alloc(sizeof *v * (s->scan.blocks + extra + 1));
+    uint8_t *used = extra ? bsi_calloc(s->image.count / 8 + 1, 1) : NULL;
+    bsi_image_walk w = {.image = &s->image};
+    *count = *exact_count = 0;
+    for (size_t i = 0; i < s->scan.run_count; i++) {
+        const bsi_scan_run *r = &s->scan.run[i];
+        for (uint64_t k = r->first; k < r->first + r->count; k++) {
+            bsi_image_entry *e = &v[(*count)++];
+            if (r->matched) {
+                *e = *bsi_image_next(&w, k);
+                if (used) used[k >> 3] |= (uint8_t)(1u << (k & 7));
+            } else {
+                *e = bsi_sync_entry(&s->scan.block[k], exact[k]);
+            }
+            *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
+        }
+    }
+    bsi_ref_set named = {0}; /* by open blocks: other bytes of the same records, say other quotes */
+    for (size_t i = 0; extra && i < s->open_count; i++)
+        if (exact[i] != BSI_REF_NONE) bsi_ref_add(&named, exact[i]);
+    for (size_t i = 0; i < extra; i++) {
+        const bsi_image_entry *e = bsi_image_next(&w, i);
+        if ((used[i >> 3] >> (i & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT) || bsi_ref_has(&named, e->ref)) continue;
+        v[(*count)++] = *e; /* a snapshot of a part says nothing about the rest: it stays skippable */
+    }
+    bsi_vast_free(named.slot);
+    free(used);
+    return v;
+}
+
+/* ---- state blocks without an entry ---- */
+
+static int ref_order(const void *a, const void *b) {
+    bsi_ref x = *(const bsi_ref *)a, y = *(const bsi_ref *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* State blocks that no exact entry stands for; entries whose block is gone from the state lose their ref. */
+static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_ref *state, size_t state_count, size_t *count) {
+    bsi_ref *covered = bsi_vast_alloc(sizeof *covered * (image_count + 1)), *live = bsi_vast_alloc(sizeof *live * (state_count + 1));
+    size_t n = 0;
+    memcpy(live, state, sizeof *live * state_count);
+    bool sorted = true;
+    for (size_t i = 1; i < state_count && sorted; i++) sorted = live[i - 1] <= live[i];
+    if (!sorted) bsi_sort(live, state_count, sizeof *live, ref_order);
+    sorted = true;
+    for (size_t i = 0; i < image_count; i++) {
+        if (!(image[i].flags & BSI_IMAGE_EXACT)) continue;
+        if (n && covered[n - 1] > image[i].ref) sorted = false;
+        covered[n++] = image[i].ref;
+    }
+    if (!sorted) bsi_sort(covered, n, sizeof *covered, ref_order);
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * (state_count + 1));
+    *count = 0;
+    bool lost = false;
+    size_t k = 0;
+    for (size_t i = 0; i < state_count; i++) {
+        while (k < n && covered[k] < live[i]) k++, lost = true;
+        if (k < n && covered[k] == live[i]) k++;
+        else out[(*count)++] = live[i];
+    }
+    lost |= k < n;
+    for (size_t i = 0; lost && i < image_count; i++) {
+        if (!(image[i].flags & BSI_IMAGE_EXACT) || bsearch(&image[i].ref, live, state_count, sizeof *live, ref_order)) continue;
+        image[i].flags &= ~(uint32_t)BSI_IMAGE_EXACT;
+        image[i].ref = BSI_REF_NONE;
+    }
+    bsi_vast_free(covered);
+    bsi_vast_free(live);
+    return out;
+}
+
+static bsi_ref *first_orphans(const bsi_next_state *n, size_t *count) {
+    bsi_ref *out = bsi_vast_alloc(sizeof *out * ((n->open_of ? n->ref_count : 0) + 1));
+    *count = 0;
+    for (size_t i = 0; n->open_of && i < n->ref_count; i++)
+        if (n->exact[n->open_of[i]] != n->refs[i]) out[(*count)++] = n->refs[i];
+    return out;
+}
+
+/* ---- which way ---- */
+
+void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n, bomsync_error *err) {
+    if (s->all_exact && s->all_new) return;
+    for (size_t i = 0; s->first_ref && i < s->open_count; i++)
+        if (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) n->exact[i] = BSI_REF_NONE;
+    if (s->first_ref) return;
+    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
+        if (n->exact[i] == BSI_REF_NONE) n->exact[i] = same_as_state(s, i, err);
+        if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
+            n->exact[i] = BSI_REF_NONE; /* what the edits took out stands for nothing any more */
+    }
+    for (size_t i = 0; i < s->amended_count; i++) {
+        const bsi_amended *a = &s->amended[i];
+        if (n->exact[a->open] == BSI_REF_NONE) n->exact[a->open] = a->changed | a->created | a->gone ? a->made : a->ref;
+    }
+}
+
+/* A first load: each block becomes an entry. */
+static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact, size_t *count) {
+    *count = s->scan.block_count;
+    const bsi_image_entry *v = entries_of_blocks(s, exact);
+    s->scan.run_count = 0;
+    s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
+    return (const bsi_image_entry *)(const void *)s->scan.block;
+}
+
+static bomsync_status whole_image(bsi_sync *s, const bsi_next_state *n, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
+    size_t exacts, count = n->ref_count;
+    bsi_ref *state = n->refs;
+    if (!state && s->last) {
+        bomsync_status st = bsi_sync_base(s, err);
+        if (st) return st;
+    }
+    if (!state) state = bsi_state_edits_apply(&count, s->base, s->base_count, n->edit, n->edit_count);
+    if (n->refs && !s->image.count) {
+        x->orphan = first_orphans(n, &p->orphan_count);
+        p->image = image_of_blocks(s, n->exact, &p->image_count);
+        return BOMSYNC_OK;
+    }
+    x->whole = new_image(s, n->exact, &p->image_count, &exacts);
+    if (n->refs) x->orphan = first_orphans(n, &p->orphan_count);
+    else x->orphan = orphans(x->whole, p->image_count, state, count, &p->orphan_count);
+    p->image = x->whole;
+    if (state != n->refs) bsi_vast_free(state);
+    return BOMSYNC_OK;
+}
+
+/* State blocks of before that open blocks stand for. Amended ones stand for others than those that are looked at. */
+static void cover(const bsi_sync *s, const bsi_next_state *n, bsi_ref_set *covered) {
+    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1))
+        if (n->exact[i] != BSI_REF_NONE) bsi_ref_add(covered, n->exact[i]);
+}
+
+/* Most blocks are in place: only what stands between them is put anew. */
+static void image_in_place(bsi_sync *s, const bsi_next_state *n, bsi_next_image *x, bsi_publish *p) {
+    bsi_ref_set covered = {0};
+    cover(s, n, &covered);
+    p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
+    bsi_ref *open = bsi_vast_alloc(sizeof *open * (s->open_state_count + 1));
+    size_t count = 0;
+    for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
+        if (!bsi_is_amended(s, s->open_state[i])) open[count++] = s->base[s->open_state[i]];
+    x->orphan = bsi_orphans_after(&p->orphan_count, open, count, &n->replaced, n->loose, n->loose_count, &covered);
+    bsi_vast_free(covered.slot);
+    bsi_vast_free(open);
+    p->edit_image = true;
+}
+
+/* A shuffled or volatile snapshot: the old image stays, but for entries of state blocks that were written again. No new block has one. */
+static void image_as_before(bsi_sync *s, bsi_next_state *n, bsi_next_image *x, bsi_publish *p) {
+    bsi_ref_set none = {0};
+    const bsi_state_edit *all = &n->edit[n->edit_count];
+    bsi_ref *made = bsi_vast_alloc((all->count + s->amended_count) * sizeof *made);
+    size_t count = all->count;
+    if (count) memcpy(made, all->ref, count * sizeof *made);
+    for (size_t i = 0; i < s->amended_count; i++) {
+        if (s->amended[i].made == BSI_REF_NONE) continue;
+        bsi_ref_add(&n->replaced, s->amended[i].ref);
+        made[count++] = s->amended[i].made;
+    }
+    bsi_image_unexact(&x->edits, &s->image, &n->replaced);
+    bsi_image_edits_end(&x->edits);
+    p->image_edit = x->edits.edit;
+    p->image_edit_count = x->edits.count;
+    x->orphan = bsi_orphans_after(&p->orphan_count, s->image.orphan, s->image.orphan_count, &n->replaced, made, count, &none);
+    bsi_vast_free(made);
+    p->edit_image = true;
+}
+
+bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool make, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
+    bool ahead = bsi_sync_ahead_end(s); /* else the list of blocks is used up below */
+    bool part = s->scope || s->o->upsert;
+    if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
+    if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
+    uint64_t exacts = s->scan.blocks - s->open_count - s->settled;
+    for (size_t i = 0; i < s->open_count; i++) exacts += n->exact[i] != BSI_REF_NONE;
+    /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
+    bool better = !s->settled && exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks);
+    bomsync_status st = BOMSYNC_OK;
+    if (ahead && n->refs) p->ahead = true;
+    else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
+    else if (better) image_in_place(s, n, x, p);
+    else if (make) image_as_before(s, n, x, p);
+    p->orphan = x->orphan;
+    if ((better || n->refs) && s->scan.file_count == 1 && !part) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
+    return st;
+}
+
+void bsi_sync_image_release(bsi_next_image *x) {
+    bsi_image_edits_free(&x->edits);
+    bsi_vast_free(x->whole);
+    bsi_vast_free(x->orphan);
+}
