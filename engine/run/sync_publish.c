@@ -174,93 +174,139 @@ static void forget_records(bsi_sync *s) {
     if (many) bsi_memory_give_back();
 }
 
-bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+/* One publish, step by step. */
+typedef struct publisher {
+    bsi_sync *s;
+    bsi_generation *g;
+    bool make;             /* there is a generation */
+    int64_t at;            /* when the stage at hand began */
+    bsi_next_state state;
+    bsi_next_image image;
+    manifest manifest;
+} publisher;
+
+static bomsync_status keep_back(bsi_sync *s, bomsync_error *err) {
+    if (s->all_held) return BOMSYNC_OK;
+    keep_exceptions(s);
+    bomsync_status st = keep_conflicts(s, err);
+    keep_unspoken(s);
+    return st;
+}
+
+static bomsync_status write_state(publisher *x, bomsync_error *err) {
+    bsi_sync *s = x->s;
+    bomsync_status st;
+    bsi_items_sort(s->item, s->item_count, &s->parts);
+    if (s->first_ref) {
+        st = bsi_sync_state_first(s, &x->state, err);
+    } else {
+        x->state.exact = bsi_sync_no_refs(s);
+        st = bsi_sync_state_edit(s, &x->state, err);
+    }
+    bsi_store_flush(s->store);
+    bsi_generation_partitions(x->g, s->last, s->item, s->item_count, &s->parts, s->part_made);
+    bsi_sync_stage_ends(s, BSI_SYNC_STORE, &x->at);
+    return st;
+}
+
+static bomsync_status write_chunks(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count,
+                          .by_open = s->amended, .amended_count = s->amended_count};
+    bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .by_ordinal = s->amended_state, .amended_count = s->amended_count,
+                          .slot_count = s->feed->slots.count};
+    bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};
+    bsi_item_source items = bsi_items_of(&array);
+    bsi_creates *creates = NULL;
     bomsync_status st = BOMSYNC_OK;
-    int64_t at = bsi_now_ns();
-    bsi_next_state n = {0};
-    bsi_next_image x = {0};
-    manifest m = {0};
-    bool make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0;
-    if (!s->all_held) {
-        keep_exceptions(s);
-        st = keep_conflicts(s, err);
-        keep_unspoken(s);
+    if (s->counted && !s->o->baseline) {
+        st = bsi_creates_open(&creates, s, err);
+        items = bsi_creates_source(creates);
     }
-    if (make && !st) {
-        bsi_items_sort(s->item, s->item_count, &s->parts);
-        if (s->first_ref) {
-            st = bsi_sync_state_first(s, &n, err);
-        } else {
-            n.exact = bsi_sync_no_refs(s);
-            st = bsi_sync_state_edit(s, &n, err);
-        }
-        bsi_store_flush(s->store);
-        bsi_generation_partitions(g, s->last, s->item, s->item_count, &s->parts, s->part_made);
-        bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
-        bsi_sync_trim(s);
-        bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count,
-                              .by_open = s->amended, .amended_count = s->amended_count};
-        bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .by_ordinal = s->amended_state, .amended_count = s->amended_count,
-                              .slot_count = s->feed->slots.count};
-        bsi_item_array array = {.item = s->item, .count = s->o->baseline ? 0 : s->item_count};
-        bsi_item_source items = bsi_items_of(&array);
-        bsi_creates *creates = NULL;
-        if (!st && s->counted && !s->o->baseline) {
-            st = bsi_creates_open(&creates, s, err);
-            items = bsi_creates_source(creates);
-        }
-        if (!st) st = bsi_send_items(s->store, g, items, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
-        bsi_creates_close(creates);
-        forget_records(s);
-        g->slot_count = s->feed->slots.count;
-        bsi_sync_note_digest(s, g);
-        bsi_store_rest(s->store); /* not sooner: its threads would take the digest's core */
-        bsi_generation_digest(g);
-        if (!st) st = start_manifest(&m, s, g, err);
-        bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &at);
-    }
-    bsi_sync_note_digest(s, g); /* the image is written anew below */
-    if (!n.exact) n.exact = bsi_sync_no_refs(s);
-    bsi_publish p = {.feed = s->feed, .generation = make ? g : NULL, .outbox = make, .journal_kind = "snapshot", .at = s->clock};
-    if (make && !n.refs) bsi_sync_state_swap(s, &n);
-    if (!st && !s->all_held) bsi_sync_image_note(s, &n, err);
-    if (!st) st = bsi_sync_image_put(s, &n, make, &x, &p, err);
+    if (!st) st = bsi_send_items(s->store, g, items, &s->parts, &s->feed->slots, &now, &was, s->workers, err);
+    bsi_creates_close(creates);
+    return st;
+}
+
+/* Chunks and manifest, and by them the digest of the generation. */
+static bomsync_status write_outbox(publisher *x, bomsync_error *err) {
+    bsi_sync *s = x->s;
+    bsi_generation *g = x->g;
+    bsi_sync_trim(s);
+    bomsync_status st = write_chunks(s, g, err);
+    forget_records(s);
+    g->slot_count = s->feed->slots.count;
+    bsi_sync_note_digest(s, g);
+    bsi_store_rest(s->store); /* not sooner: its threads would take the digest's core */
+    bsi_generation_digest(g);
+    if (!st) st = start_manifest(&x->manifest, s, g, err);
+    bsi_sync_stage_ends(s, BSI_SYNC_EMIT, &x->at);
+    return st;
+}
+
+/* The two lists of the feed, and what is kept: what p is to commit. */
+static bomsync_status prepare(publisher *x, bsi_publish *p, bomsync_error *err) {
+    bsi_sync *s = x->s;
+    bsi_next_state *n = &x->state;
+    bomsync_status st = BOMSYNC_OK;
+    bsi_sync_note_digest(s, x->g); /* the image is written anew below */
+    if (!n->exact) n->exact = bsi_sync_no_refs(s);
+    if (x->make && !n->refs) bsi_sync_state_swap(s, n);
+    *p = (bsi_publish){.feed = s->feed, .generation = x->make ? x->g : NULL, .outbox = x->make, .journal_kind = "snapshot", .at = s->clock};
+    if (!s->all_held) bsi_sync_image_note(s, n, err);
+    st = bsi_sync_image_put(s, n, x->make, &x->image, p, err);
     bsi_amend_rest(s); /* the lists that are written now take as much memory */
-    p.mark = s->scan.mark;
-    p.mark_count = s->scan.mark_count;
-    p.mark_entries = s->scan.blocks;
-    p.state = n.refs;
-    p.state_count = n.ref_count;
-    p.edit_state = make && !n.refs;
-    p.state_base = s->base;
-    p.state_base_count = s->base_count;
-    p.state_swapped = n.swapped;
-    p.state_beside = beside(s);
-    p.state_edit = n.edit;
-    p.state_edit_count = n.edit_count;
-    p.kept = s->kept;
-    p.kept_count = s->kept_count;
-    p.set_kept = !s->all_held;
-    p.holds = s->hold;
-    p.hold_count = s->hold_count;
-    p.set_holds = true;
-    char *journal = bsi_generation_journal(g);
-    p.journal_json = journal;
-    bsi_sync_stage_ends(s, BSI_SYNC_STORE, &at);
-    teller stats = {.s = s, .g = g, .start = at};
-    p.ready = end_manifest;
-    p.ready_ctx = &m;
-    p.stats = tell_stats;
-    p.stats_ctx = &stats;
+    p->mark = s->scan.mark;
+    p->mark_count = s->scan.mark_count;
+    p->mark_entries = s->scan.blocks;
+    p->state = n->refs;
+    p->state_count = n->ref_count;
+    p->edit_state = x->make && !n->refs;
+    p->state_base = s->base;
+    p->state_base_count = s->base_count;
+    p->state_swapped = n->swapped;
+    p->state_beside = beside(s);
+    p->state_edit = n->edit;
+    p->state_edit_count = n->edit_count;
+    p->kept = s->kept;
+    p->kept_count = s->kept_count;
+    p->set_kept = !s->all_held;
+    p->holds = s->hold;
+    p->hold_count = s->hold_count;
+    p->set_holds = true;
+    p->ready = end_manifest;
+    p->ready_ctx = &x->manifest;
+    return st;
+}
+
+static bomsync_status commit(publisher *x, bsi_publish *p, bomsync_error *err) {
+    bsi_sync *s = x->s;
+    bomsync_status st = BOMSYNC_OK;
+    char *journal = bsi_generation_journal(x->g);
+    p->journal_json = journal;
+    bsi_sync_stage_ends(s, BSI_SYNC_STORE, &x->at);
+    teller stats = {.s = s, .g = x->g, .start = x->at};
+    p->stats = tell_stats;
+    p->stats_ctx = &stats;
     uint32_t slot_count = s->feed->slots.count;
     if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
-    if (!st && !(s->new_feed && !make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, &p, err);
+    if (!(s->new_feed && !x->make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, p, err);
     s->feed->slots.count = slot_count;
-    bomsync_status ended = end_manifest(&m, st ? NULL : err); /* nobody may have waited for it */
-    if (!st) st = ended;
     bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);
-    bsi_sync_state_release(s, &n);
-    bsi_sync_image_release(&x);
+    return st;
+}
+
+bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
+    publisher x = {.s = s, .g = g, .make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0, .at = bsi_now_ns()};
+    bsi_publish p;
+    bomsync_status st = keep_back(s, err);
+    if (!st && x.make) st = write_state(&x, err);
+    if (!st && x.make) st = write_outbox(&x, err);
+    if (!st) st = prepare(&x, &p, err);
+    if (!st) st = commit(&x, &p, err);
+    bomsync_status ended = end_manifest(&x.manifest, st ? NULL : err); /* nobody may have waited for it */
+    if (!st) st = ended;
+    bsi_sync_state_release(s, &x.state);
+    bsi_sync_image_release(&x.image);
     return st;
 }
