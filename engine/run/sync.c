@@ -237,11 +237,17 @@ static bomsync_status guard(bsi_sync *s, bomsync_error *err) {
     return st == BOMSYNC_HELD ? BOMSYNC_OK : st;
 }
 
-/* Blocks that were written with the scan are without all records that went with them. If some of these are withheld, such blocks are good for
- * nothing: then all open blocks are joined. */
+static bool is_without(void *ctx, const bsi_amended *a, const bsi_early_block *e) {
+    (void)ctx;
+    (void)e;
+    return a->gone != 0;
+}
+
+/* Blocks that were written with the scan are without all records that went with them. If some of these are withheld, such blocks are joined after
+ * all. */
 static bomsync_status judge(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = guard(s, err);
-    if (st || s->all_held || !s->t.deletes_held || !s->amended_gone) return st;
+    if (st || s->all_held || !s->t.deletes_held || !bsi_amend_give_up(s, is_without, NULL)) return st;
     bsi_sync_forget_guard(s);
     bsi_sync_forget_found(s);
     st = diff_records(s, err);

@@ -1,6 +1,6 @@
 /* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and
  * sync_reconcile.c (with sync_claim.c) read records, sync_ahead.c writes the lists of a first load beside that, sync_amend.c and
- * sync_rows.c find, sync_guard.c judges, sync_publish.c writes (with sync_state.c, sync_image.c, publish_chunks.c, sync_creates.c,
+ * sync_rows.c with sync_twins.c find, sync_guard.c judges, sync_publish.c writes (with sync_state.c, sync_image.c, publish_chunks.c, sync_creates.c,
  * sync_symbols.c), sync_stats.c tells. What is made of the feed's two lists on the way is in publish_inner.h.
  */
 #ifndef BSI_RUN_SYNC_H
@@ -25,7 +25,7 @@ typedef struct bsi_kept_row {
     char *value;         /* the raw record, clipped; owned */
 } bsi_kept_row;
 
-/** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. */
+/** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. Of one that was written it stays, as blocks may be settled again. */
 typedef struct bsi_early_block {
     bsi_rows *rows;      /* kept: of an amended block those that changed, NULL: none */
     bool amends, lent;   /* lent: the memory is bsi_amend_keep's */
@@ -171,6 +171,9 @@ bomsync_status bsi_amend_at_once(bool *amends, bsi_amended *a, bsi_amend_writer 
 void *bsi_amend_keep(bsi_amend_writer *w, size_t bytes);               /* memory that stays until bsi_amend_forget_rows: of files, where it becomes much */
 bomsync_status bsi_amend_writer_close(bsi_amend_writer *w, bomsync_error *err); /* NULL is fine */
 void bsi_amend_settle(bsi_sync *s);                                    /* which early blocks do so in the end, now that the scan is whole */
+/** Those of which `which` says so are joined, once blocks are settled again; gives how many. e: what early parsing left of it, with the key hashes of
+ *  created records. Blocks that were not written with the scan are not asked: they are joined then in any case. */
+size_t bsi_amend_give_up(bsi_sync *s, bool (*which)(void *ctx, const bsi_amended *a, const bsi_early_block *e), void *ctx);
 bomsync_status bsi_amend_place(bool *again, bsi_sync *s, bomsync_error *err); /* their state blocks in base, with open_state; *again: settle once more, fewer are left */
 /** The amended blocks while open ones are gone through in ascending order. Zero-initialise. */
 typedef struct bsi_amend_walk {
@@ -189,6 +192,18 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err);         /* and ag
 bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items, totals, kept rows */
 void bsi_sync_forget_found(bsi_sync *s);                               /* all of it, but what the scan found: it is looked for again, and every open block joined */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
+
+/* sync_twins.c */
+/** Are there rows with these key hashes in state blocks that were not joined? The blocks that hold them are opened, or given up as changed in
+ *  place: *opened; then the join is to be made again. */
+bomsync_status bsi_sync_twins(bool *opened, bsi_sync *s, const uint64_t *kh, size_t count, bomsync_error *err);
+/** Few of many: a filter of so many bits, as a power of two, says no to most. It is no larger than it must be for that, since it is to stay in the cache. */
+static inline unsigned bsi_filter_bits(size_t wanted) {
+    enum { LEAST = 20, MOST = 23 };
+    unsigned bits = LEAST;
+    while (bits < MOST && ((size_t)1 << bits) < wanted * 32) bits++;
+    return bits;
+}
 
 /* sync_reconcile.c */
 bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err);    /* before the scan: is it the cheapest way? Then s->reconcile is there */

@@ -8,7 +8,7 @@
  *
  * Most changes are such: a value of a record is another one, and nothing moved. Keys of a state are unique, so those of such
  * a block stand in no other state block: nothing needs to be joined, and for the records of other blocks it is as good as a
- * skipped one (twins are searched in it as in those; if one is found, this is given up, and all open blocks are joined). The
+ * skipped one (twins are searched in it as in those; if one is found, this is given up, and it is joined). The
  * worker that cut the block sees it at once; what is left of it is the place of the state block and the rows that changed.
  *
  * The patch that takes its place is written at once, and the images of both rows are kept for the renderer (bsi_amend_at_once). For that the old
@@ -24,7 +24,7 @@
  *
  * Only what has no partner is new or gone, and only that can be known elsewhere. So keys that came go into the join, behind the rows of
  * other blocks, and are searched among those of all state blocks that are not joined, these here among them. Is one found, of a record
- * that moved or stands twice, all of this is given up. A block that was changed so is written whole.
+ * that moved or stands twice, the blocks that it concerns are given up. A block that was changed so is written whole.
  *
  * Which blocks are taken this way depends on which entry was expected where, so on how the file was split among workers.
  * What comes out does not: the join would find the same.
@@ -273,13 +273,17 @@ void bsi_amend_rest(bsi_sync *s) {
     s->amended_state = NULL;
 }
 
-void bsi_amend_forget(bsi_sync *s) {
-    bsi_amend_forget_rows(s);
+static void forget_list(bsi_sync *s) {
     bsi_amend_rest(s);
     free(s->is_amended);
     s->is_amended = NULL;
     s->amended_count = 0;
     s->amended_records = s->amended_created = s->amended_gone = 0;
+}
+
+void bsi_amend_forget(bsi_sync *s) {
+    bsi_amend_forget_rows(s);
+    forget_list(s);
 }
 
 static size_t first_from(const bsi_sync *s, size_t lo, size_t open) {
@@ -342,7 +346,7 @@ static uint64_t settle_run(bsi_sync *s, size_t *cap, uint64_t from, uint64_t to,
 
 /* Each entry once, as with matched blocks. */
 void bsi_amend_settle(bsi_sync *s) {
-    bsi_amend_forget(s);
+    forget_list(s);
     size_t cap = 0;
     uint64_t past = 0;
     for (size_t i = 0; s->early && s->last && i < s->scan.run_count; i++) {
@@ -356,6 +360,17 @@ void bsi_amend_settle(bsi_sync *s) {
         past = settle_run(s, &cap, r->first, r->first + r->count, past, k < s->scan.run_count ? s->scan.run[k].first : s->image.count,
                           !i || r[-1].matched);
     }
+}
+
+size_t bsi_amend_give_up(bsi_sync *s, bool (*which)(void *ctx, const bsi_amended *a, const bsi_early_block *e), void *ctx) {
+    size_t count = 0;
+    for (size_t i = 0; i < s->amended_count; i++) {
+        bsi_scan_block *b = &s->scan.block[s->amended[i].open];
+        if (b->tag == BSI_NO_TAG || !which(ctx, &s->amended[i], (const bsi_early_block *)(uintptr_t)b->tag)) continue;
+        give_up(b);
+        count++;
+    }
+    return count;
 }
 
 /* ---- their state blocks ---- */

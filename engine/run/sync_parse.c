@@ -251,8 +251,8 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, const bsi_
     bsi_sync *s = r->s;
     bsi_scan_block *b = &s->scan.block[open];
     uint64_t tag = b->tag;
-    b->tag = BSI_NO_TAG;
     if (r->first_load) {
+        b->tag = BSI_NO_TAG;
         s->first_ref[open] = tag;
         s->block_part[open] = b->part;
         return BOMSYNC_OK;
@@ -265,6 +265,7 @@ static bomsync_status take_early(parse_run *r, int lane, size_t open, const bsi_
     for (uint32_t i = 0; i < e->count && !st; i++)
         st = bsi_row_store_add(s->n_rows, lane, &(bsi_row){e->hash[i], e->hash[e->count + i], first + i}, err);
     e->rows = NULL; /* the scan's now */
+    if (!e->lent) b->tag = BSI_NO_TAG;
     bsi_early_free(e);
     return st;
 }

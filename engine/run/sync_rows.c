@@ -6,12 +6,10 @@
  *
  * Blocks that were changed in place (sync_amend.c) are open, but what happened to their records is known: they are as good
  * as skipped, but for those that came with them. The join settles these and the rows of the others. Then one question is left: does a
- * record that looks new have a twin in a skipped block? One pass over the stored key hashes of skipped blocks with the few candidates answers it; a block with a
- * twin is opened and the join is made again, then with all open blocks.
+ * record that looks new have a twin in a skipped block (sync_twins.c)? If so, the join is made again with its block.
  */
 #include "run/sync.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -137,21 +135,13 @@ static void unmatched_refs(place_finder *f) {
     free(used);
 }
 
-/* Few of many: a filter says no to most. It is no larger than it must be for that, since it is to stay in the cache. */
-enum { FILTER_BITS_LEAST = 20, FILTER_BITS_MOST = 23 };
-static unsigned filter_bits(size_t wanted) {
-    unsigned bits = FILTER_BITS_LEAST;
-    while (bits < FILTER_BITS_MOST && ((size_t)1 << bits) < wanted * 32) bits++;
-    return bits;
-}
-
 static uint64_t filter_bit(bsi_ref ref, unsigned bits) { return ref * 0x9E3779B97F4A7C15ull >> (64 - bits); }
 
 static void find_rest(place_finder *f) {
     bsi_sync *s = f->s;
     const bsi_ref_set *open = &f->rest;
     if (!open->count) return;
-    unsigned bits = filter_bits(open->count);
+    unsigned bits = bsi_filter_bits(open->count);
     uint8_t *filter = bsi_calloc((size_t)1 << (bits - 3), 1);
     for (uint64_t i = 0; open->slot && i <= open->mask; i++) {
         if (open->slot[i] == BSI_REF_NONE) continue;
@@ -225,15 +215,6 @@ typedef struct old_rows_run {
     bomsync_error *err;
     bsi_row_store *rows;      /* of this round */
     unsigned from, to;        /* its partitions */
-    /* twin search */
-    const uint64_t *kh;    /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
-    uint64_t kh_mask;
-    const uint8_t *filter; /* 2^filter_bits bits: of their top bits */
-    unsigned filter_bits;
-    const uint8_t *is_open; /* bit a state block */
-    pthread_mutex_t lock;
-    bsi_ref *hit;
-    size_t hit_count, hit_cap;
 } old_rows_run;
 
 static void fail_run(old_rows_run *r, bomsync_status st, const bomsync_error *err) {
@@ -261,101 +242,6 @@ static void add_old_rows(void *ctx, size_t lane) {
             return;
         }
     }
-}
-
-/* Key hashes that were listed for the search: found by their low bits, as the filter looks at the high ones. */
-static uint64_t *candidates(const uint64_t *kh, size_t count, uint64_t *mask) {
-    for (*mask = 63; *mask < count * 2;) *mask = *mask * 2 + 1;
-    uint64_t *slot = bsi_vast_calloc(*mask + 2, sizeof *slot);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t h = kh[i] & *mask;
-        while (slot[h] && slot[h] != kh[i]) h = (h + 1) & *mask;
-        slot[h] = kh[i];
-        if (!kh[i]) slot[*mask + 1] = 1;
-    }
-    return slot;
-}
-
-static bool is_candidate(const old_rows_run *r, uint64_t kh) {
-    if (!kh) return r->kh[r->kh_mask + 1];
-    uint64_t h = kh & r->kh_mask;
-    while (r->kh[h] && r->kh[h] != kh) h = (h + 1) & r->kh_mask;
-    return r->kh[h] != 0;
-}
-
-static void search_twins(void *ctx, size_t index) {
-    old_rows_run *r = ctx;
-    bsi_sync *s = r->s;
-    bomsync_error err = BOMSYNC_ERROR_INIT;
-    const uint8_t *filter = r->filter;
-    const unsigned shift = 64 - r->filter_bits;
-    size_t per = 4096, end = BSI_MIN((index + 1) * per, s->base_count);
-    for (size_t i = index * per; i < end; i++) {
-        if (r->is_open[i >> 3] >> (i & 7) & 1) continue;
-        bsi_block_rows rows;
-        bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
-        if (st) {
-            fail_run(r, st, &err);
-            return;
-        }
-        for (uint32_t k = 0; k < rows.count; k++) {
-            uint64_t h = rows.kh[k] >> shift;
-            if (!(filter[h >> 3] >> (h & 7) & 1)) continue;
-            if (!is_candidate(r, rows.kh[k])) continue;
-            pthread_mutex_lock(&r->lock);
-            if (r->hit_count == r->hit_cap) r->hit = bsi_realloc(r->hit, (r->hit_cap = r->hit_cap ? r->hit_cap * 2 : 16) * sizeof *r->hit);
-            r->hit[r->hit_count++] = s->base[i];
-            pthread_mutex_unlock(&r->lock);
-            break;
-        }
-    }
-}
-
-/* Scan blocks whose skipped state block holds a twin are opened. *opened: how many. */
-static bool stands_for(void *ctx, uint64_t index, const bsi_image_entry *e) {
-    (void)index;
-    return bsi_ref_has(ctx, e->ref);
-}
-
-static bool none_skipped(const bsi_sync *s) { return s->open_count == s->scan.blocks && !s->amended_count; }
-
-static bomsync_status open_twins(bsi_sync *s, const uint64_t *kh, size_t count, size_t *opened, bomsync_error *err) {
-    *opened = 0;
-    if (none_skipped(s) || !s->base_count) return BOMSYNC_OK;
-    bomsync_status st = BOMSYNC_OK;
-    old_rows_run r = {.s = s, .err = err};
-    if (count) {
-        r.filter_bits = filter_bits(count);
-        uint8_t *filter = bsi_calloc((size_t)1 << (r.filter_bits - 3), 1), *is_open = bsi_calloc(s->base_count / 8 + 1, 1);
-        for (size_t i = 0; i < count; i++) {
-            uint64_t h = kh[i] >> (64 - r.filter_bits);
-            filter[h >> 3] |= (uint8_t)(1u << (h & 7));
-        }
-        for (size_t i = 0; i < s->open_state_count; i++)
-            if (!bsi_is_amended(s, s->open_state[i])) is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
-        uint64_t *slot = candidates(kh, count, &r.kh_mask);
-        r.kh = slot;
-        r.filter = filter;
-        r.is_open = is_open;
-        pthread_mutex_init(&r.lock, NULL);
-        bsi_parallel(s->workers, (s->base_count + 4095) / 4096, search_twins, &r);
-        pthread_mutex_destroy(&r.lock);
-        free(filter);
-        free(is_open);
-        bsi_vast_free(slot);
-        st = (bomsync_status)atomic_load(&r.status);
-    }
-    if (!st && r.hit_count) {
-        bsi_ref_set hits = {0};
-        for (size_t i = 0; i < r.hit_count; i++) bsi_ref_add(&hits, r.hit[i]);
-        bsi_sync_end_digest(s);
-        bsi_scan_forget(&s->scan);
-        *opened = bsi_scan_reopen(&s->scan, &s->image, stands_for, &hits);
-        for (size_t i = 0; i < s->amended_count; i++) *opened += bsi_ref_has(&hits, s->amended[i].ref);
-        bsi_vast_free(hits.slot);
-    }
-    free(r.hit);
-    return st;
 }
 
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
@@ -402,13 +288,7 @@ static void add_gone(bsi_sync *s) {
     bsi_vast_sort(s->gone, s->gone_count, sizeof *s->gone, by_place);
 }
 
-/* Are records that came with such blocks new, and stand once? */
-static bool all_are_new(const bsi_sync *s) {
-    const uint64_t *fate = s->fate + s->row_base[s->open_count];
-    for (uint64_t i = 0; i < s->amended_created; i++)
-        if (fate[i] != BSI_FATE_NEW) return false;
-    return true;
-}
+static bool none_skipped(const bsi_sync *s) { return s->open_count == s->scan.blocks && !s->amended_count; }
 
 static bomsync_status join_once(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     *out = (bsi_join_out){.fate = s->fate, .want_fresh = !s->settled && !none_skipped(s)};
@@ -446,19 +326,36 @@ void bsi_sync_forget_found(bsi_sync *s) {
     s->t = (bsi_totals){.records_in = s->t.records_in};
 }
 
+/* Did a record come with the block that is not new after all, or stands twice? */
+static bool not_new(void *ctx, const bsi_amended *a, const bsi_early_block *e) {
+    const bsi_sync *s = ctx;
+    const uint64_t *fate = s->fate + s->row_base[s->open_count] + a->fate;
+    for (uint32_t i = 0; i < e->count; i++)
+        if (fate[i] != BSI_FATE_NEW) return true;
+    return false;
+}
+
+/* Everything that was found out about rows is found out again, with the blocks that are open now. No record that is looked at then for the first
+ * time can be new: those that came with a block have been looked for. */
+static bomsync_status join_again(bsi_sync *s, bomsync_error *err) {
+    bsi_join_out out = {0};
+    bsi_sync_forget_found(s);
+    bomsync_status st = bsi_sync_open_blocks(s, err);
+    if (!st) st = bsi_sync_parse(s, err);
+    if (!st) st = join_once(s, &out, err);
+    bsi_vast_free(out.fresh);
+    return st;
+}
+
 bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
     bsi_join_out out;
     bomsync_status st = join_once(s, &out, err);
-    size_t opened = 0;
-    if (!st && out.fresh_count) st = open_twins(s, out.fresh, out.fresh_count, &opened, err);
+    bool opened = false, again = !st && bsi_amend_give_up(s, not_new, s);
+    if (!st && !none_skipped(s)) st = bsi_sync_twins(&opened, s, out.fresh, out.fresh_count, err);
     bsi_vast_free(out.fresh);
-    if (!st && (opened || !all_are_new(s))) {
-        /* rare: everything that was found out about rows is found out again with the twins' blocks */
-        bsi_sync_forget_found(s);
-        st = bsi_sync_open_blocks(s, err);
-        if (!st) st = bsi_sync_parse(s, err);
-        if (!st) st = join_once(s, &out, err);
-        if (!st) bsi_vast_free(out.fresh);
+    for (again = again || opened; !st && again;) { /* each time fewer blocks count as changed in place */
+        st = join_again(s, err);
+        again = !st && bsi_amend_give_up(s, not_new, s);
     }
     bsi_sync_memory(s);
     forget_rows(s);

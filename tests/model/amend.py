@@ -135,6 +135,26 @@ def run_one(folder, bom, programs, seed):
     return blocks
 
 
+def moved_alone(folder, bom, seed):
+    """A record that moved opens the blocks that it concerns. The others stay settled."""
+    rng = random.Random(seed)
+    head, rows = ["p", "k", "v", "t"], table(rng, 900)
+    first = write(folder, "first.csv", text(head, rows))
+    for at in range(7, 900, 40):
+        rows[at][3] = "other"
+    rows.insert(100, rows.pop(700))
+    second = write(folder, "second.csv", text(head, rows))
+    store = "%s/store" % folder
+    bom("init", "--store", store, expect=0)
+    bom("sync", "--store", store, *FEED, "--complete", "--codec", "symbols", first, "-q", expect=0)
+    found = bom("sync", "--store", store, "--now", NOW, "--block-records", "5", "--complete", second, "--json", expect=0).json()
+    same("updates", found["updated"], len(range(7, 900, 40)))
+    same("creates and deletes", (found["created"], found["deleted"]), (0, 0))
+    amended = bom("stats", "--store", store, "--json", expect=0).json()["amended"]
+    assert amended * 2 >= found["updated"], "only %d blocks were settled in place, for %d records" % (amended, found["updated"])
+    bom("verify", "--store", store, expect=0)
+
+
 def main():
     o = options("amend", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
     suite = Suite("amend", o)
@@ -142,6 +162,9 @@ def main():
     blocks = []
     for i in range(o.count):
         suite.run("table %d" % i, lambda folder, bom, seed: blocks.append(run_one(folder, bom, programs, seed)), suite.bom, o.seed + i)
+    suite.bom.path = programs[0]
+    for i in range(3):
+        suite.run("a record that moved %d" % i, moved_alone, suite.bom, o.seed + i)
 
     def way_was_taken(folder):
         assert sum(b > 0 for b in blocks) * 2 >= len(blocks), "only %d of %d runs saw blocks changed in place" % (sum(b > 0 for b in blocks), len(blocks))
