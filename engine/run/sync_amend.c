@@ -61,8 +61,13 @@ static bool is_whole(const bsi_scan_block *b, const bsi_rows *w) {
 /* May records go with a block? Not where it is clear already that none may: then it would be written in vain. */
 static bool may_go(const bsi_sync *s) { return s->evidence && !s->o->upsert; }
 
+static void begin(bsi_amended *a, const bsi_rows *w, bsi_ref ref, uint64_t entry) {
+    *a = (bsi_amended){.ref = ref, .made = BSI_REF_NONE, .entry = (uint32_t)entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
+}
+
 static bool is_amended(bsi_amended *a, uint64_t changed, const bsi_rows *w, bsi_ref ref, uint64_t entry) {
-    *a = (bsi_amended){.changed = changed, .ref = ref, .made = BSI_REF_NONE, .entry = (uint32_t)entry, .ordinal = BSI_AMEND_NOWHERE, .records = w->count};
+    begin(a, w, ref, entry);
+    a->changed = changed;
     return (uint32_t)__builtin_popcountll(changed) * 4 <= w->count; /* a patch takes no more */
 }
 
@@ -233,8 +238,9 @@ static bomsync_status write_merged(bsi_amended *a, bsi_amend_writer *w, const bs
 /* As a whole block: a patch replaces rows, and says nothing of others. A fault of the old block is told by who needs it. */
 static bomsync_status write_block(bool *amends, bsi_amended *a, bsi_amend_writer *w, bsi_rows *now, bsi_scan_expected x, bomsync_error *err) {
     bsi_sync *s = w->s;
+    if (x.entry->records > BSI_AMEND_ROWS_MAX) return BOMSYNC_OK;
     const bsi_block_data *d = bsi_block_writer_whole(w->writer, x.entry->ref);
-    is_amended(a, 0, now, x.entry->ref, x.index);
+    begin(a, now, x.entry->ref, x.index);
     *amends = d && d->count <= BSI_AMEND_ROWS_MAX && d->slot_count == s->feed->slots.count && walk_both(a, now, d) &&
               (!a->gone || (x.behind && may_go(s))); /* else those that went may stand in the block before */
     if (!*amends) return BOMSYNC_OK;
