@@ -158,7 +158,7 @@ class Peers:
         return self.python_job("Polars, both files", "polars", "polars-join", old=old, new=new)
 
     def qsv_tool(self):
-        return self.tool("qsv") or self.tool("qsvlite")
+        return None if "qsv" in self.without else self.tool("qsv") or self.tool("qsvlite")
 
     def qsv_diff(self, old, new):
         tool = self.qsv_tool()
