@@ -335,6 +335,13 @@ void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, 
         }
 }
 
+int bsi_by_u64(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x) { return count && bsearch(&x, sorted, count, sizeof x, bsi_by_u64) != NULL; }
+
 uint64_t bsi_private_bytes(void) {
     char text[128];
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);

@@ -143,6 +143,10 @@ static inline void bsi_bit_set(uint64_t *bits, uint64_t i) { bits[i >> 6] |= 1ul
 
 /** qsort, which may not be given NULL; what is in order already, as most lists here are, costs one look. */
 void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, const void *));
+/** The order of lists of uint64_t: hashes, places, ids. */
+int bsi_by_u64(const void *a, const void *b);
+/** Is x in such a list? NULL is fine for an empty one. */
+bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x);
 
 /** Run fn(ctx, i) for i in [0, count) on up to workers threads; returns when all are done.
  *  fn must not fail silently: it keeps its status in ctx. workers <= 1 runs inline, in order. */

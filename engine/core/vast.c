@@ -239,14 +239,9 @@ void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *,
     bsi_vast_free(other);
 }
 
-static int by_value(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 size_t bsi_vast_unique(uint64_t *v, size_t n) {
     size_t kept = 0;
-    bsi_vast_sort(v, n, sizeof *v, by_value);
+    bsi_vast_sort(v, n, sizeof *v, bsi_by_u64);
     for (size_t i = 0; i < n; i++)
         if (!kept || v[kept - 1] != v[i]) v[kept++] = v[i];
     return kept;

@@ -347,11 +347,6 @@ static void join_part(void *ctx, size_t index) {
     pthread_mutex_unlock(&r->lock);
 }
 
-static int by_place(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, unsigned from, unsigned to, int workers, bomsync_error *err) {
     join_run r = {.out = out, .n = n, .o = o, .from = from, .err = err};
     r.gone = (u64_list){out->gone, out->gone_count, out->gone_count};
@@ -370,7 +365,7 @@ bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store
         bsi_vast_free(r.scratch[i].fresh.v);
     }
     free(r.scratch);
-    bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, by_place);
+    bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, bsi_by_u64);
     out->gone = r.gone.v;
     out->gone_count = r.gone.count;
     out->fresh = r.fresh.v;

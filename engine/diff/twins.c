@@ -300,11 +300,6 @@ static void find_part(void *ctx, size_t index) {
     pthread_mutex_unlock(&r->lock);
 }
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const uint64_t *probe, size_t probes, int workers,
                               bomsync_error *err) {
     find_run r = {.t = t, .probe = probe, .probes = probes, .err = err};
@@ -320,7 +315,7 @@ bomsync_status bsi_twins_find(uint64_t **dup, size_t *count, bsi_twins *t, const
     }
     free(r.room);
     pthread_mutex_destroy(&r.lock);
-    bsi_sort(r.dup, r.count, sizeof *r.dup, by_u64);
+    bsi_sort(r.dup, r.count, sizeof *r.dup, bsi_by_u64);
     size_t n = 0;
     for (size_t i = 0; i < r.count; i++)
         if (!n || r.dup[n - 1] != r.dup[i]) r.dup[n++] = r.dup[i];

@@ -149,11 +149,6 @@ static bomsync_status take_record(apply_run *r, const uint8_t *image, uint32_t b
 
 /* ---- STATE ---- */
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Calls each for every block of STATE, parsed. */
 static bomsync_status each_block(apply_run *r, bomsync_status (*each)(apply_run *r, const bsi_rows *w, const bsi_layout *l, bomsync_error *err),
                                  bool keys_only, bomsync_error *err) {
@@ -189,7 +184,7 @@ static bomsync_status gather_hashes(apply_run *r, const bsi_rows *w, const bsi_l
 
 static void keep_only_twice(apply_run *r) {
     size_t kept = 0;
-    bsi_sort(r->twice, r->twice_count, sizeof *r->twice, by_u64);
+    bsi_sort(r->twice, r->twice_count, sizeof *r->twice, bsi_by_u64);
     for (size_t i = 1; i < r->twice_count; i++)
         if (r->twice[i] == r->twice[i - 1] && (!kept || r->twice[kept - 1] != r->twice[i])) r->twice[kept++] = r->twice[i];
     r->twice_count = kept;
@@ -208,7 +203,7 @@ static bomsync_status take_rows(apply_run *r, const bsi_rows *w, const bsi_layou
     for (uint32_t i = 0; i < w->count && !st; i++) {
         uint64_t hash = hash_of(r, w, i);
         if (w->bad[i]) r->left_out++;
-        else if (r->twice_count && bsearch(&hash, r->twice, r->twice_count, sizeof hash, by_u64)) keep_twin(r, w, i);
+        else if (r->twice_count && bsearch(&hash, r->twice, r->twice_count, sizeof hash, bsi_by_u64)) keep_twin(r, w, i);
         else st = take_record(r, w->enc.data + w->image[i], w->body[i], w->image[i + 1] - w->image[i], key_bytes(r, w, i), l->slot_count, err);
     }
     return st;

@@ -44,6 +44,11 @@ bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref) {
     return x->slot[h] == ref;
 }
 
+int bsi_by_ref(const void *a, const void *b) {
+    const bsi_ref_at *x = a, *y = b;
+    return x->ref < y->ref ? -1 : x->ref > y->ref;
+}
+
 /* ---- unpacked state blocks ---- */
 
 enum { CACHE_LOCKS = 16, BSI_BLOCK_SPARSE = UINT32_MAX }; /* as cap: a copy never grows */
@@ -675,20 +680,10 @@ bomsync_status bsi_items_send(bsi_item_source items, const bsi_render *how, cons
 
 /* ---- two states ---- */
 
-typedef struct ref_at {
-    bsi_ref ref;
-    uint64_t at;
-} ref_at;
-
-static int by_ref(const void *a, const void *b) {
-    const ref_at *x = a, *y = b;
-    return x->ref < y->ref ? -1 : x->ref > y->ref;
-}
-
-static ref_at *sorted_refs(const bsi_ref *v, size_t n) {
-    ref_at *r = bsi_alloc(sizeof *r * (n + 1));
-    for (size_t i = 0; i < n; i++) r[i] = (ref_at){v[i], i};
-    bsi_sort(r, n, sizeof *r, by_ref);
+static bsi_ref_at *sorted_refs(const bsi_ref *v, size_t n) {
+    bsi_ref_at *r = bsi_alloc(sizeof *r * (n + 1));
+    for (size_t i = 0; i < n; i++) r[i] = (bsi_ref_at){v[i], i};
+    bsi_sort(r, n, sizeof *r, bsi_by_ref);
     return r;
 }
 
@@ -711,7 +706,7 @@ static bomsync_status add_rows(bsi_row_store *to, bsi_store *s, bsi_ref ref, uin
 
 bomsync_status bsi_state_diff(bsi_item **items, size_t *count, bsi_store *s, const bsi_slots *slots, const bsi_ref *a, size_t a_count,
                               const bsi_ref *b, size_t b_count, bsi_parts *parts, int workers, bomsync_error *err) {
-    ref_at *x = sorted_refs(a, a_count), *y = sorted_refs(b, b_count);
+    bsi_ref_at *x = sorted_refs(a, a_count), *y = sorted_refs(b, b_count);
     const char *tmp = bsi_store_dir(s);
     bsi_row_store *n = bsi_row_store_open(1, UINT64_MAX, tmp), *o = bsi_row_store_open(1, UINT64_MAX, tmp);
     uint64_t *place = NULL;

@@ -16,6 +16,13 @@ typedef struct bsi_ref_set {
 void bsi_ref_add(bsi_ref_set *x, bsi_ref ref);
 bool bsi_ref_has(const bsi_ref_set *x, bsi_ref ref);
 
+/** A ref with what its owner says of it, and the order of the refs. */
+typedef struct bsi_ref_at {
+    bsi_ref ref;
+    uint64_t at;
+} bsi_ref_at;
+int bsi_by_ref(const void *a, const void *b);
+
 /** State blocks that were unpacked, for who needs them again: writing a change and rendering it look at the same block, or at the same rows
  *  of it. Any thread. Blocks stay until close; above its bytes nothing more is kept. */
 typedef struct bsi_block_cache bsi_block_cache;

@@ -111,18 +111,13 @@ static char *decision_json(const char *kind, const bsi_hold *h, const char *by, 
     return (char *)b.data;
 }
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Places of the hold's keys in the state, ascending. */
 static bomsync_status held_places(decision *d, const bsi_hold *h, uint64_t **place, size_t *count, bomsync_error *err) {
     uint64_t *kh = bsi_alloc(sizeof *kh * (d->kept_count + 1));
     size_t n = 0;
     for (size_t i = 0; i < d->kept_count; i++)
         if (memcmp(d->kept[i].hold, h->digest, 32) == 0) kh[n++] = d->kept[i].kh;
-    bsi_sort(kh, n, sizeof *kh, by_u64);
+    bsi_sort(kh, n, sizeof *kh, bsi_by_u64);
     *place = bsi_alloc(sizeof **place * (n + 1));
     *count = 0;
     bomsync_status st = BOMSYNC_OK;
@@ -130,7 +125,7 @@ static bomsync_status held_places(decision *d, const bsi_hold *h, uint64_t **pla
         bsi_block_rows r;
         st = bsi_store_rows(&r, d->store, d->base[i], err);
         for (uint32_t k = 0; k < r.count && !st && *count < n; k++)
-            if (bsearch(&r.kh[k], kh, n, sizeof *kh, by_u64)) (*place)[(*count)++] = (uint64_t)i << 16 | k;
+            if (bsi_u64_has(kh, n, r.kh[k])) (*place)[(*count)++] = (uint64_t)i << 16 | k;
     }
     free(kh);
     return st;

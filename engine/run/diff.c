@@ -18,7 +18,7 @@
 #include "run/diff_inner.h"
 #include "run/query.h"
 
-static bool is_left_out(const bsi_diff_side *s, uint64_t kh) { return s->left_count && bsearch(&kh, s->left_out, s->left_count, sizeof kh, bsi_diff_by_u64); }
+static bool is_left_out(const bsi_diff_side *s, uint64_t kh) { return bsi_u64_has(s->left_out, s->left_count, kh); }
 
 /* ---- the comparison ---- */
 
@@ -102,7 +102,7 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     bsi_vast_free(self.gone);
     if (st) return st;
     for (size_t i = 0; i < d->old.left_count; i++) bsi_diff_leave_out(&d->now, d->old.left_out[i]);
-    bsi_sort(d->now.left_out, d->now.left_count, sizeof(uint64_t), bsi_diff_by_u64); /* one list for both sides */
+    bsi_sort(d->now.left_out, d->now.left_count, sizeof(uint64_t), bsi_by_u64); /* one list for both sides */
     bsi_join_out out = {0};
     st = join_side(d, &d->now.rows, &d->old.rows, &d->now, &out, err);
     if (st) return st;
@@ -239,7 +239,7 @@ static uint64_t duplicates_of(uint64_t *const *hash, const uint32_t *column, uin
         for (uint32_t c = 0; c < n; c++) h = (h ^ hash[column[c]][r]) * 0x9E3779B97F4A7C15ull + 1;
         scratch[r] = h;
     }
-    bsi_sort(scratch, rows, sizeof *scratch, bsi_diff_by_u64);
+    bsi_sort(scratch, rows, sizeof *scratch, bsi_by_u64);
     uint64_t d = 0;
     for (size_t r = 1; r < rows; r++) d += scratch[r] == scratch[r - 1];
     return d;

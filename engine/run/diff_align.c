@@ -156,7 +156,7 @@ static void add_open(align_state *s, const bsi_piece *p, size_t n) {
 /* Records of w, which stands at `at` in NEW: those with a key that is wanted are opened, and those that cannot be read. */
 static void open_wanted(align_state *s, const bsi_rows *w, uint64_t at) {
     for (uint32_t i = 0; i < w->count; i++)
-        if (w->bad[i] || bsi_diff_has(s->want, s->want_count, w->kh[i])) add_open(s, &(bsi_piece){at + w->raw[i], w->raw[i + 1] - w->raw[i], 1}, 1);
+        if (w->bad[i] || bsi_u64_has(s->want, s->want_count, w->kh[i])) add_open(s, &(bsi_piece){at + w->raw[i], w->raw[i + 1] - w->raw[i], 1}, 1);
 }
 
 /* The keys of a stretch of NEW. */
@@ -255,7 +255,7 @@ static bomsync_status probe_old(align_state *s, bomsync_error *err) {
             continue;
         }
         if (!known) known = bsi_diff_open_keys(s->d, &known_count, true);
-        if (!bsi_diff_has(known, known_count, kh)) st = probe_row(&p, old->v[i].place, err);
+        if (!bsi_u64_has(known, known_count, kh)) st = probe_row(&p, old->v[i].place, err);
         else if (j < now->n) j++;
     }
     free(known);

@@ -63,7 +63,7 @@ static void plan_stretches(key_run *r) {
 static bool wanted(const key_run *r, const bsi_rows *w) {
     for (uint32_t i = 0; i < w->count; i++) {
         uint32_t h = (uint32_t)(w->kh[i] >> 44);
-        if ((r->filter[h >> 3] >> (h & 7) & 1) && bsi_diff_has(r->dup, r->dup_count, w->kh[i])) return true;
+        if ((r->filter[h >> 3] >> (h & 7) & 1) && bsi_u64_has(r->dup, r->dup_count, w->kh[i])) return true;
     }
     return false;
 }

@@ -59,7 +59,5 @@ bomsync_status bsi_diff_parse(bsi_diff_run *d, bsi_diff_side *s, bomsync_error *
 void bsi_diff_leave_out(bsi_diff_side *s, uint64_t kh);
 /** Key hashes of all rows and of records that cannot be read, ascending; malloc'ed. new_only: of NEW's rows alone. */
 uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only);
-int bsi_diff_by_u64(const void *a, const void *b);
-static inline bool bsi_diff_has(const uint64_t *v, size_t n, uint64_t x) { return n && bsearch(&x, v, n, sizeof x, bsi_diff_by_u64) != NULL; }
 
 #endif

@@ -8,11 +8,6 @@
 
 enum { TASK_BLOCKS = 512 };
 
-int bsi_diff_by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 void bsi_diff_leave_out(bsi_diff_side *s, uint64_t kh) {
     if (s->left_count == s->left_cap) s->left_out = bsi_realloc(s->left_out, (s->left_cap = s->left_cap ? s->left_cap * 2 : 64) * sizeof *s->left_out);
     s->left_out[s->left_count++] = kh;
@@ -123,9 +118,9 @@ static bool in_old(const bsi_diff_run *d, uint64_t **sorted, uint64_t kh) {
     if (!*sorted) {
         *sorted = bsi_alloc((old->n + 1) * sizeof **sorted);
         for (size_t i = 0; i < old->n; i++) (*sorted)[i] = old->v[i].kh;
-        bsi_sort(*sorted, old->n, sizeof **sorted, bsi_diff_by_u64);
+        bsi_sort(*sorted, old->n, sizeof **sorted, bsi_by_u64);
     }
-    return old->n && bsearch(&kh, *sorted, old->n, sizeof kh, bsi_diff_by_u64) != NULL;
+    return bsi_u64_has(*sorted, old->n, kh);
 }
 
 /* The rows of the blocks of one side that are not settled. */
@@ -174,6 +169,6 @@ uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only
     for (size_t i = 0; i < a->rows.n && !new_only; i++) kh[(*count)++] = a->rows.v[i].kh;
     for (size_t i = 0; i < a->left_row_count && !new_only; i++) kh[(*count)++] = a->left[i].kh;
     for (size_t i = 0; i < b->left_row_count && !new_only; i++) kh[(*count)++] = b->left[i].kh;
-    bsi_sort(kh, *count, sizeof *kh, bsi_diff_by_u64);
+    bsi_sort(kh, *count, sizeof *kh, bsi_by_u64);
     return kh;
 }

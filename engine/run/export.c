@@ -4,11 +4,6 @@
 #include "run/csv_out.h"
 #include "run/query.h"
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* The source differs from what is published by what is kept: a held or declined delete is not in it, a record kept
  * back has the value that waits. */
 static bomsync_status kept_keys(uint64_t **out, size_t *count, const bsi_kept *k, size_t n) {
@@ -16,7 +11,7 @@ static bomsync_status kept_keys(uint64_t **out, size_t *count, const bsi_kept *k
     *count = 0;
     for (size_t i = 0; i < n; i++)
         if (k[i].key_read) (*out)[(*count)++] = k[i].kh;
-    bsi_sort(*out, *count, sizeof **out, by_u64);
+    bsi_sort(*out, *count, sizeof **out, bsi_by_u64);
     return BOMSYNC_OK;
 }
 
@@ -45,7 +40,7 @@ bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t 
             bsi_block_rows rows;
             st = bsi_store_rows(&rows, s, refs[i], err);
             for (uint32_t k = 0; k < rows.count && !st; k++) {
-                if (skips && bsearch(&rows.kh[k], skip, skips, sizeof *skip, by_u64)) continue;
+                if (bsi_u64_has(skip, skips, rows.kh[k])) continue;
                 st = bsi_row_fetch(f, &r, (uint64_t)i << 16 | k, err);
                 if (!st) bsi_table_add(t, f);
             }

@@ -62,21 +62,27 @@ void bsi_scan_index_release(bsi_scan_index *x) {
     pthread_mutex_destroy(&x->lock);
 }
 
+uint32_t *bsi_image_slots(uint64_t *mask, const bsi_image *image, bool plain) {
+    uint64_t size = 64;
+    while (size < image->count * 2) size *= 2;
+    *mask = size - 1;
+    uint32_t *slot = bsi_vast_calloc(size, sizeof *slot);
+    for (size_t p = 0; p < image->piece_count; p++)
+        for (uint32_t i = 0; i < image->piece[p].count; i++) {
+            const bsi_image_entry *e = &image->piece[p].entry[i];
+            if (!(e->flags & BSI_IMAGE_EXACT)) continue;
+            uint64_t h = (plain ? e->plain.lo : e->fp.lo) & *mask;
+            while (slot[h]) h = (h + 1) & *mask;
+            slot[h] = (uint32_t)(image->piece[p].first + i) + 1;
+        }
+    return slot;
+}
+
 static void index_build(bsi_scan_index *x, const bsi_image *image) {
     pthread_mutex_lock(&x->lock);
     if (!atomic_load(&x->ready)) {
-        uint64_t size = 64;
-        while (size < image->count * 2) size *= 2;
-        x->mask = size - 1;
         bsi_memory_large();
-        x->slot = bsi_vast_calloc(size, sizeof *x->slot);
-        for (size_t p = 0; p < image->piece_count; p++)
-            for (uint32_t i = 0; i < image->piece[p].count; i++) {
-                if (!(image->piece[p].entry[i].flags & BSI_IMAGE_EXACT)) continue;
-                uint64_t h = image->piece[p].entry[i].fp.lo & x->mask;
-                while (x->slot[h]) h = (h + 1) & x->mask;
-                x->slot[h] = (uint32_t)(image->piece[p].first + i) + 1;
-            }
+        x->slot = bsi_image_slots(&x->mask, image, false);
         atomic_store(&x->ready, true);
     }
     pthread_mutex_unlock(&x->lock);

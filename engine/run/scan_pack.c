@@ -21,6 +21,8 @@
 #include <stdlib.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
+#include "run/scan_inner.h"
 
 #define NO_MATCH UINT32_MAX
 
@@ -82,7 +84,7 @@ static bsi_scan_pack_image *open_image(const bsi_scan *scan, uint32_t file, cons
 
 void bsi_scan_pack_image_free(bsi_scan_pack_image *m) {
     if (!m) return;
-    free(m->slot);
+    bsi_vast_free(m->slot);
     free(m->taken);
     free(m);
 }
@@ -99,21 +101,6 @@ static bool taken(const bsi_scan_pack_image *m, uint64_t i) {
     return m->taken[i >> 3] >> (i & 7) & 1;
 }
 
-static void index_build(bsi_scan_pack_image *m) {
-    const bsi_image *im = m->image;
-    uint64_t size = 64;
-    while (size < im->count * 2) size *= 2;
-    m->mask = size - 1;
-    m->slot = bsi_calloc(size, sizeof *m->slot);
-    for (size_t p = 0; p < im->piece_count; p++)
-        for (uint32_t i = 0; i < im->piece[p].count; i++) {
-            if (!(im->piece[p].entry[i].flags & BSI_IMAGE_EXACT)) continue;
-            uint64_t h = im->piece[p].entry[i].plain.lo & m->mask;
-            while (m->slot[h]) h = (h + 1) & m->mask;
-            m->slot[h] = (uint32_t)(im->piece[p].first + i) + 1;
-        }
-}
-
 /* Each entry once, the first block in order takes it. */
 static bool find(bsi_scan_pack_image *m, uint64_t *found, const bsi_pack_block *b, bool sequence) {
     for (uint64_t i = m->next; i < m->next + (sequence ? LOOK_AHEAD : 1); i++) {
@@ -124,7 +111,7 @@ static bool find(bsi_scan_pack_image *m, uint64_t *found, const bsi_pack_block *
         return true;
     }
     if (m->lost++ < LOST_AFTER && sequence) return false;
-    if (!m->slot) index_build(m);
+    if (!m->slot) m->slot = bsi_image_slots(&m->mask, m->image, true);
     for (uint64_t h = b->plain.lo & m->mask; m->slot[h]; h = (h + 1) & m->mask) {
         uint64_t i = m->slot[h] - 1;
         if (taken(m, i) || !same(bsi_image_at(m->image, i), b)) continue;

@@ -340,21 +340,15 @@ static void release(bsi_sync *s) {
     }
     bsi_sync_early_close(s);
     bsi_reconcile_close(s);
+    bsi_sync_forget_found(s);
+    bsi_sync_forget_guard(s);
     bsi_scan_close(&s->scan);
     bsi_image_free(&s->image);
     bsi_generation_free(s->last);
     if (s->feed) bsi_feed_free(s->feed);
-    bsi_kept_free(s->kept, s->kept_count);
     bsi_kept_free(s->old_kept, s->old_kept_count);
-    bsi_holds_free(s->hold, s->hold_count);
     bsi_holds_free(s->old_hold, s->old_hold_count);
-    for (size_t i = 0; i < s->bad_count; i++) {
-        free(s->bad[i].partition);
-        free(s->bad[i].image);
-        free(s->bad[i].value);
-    }
     for (size_t i = 0; i < s->scope_count; i++) free(s->scope[i]);
-    bsi_row_store_close(s->n_rows);
     bsi_parts_free(&s->parts);
     bsi_parts_free(&s->block_parts);
     bsi_vast_free(s->block_part);
@@ -362,13 +356,9 @@ static void release(bsi_sync *s) {
     free(s->bad);
     free(s->scope);
     bsi_vast_free(s->row_base);
-    bsi_vast_free(s->fate);
     bsi_amend_forget(s);
     bsi_vast_free(s->open_state);
-    bsi_vast_free(s->gone);
     bsi_vast_free(s->first_ref);
-    bsi_vast_free(s->item);
-    free(s->part_blocked);
     free(s->part_made);
     bsi_vast_free(s->base);
     free(s->tmp);

@@ -83,7 +83,7 @@ typedef struct bsi_sync {
     uint64_t amended_records, amended_created, amended_gone;
     const bsi_amended **amended_state; /* the same, ascending by ordinal */
     bsi_arena amended_kept;     /* their rows that changed */
-    uint8_t *is_amended;        /* [base_count] bits: state blocks that they stand for; NULL: none */
+    uint64_t *is_amended;       /* [base_count] bits: state blocks that they stand for; NULL: none */
     bsi_row_store *n_rows;
     uint64_t *open_state;       /* ordinals of state blocks that are looked at, ascending; amended ones are left out, or skipped by who reads it */
     size_t open_state_count;

@@ -308,7 +308,7 @@ const bsi_amended *bsi_amend_next(bsi_amend_walk *w, const bsi_sync *s, size_t o
     return w->at < s->amended_count && s->amended[w->at].open == open ? &s->amended[w->at] : NULL;
 }
 
-bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal) { return s->is_amended && (s->is_amended[ordinal >> 3] >> (ordinal & 7) & 1); }
+bool bsi_is_amended(const bsi_sync *s, uint64_t ordinal) { return s->is_amended && bsi_bit_has(s->is_amended, ordinal); }
 
 /* Room for as many as there will be if they go on like this: a list that is moved while it grows takes its memory several times. But not for
  * all blocks because the first ones are such. */
@@ -439,7 +439,7 @@ bomsync_status bsi_amend_place(bool *again, bsi_sync *s, bomsync_error *err) {
     if ((*again = !all_stand_behind(s))) return BOMSYNC_OK;
     bool ascending = true;
     s->amended_state = bsi_vast_alloc(s->amended_count * sizeof *s->amended_state);
-    s->is_amended = bsi_calloc(s->base_count / 8 + 1, 1);
+    s->is_amended = bsi_calloc(s->base_count / 64 + 1, sizeof *s->is_amended);
     for (size_t i = 0; i < s->amended_count; i++) {
         uint64_t ordinal = s->amended[i].ordinal;
         if (ordinal == BSI_AMEND_NOWHERE) {
@@ -448,7 +448,7 @@ bomsync_status bsi_amend_place(bool *again, bsi_sync *s, bomsync_error *err) {
             return BOMSYNC_E_INTEGRITY;
         }
         s->amended_state[i] = &s->amended[i];
-        s->is_amended[ordinal >> 3] |= (uint8_t)(1u << (ordinal & 7));
+        bsi_bit_set(s->is_amended, ordinal);
         ascending = ascending && (!i || s->amended[i - 1].ordinal < ordinal);
     }
     if (!ascending) bsi_vast_sort(s->amended_state, s->amended_count, sizeof *s->amended_state, by_ordinal);

@@ -111,26 +111,15 @@ static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *cou
 
 /* ---- state blocks without an entry ---- */
 
-static int ref_order(const void *a, const void *b) {
-    bsi_ref x = *(const bsi_ref *)a, y = *(const bsi_ref *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* State blocks that no exact entry stands for; entries whose block is gone from the state lose their ref. */
 static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_ref *state, size_t state_count, size_t *count) {
     bsi_ref *covered = bsi_vast_alloc(sizeof *covered * (image_count + 1)), *live = bsi_vast_alloc(sizeof *live * (state_count + 1));
     size_t n = 0;
     memcpy(live, state, sizeof *live * state_count);
-    bool sorted = true;
-    for (size_t i = 1; i < state_count && sorted; i++) sorted = live[i - 1] <= live[i];
-    if (!sorted) bsi_sort(live, state_count, sizeof *live, ref_order);
-    sorted = true;
-    for (size_t i = 0; i < image_count; i++) {
-        if (!(image[i].flags & BSI_IMAGE_EXACT)) continue;
-        if (n && covered[n - 1] > image[i].ref) sorted = false;
-        covered[n++] = image[i].ref;
-    }
-    if (!sorted) bsi_sort(covered, n, sizeof *covered, ref_order);
+    bsi_sort(live, state_count, sizeof *live, bsi_by_u64);
+    for (size_t i = 0; i < image_count; i++)
+        if (image[i].flags & BSI_IMAGE_EXACT) covered[n++] = image[i].ref;
+    bsi_sort(covered, n, sizeof *covered, bsi_by_u64);
     bsi_ref *out = bsi_vast_alloc(sizeof *out * (state_count + 1));
     *count = 0;
     bool lost = false;
@@ -142,7 +131,7 @@ static bsi_ref *orphans(bsi_image_entry *image, size_t image_count, const bsi_re
     }
     lost |= k < n;
     for (size_t i = 0; lost && i < image_count; i++) {
-        if (!(image[i].flags & BSI_IMAGE_EXACT) || bsearch(&image[i].ref, live, state_count, sizeof *live, ref_order)) continue;
+        if (!(image[i].flags & BSI_IMAGE_EXACT) || bsi_u64_has(live, state_count, image[i].ref)) continue;
         image[i].flags &= ~(uint32_t)BSI_IMAGE_EXACT;
         image[i].ref = BSI_REF_NONE;
     }

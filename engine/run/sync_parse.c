@@ -20,11 +20,6 @@
 
 enum { SPAN_BYTES = 256 << 10 };
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 typedef struct last_part { /* that a lane saw: blocks of one stand together */
     const char *name;
     uint32_t bytes, part;
@@ -546,7 +541,7 @@ static void twin_rows_task(void *ctx, size_t index) {
         for (uint32_t k = 0, bad = 0; k < w.count && !st; k++) {
             if (w.bad[k] && !w.bads[bad++].key_read) continue;
             uint32_t h = (uint32_t)(w.kh[k] >> 44);
-            if (!(r->filter[h >> 3] >> (h & 7) & 1) || !bsearch(&w.kh[k], r->kh, r->count, sizeof *r->kh, by_u64)) continue;
+            if (!(r->filter[h >> 3] >> (h & 7) & 1) || !bsi_u64_has(r->kh, r->count, w.kh[k])) continue;
             st = bsi_row_store_add(s->n_rows, bsi_lane(), &(bsi_row){w.kh[k], w.rh[k], s->row_base[i] + k}, &err);
         }
     }

@@ -92,11 +92,6 @@ typedef struct bsi_reconcile {
     bomsync_error err;
 } bsi_reconcile;
 
-static int by_u64(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 static void fail(bsi_reconcile *r, bomsync_status st, const bomsync_error *err) {
     pthread_mutex_lock(&r->lock);
     if (!atomic_load(&r->status)) r->err = *err;
@@ -192,7 +187,7 @@ static void look_up_pieces(void *ctx, size_t index) {
             const bsi_image_entry *e = &l->image->piece[p].entry[i];
             uint32_t h = e->fp.lo & 0xffff;
             if (!(l->filter[h >> 3] >> (h & 7) & 1) || !(e->flags & BSI_IMAGE_EXACT)) continue;
-            known += bsearch(&e->fp.lo, l->fp, l->count, sizeof *l->fp, by_u64) != NULL;
+            known += bsi_u64_has(l->fp, l->count, e->fp.lo);
         }
     atomic_fetch_add(&l->known, known);
 }
@@ -210,7 +205,7 @@ static bomsync_status some_known(probe *p, bool *known, bomsync_error *err) {
         st = probe_at(p, f, BSI_MAX(at, scan->file[f].body), false, 64, err);
     }
     if (st) return st;
-    bsi_sort(p->fp, p->count, sizeof *p->fp, by_u64);
+    bsi_sort(p->fp, p->count, sizeof *p->fp, bsi_by_u64);
     lookup *l = bsi_calloc(1, sizeof *l);
     l->image = &p->s->image;
     l->fp = p->fp;
@@ -571,7 +566,7 @@ static void want_changed(bsi_reconcile *r, bool fresh) {
     uint32_t *kh = bsi_alloc((n + 1) * sizeof *kh);
     n = 0;
     for (size_t i = 0; i < r->added_count; i++)
-        if (!fresh || !bsearch(&r->added[i].kh, r->gone, r->taken_count, sizeof *r->gone, by_u64)) kh[n++] = (uint32_t)r->added[i].kh;
+        if (!fresh || !bsi_u64_has(r->gone, r->taken_count, r->added[i].kh)) kh[n++] = (uint32_t)r->added[i].kh;
     for (int i = 0; i < r->lanes; i++)
         for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
     want_these(r, kh, n);
@@ -731,7 +726,7 @@ static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync *s = r->s;
     r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
     for (size_t i = 0; i < r->taken_count; i++) r->gone[i] = r->taken[i].kh;
-    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, by_u64);
+    bsi_sort(r->gone, r->taken_count, sizeof *r->gone, bsi_by_u64);
     find_hits(r);
     bomsync_status st = outcome(r, err);
     if (st) return st;
@@ -833,7 +828,7 @@ bomsync_status bsi_reconcile_gone(bsi_sync *s, bsi_join_out *out, bomsync_error 
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[out->gone[i] >> 16], err);
         if (st) return st;
         uint64_t kh = rows.kh[out->gone[i] & 0xffff];
-        if (bsearch(&kh, r->gone, r->taken_count, sizeof kh, by_u64)) out->gone[kept++] = out->gone[i];
+        if (bsi_u64_has(r->gone, r->taken_count, kh)) out->gone[kept++] = out->gone[i];
     }
     out->gone_count = kept;
     return BOMSYNC_OK;

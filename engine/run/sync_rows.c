@@ -273,11 +273,6 @@ static bomsync_status join_reconciled(bsi_sync *s, bsi_join_out *out, bomsync_er
     return st;
 }
 
-static int by_place(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* Records that went with blocks that were changed in place, among those that the join found. */
 static void add_gone(bsi_sync *s) {
     if (!s->amended_gone) return;
@@ -285,7 +280,7 @@ static void add_gone(bsi_sync *s) {
     for (size_t i = 0; i < s->amended_count; i++)
         for (uint64_t left = s->amended[i].gone; left; left &= left - 1)
             s->gone[s->gone_count++] = s->amended[i].ordinal << 16 | (uint64_t)__builtin_ctzll(left);
-    bsi_vast_sort(s->gone, s->gone_count, sizeof *s->gone, by_place);
+    bsi_sort(s->gone, s->gone_count, sizeof *s->gone, bsi_by_u64);
 }
 
 static bool none_skipped(const bsi_sync *s) { return s->open_count == s->scan.blocks && !s->amended_count; }

@@ -96,16 +96,6 @@ static bool is_open_state(const bsi_sync *s, uint64_t ordinal) {
     return lo < s->open_state_count && s->open_state[lo] == ordinal;
 }
 
-typedef struct wanted { /* refs of matched blocks that a create stands behind, and their place in the list */
-    bsi_ref ref;
-    uint64_t ordinal;
-} wanted;
-
-static int by_ref(const void *a, const void *b) {
-    const wanted *x = a, *y = b;
-    return x->ref < y->ref ? -1 : x->ref > y->ref;
-}
-
 static bool creates(const bsi_sync *s, uint64_t k) {
     return !(s->fate[k] & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE | BSI_FATE_MATCHED));
 }
@@ -183,7 +173,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
 typedef struct anchors {
     bsi_edit_insert *insert;
     size_t count, cap;
-    wanted *want;        /* matched blocks that creates stand behind: their ordinals are found below */
+    bsi_ref_at *want;    /* matched blocks that creates stand behind, and the number of each: their ordinals are found below */
     size_t wants, want_cap;
     uint64_t after;      /* where the snapshot stands: as in bsi_edit_insert, or MATCHED_ANCHOR and the number of a want, from 1 (0: none yet) */
     bsi_ref matched;     /* the block of `after`, while it is MATCHED_ANCHOR */
@@ -214,7 +204,7 @@ static void add_insert(anchors *x, uint64_t now, bool aligned) {
     if (x->behind) find_matched(x);
     if (x->after == MATCHED_ANCHOR) {
         if (x->wants == x->want_cap) x->want = bsi_vast_realloc(x->want, (x->want_cap = x->want_cap ? x->want_cap * 2 : 64) * sizeof *x->want);
-        x->want[x->wants] = (wanted){x->matched, x->wants};
+        x->want[x->wants] = (bsi_ref_at){x->matched, x->wants};
         x->after |= ++x->wants;
     }
     if (x->count == x->cap) x->insert = bsi_vast_realloc(x->insert, (x->cap = x->cap ? x->cap * 2 : 256) * sizeof *x->insert);
@@ -253,11 +243,11 @@ static void list_inserts(anchors *x, const bsi_sync *s) {
 static void place_wants(uint64_t *place, anchors *x, const bsi_sync *s) {
     bsi_ref_set wants = {0};
     for (size_t i = 0; i < x->wants; i++) bsi_ref_add(&wants, x->want[i].ref);
-    if (x->wants) bsi_sort(x->want, x->wants, sizeof *x->want, by_ref);
+    if (x->wants) bsi_sort(x->want, x->wants, sizeof *x->want, bsi_by_ref);
     for (size_t i = 0; x->wants && i < s->base_count; i++) {
         if (!bsi_ref_has(&wants, s->base[i])) continue;
-        wanted key = {.ref = s->base[i]}, *w = bsearch(&key, x->want, x->wants, sizeof *x->want, by_ref);
-        if (w) place[w->ordinal] = ((uint64_t)i + 1) << 16; /* behind its last row: before the next block */
+        bsi_ref_at key = {.ref = s->base[i]}, *w = bsearch(&key, x->want, x->wants, sizeof *x->want, bsi_by_ref);
+        if (w) place[w->at] = ((uint64_t)i + 1) << 16; /* behind its last row: before the next block */
     }
     bsi_vast_free(wants.slot);
 }

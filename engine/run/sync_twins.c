@@ -27,7 +27,7 @@ typedef struct search {
     uint64_t mask;
     uint8_t *filter;        /* 2^filter_bits bits: of their top bits */
     unsigned filter_bits;
-    uint8_t *is_open;       /* bit a state block: its rows were joined */
+    uint64_t *is_open;      /* bit a state block: its rows were joined */
     pthread_mutex_t lock;   /* guards what is below */
     bsi_ref *hit;           /* blocks that hold one */
     size_t hit_count, hit_cap;
@@ -79,7 +79,7 @@ static void search_task(void *ctx, size_t index) {
     const unsigned shift = 64 - r->filter_bits;
     size_t end = BSI_MIN((index + 1) * AT_ONCE, s->base_count);
     for (size_t i = index * AT_ONCE; i < end; i++) {
-        if (r->is_open[i >> 3] >> (i & 7) & 1) continue;
+        if (bsi_bit_has(r->is_open, i)) continue;
         bsi_block_rows rows;
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[i], &err);
         if (st) {
@@ -103,11 +103,6 @@ typedef struct twins {
     size_t count;
 } twins;
 
-static int by_value(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static bomsync_status list_twins(twins *t, const search *r, bomsync_error *err) {
     size_t cap = 0;
     for (size_t i = 0; i < r->hit_count; i++) {
@@ -121,7 +116,7 @@ static bomsync_status list_twins(twins *t, const search *r, bomsync_error *err) 
             t->kh[t->count++] = rows.kh[k];
         }
     }
-    bsi_sort(t->kh, t->count, sizeof *t->kh, by_value);
+    bsi_sort(t->kh, t->count, sizeof *t->kh, bsi_by_u64);
     return BOMSYNC_OK;
 }
 
@@ -129,7 +124,7 @@ static bomsync_status list_twins(twins *t, const search *r, bomsync_error *err) 
 static bool concerns(void *ctx, const bsi_amended *a, const bsi_early_block *e) {
     const twins *t = ctx;
     bool found = bsi_ref_has(&t->blocks, a->ref);
-    for (uint32_t i = 0; i < e->count && !found; i++) found = bsearch(&e->hash[i], t->kh, t->count, sizeof *t->kh, by_value) != NULL;
+    for (uint32_t i = 0; i < e->count && !found; i++) found = bsi_u64_has(t->kh, t->count, e->hash[i]);
     return found;
 }
 
@@ -156,9 +151,9 @@ static bomsync_status open_twins(bool *opened, bsi_sync *s, const search *r, bom
 bomsync_status bsi_sync_twins(bool *opened, bsi_sync *s, const uint64_t *kh, size_t count, bomsync_error *err) {
     *opened = false;
     if (!count || !s->base_count) return BOMSYNC_OK;
-    search r = {.s = s, .is_open = bsi_calloc(s->base_count / 8 + 1, 1), .err = err};
+    search r = {.s = s, .is_open = bsi_calloc(s->base_count / 64 + 1, sizeof(uint64_t)), .err = err};
     for (size_t i = 0; i < s->open_state_count; i++)
-        if (!bsi_is_amended(s, s->open_state[i])) r.is_open[s->open_state[i] >> 3] |= (uint8_t)(1u << (s->open_state[i] & 7));
+        if (!bsi_is_amended(s, s->open_state[i])) bsi_bit_set(r.is_open, s->open_state[i]);
     list_candidates(&r, kh, count);
     pthread_mutex_init(&r.lock, NULL);
     bsi_parallel(s->workers, (s->base_count + AT_ONCE - 1) / AT_ONCE, search_task, &r);

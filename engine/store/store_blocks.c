@@ -477,6 +477,7 @@ bool bsi_block_writer_match(bsi_block_match *out, bsi_block_writer *w, bsi_ref b
 }
 
 const bsi_block_data *bsi_block_writer_whole(bsi_block_writer *w, bsi_ref base) {
+    w->matched = BSI_REF_NONE;
     return bsi_store_data(&w->data, w->s, base, NULL) ? NULL : &w->data;
 }
 

@@ -137,17 +137,12 @@ static bomsync_status piece_entries(const bsi_image_entry **out, pages *p, const
 
 /* ---- reading ---- */
 
-static int id_order(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* All pages are looked up in the order of their ids: in that of the list, old pages take turns with those that replaced parts of them, and
  * each would be a search. */
 static bomsync_status look_up_pages(pages *pg, MDB_cursor *c, bomsync_error *err) {
     bomsync_status st = BOMSYNC_OK;
     uint64_t here = 0;
-    qsort(pg->id, pg->count, sizeof *pg->id, id_order);
+    qsort(pg->id, pg->count, sizeof *pg->id, bsi_by_u64);
     for (size_t i = 0; !st && i < pg->count; here = pg->id[i++]) {
         MDB_val value;
         st = bsi_list_seek(&value, pg->s, BSI_DB_IMAGE, pg->id[i], c, here, err);

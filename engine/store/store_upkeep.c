@@ -353,14 +353,9 @@ static void ids_add(ids *s, uint64_t id) {
     s->id[s->count++] = id;
 }
 
-static int by_id(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static void ids_sort(ids *s) { s->count = bsi_vast_unique(s->id, s->count); }
 
-static bool ids_has(const ids *s, uint64_t id) { return s->count && bsearch(&id, s->id, s->count, sizeof id, by_id); }
+static bool ids_has(const ids *s, uint64_t id) { return bsi_u64_has(s->id, s->count, id); }
 
 typedef struct gc {
     bsi_store *s;

@@ -245,11 +245,6 @@ typedef struct cover {
     size_t count;
 } cover;
 
-static int ref_order(const void *a, const void *b) {
-    bsi_ref x = *(const bsi_ref *)a, y = *(const bsi_ref *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* False: the state itself cannot be read, which was told where its generation was checked. */
 static bool open_cover(cover *c, verify *v, const bsi_feed *f) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
@@ -259,7 +254,7 @@ static bool open_cover(cover *c, verify *v, const bsi_feed *f) {
     if (!st) st = bsi_store_state(&c->ref, &c->count, v->s, g ? g->state_list : 0, &err);
     bsi_generation_free(g);
     if (st) return false;
-    qsort(c->ref, c->count, sizeof *c->ref, ref_order);
+    qsort(c->ref, c->count, sizeof *c->ref, bsi_by_u64);
     c->named = bsi_calloc(c->count + 1, 1);
     return true;
 }
@@ -277,7 +272,7 @@ static bool fault_of_ref(verify *v, const cover *c, bsi_ref ref, const char *wha
 
 static bool cover_ref(verify *v, cover *c, bsi_ref ref) {
     if (!c->named) return true;
-    const bsi_ref *at = bsearch(&ref, c->ref, c->count, sizeof ref, ref_order);
+    const bsi_ref *at = bsearch(&ref, c->ref, c->count, sizeof ref, bsi_by_u64);
     if (!at) return fault_of_ref(v, c, ref, "is named, but not in the state");
     return c->named[at - c->ref]++ ? fault_of_ref(v, c, ref, "is named twice") : true;
 }
