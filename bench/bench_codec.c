@@ -69,7 +69,7 @@ static void parse(blocks *x, const uint8_t *p, size_t n, uint32_t keys, size_t l
         fprintf(stderr, "bench_codec: %s\n", err.message);
         exit(1);
     }
-    bsi_cut_options o = {dialect, BSI_BLOCK_RECORDS, isa};
+    bsi_cut_options o = {dialect, bsi_block_size_of(0), isa};
     x->slots = slots.count;
     for (size_t at = head; at < n && x->records < lines; at += c.bytes) {
         if (bsi_cut_block(&c, &o, p + at, n - at, true) != 1 || !c.bytes) break;

@@ -31,7 +31,7 @@ int main(int argc, char **argv) {
             bsi_isa got;
             bomsync_error err = BOMSYNC_ERROR_INIT;
             if (bsi_isa_choose(&got, isa_name[isa], &err)) continue;
-            bsi_cut_options o = {{',', '"', true}, 12, isa};
+            bsi_cut_options o = {{',', '"', true}, bsi_block_size_of(0), isa};
             uint64_t blocks = 0, records = 0, sum = 0;
             double best = 1e9;
             for (int round = 0; round < 7; round++) {

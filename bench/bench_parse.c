@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     uint32_t *bytes = malloc((n / 40 + 1) * sizeof *bytes);
     for (int kind = 0; kind < BENCH_KINDS; kind++) {
         size_t have = bench_make(p, n, kind), blocks = 0;
-        bsi_cut_options o = {{',', '"', true}, 12, BSI_ISA_SCALAR};
+        bsi_cut_options o = {{',', '"', true}, bsi_block_size_of(0), BSI_ISA_SCALAR};
         uint64_t records = 0;
         bsi_cut c;
         for (size_t at = 0; at < have && bsi_cut_block(&c, &o, p + at, have - at, true) == 1; at += c.bytes, records += c.records)

@@ -43,7 +43,7 @@ static void make_table(table *t, const uint8_t *p, size_t n, const char *const *
         exit(2);
     }
     bsi_secret secret = {{0}};
-    bsi_cut_options o = {{',', '"', true}, 12, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', true}, bsi_block_size_of(0), BSI_ISA_SCALAR};
     bsi_cut c;
     size_t cap = 0;
     for (size_t at = head; at < n && bsi_cut_block(&c, &o, p + at, n - at, true) == 1; at += c.bytes) {

@@ -48,7 +48,7 @@
            "lenient takes it as data. Default: strict.")
 #define WORKERS NUMBER("workers", "N", 1, 1024, workers, "Threads that work. Default: the usable cores.")
 #define BLOCK_RECORDS                                                                                                  \
-    NUMBER("block-records", "N", 1, 65536, block_records, "Records that a block aims at. Default: 12.")
+    NUMBER("block-records", "N", 1, 65536, block_records, "Records that a block aims at. Default: what the feed was loaded with; 16 for a new one.")
 #define IO ONE_OF("io", "auto|uring|pread", io, "How files are read. Default: auto.")
 #define ISA ONE_OF("isa", "auto|avx512|avx2|scalar", isa, "Which machine instructions are used. Default: auto.")
 

@@ -5,8 +5,9 @@
 #define BSI_FIELD_BYTES_MAX (1u << 20)   /* a longer field keeps its record back */
 #define BSI_RECORD_BYTES_MAX (16u << 20) /* a longer record: kept back; inside quotes: the quote was never closed */
 #define BSI_COLUMNS_MAX 16384            /* more columns are a wrong delimiter or a transposed file */
-#define BSI_BLOCK_RECORDS 12             /* records a block aims at: 0.1 % random changes then touch 1.2 % of blocks */
-#define BSI_BLOCK_RECORDS_MAX_FACTOR 4   /* no cut found: cut at 4 x */
+#define BSI_BLOCK_RECORDS 16             /* records a block aims at: 0.1 % random changes then touch 1.6 % of blocks */
+#define BSI_BLOCK_RECORDS_MOST 10000     /* that it may be told to aim at */
+#define BSI_BLOCK_RECORDS_MAX_FACTOR 4   /* no cut found: cut at 4 x; 64 records are what is settled with the scan (run/sync_amend.c) */
 #define BSI_BLOCK_BYTES_MAX (64u << 10)  /* wide records: cut here whatever the count */
 #define BSI_CHUNK_CHANGES_MAX 10000      /* a chunk is closed before change 10,001 */
 #define BSI_CHUNK_BYTES_MAX (4u << 20)   /* NDJSON bytes, before compression */

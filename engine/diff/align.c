@@ -120,7 +120,7 @@ static void add_now(walk *k, size_t from, size_t to) {
 /* Record i of OLD behind it: false if its end is not at hand. *n: how many are known. */
 static bool old_record(walk *k, size_t i, size_t *n) {
     lane *w = k->w;
-    bsi_cut_options co = {.dialect = *k->o->dialect, .block_records = 1, .isa = k->o->isa};
+    bsi_cut_options co = {.dialect = *k->o->dialect, .size = bsi_block_size_of(1), .isa = k->o->isa};
     while (*n <= i && *n < LOOK_MAX) {
         size_t from = *n ? w->old_end[*n - 1] : k->op;
         bsi_cut c = {0};
@@ -292,7 +292,7 @@ static void take_keys(walk *k, size_t used) {
 
 /* What is left of OLD in this unit has no partner. */
 static bomsync_status rest_of_old(walk *k, bomsync_error *err) {
-    bsi_cut_options co = {.dialect = *k->o->dialect, .block_records = BSI_BLOCK_RECORDS, .isa = k->o->isa};
+    bsi_cut_options co = {.dialect = *k->o->dialect, .size = bsi_block_size_of(0), .isa = k->o->isa};
     while (k->old_at < k->u->old_to && !k->u->odd && !atomic_load(&k->r->stop)) {
         bomsync_status st = read_old(k, err);
         if (st) return st;

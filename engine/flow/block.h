@@ -7,6 +7,7 @@
 #ifndef BSI_FLOW_BLOCK_H
 #define BSI_FLOW_BLOCK_H
 
+#include "core/limits.h"
 #include "flow/layout.h"
 
 #define BSI_CUT_RULE 2u /* of cut/cut_loop.h: blocks of another rule are neither taken from a pack's index nor from an image */
@@ -20,9 +21,23 @@ enum {
                                  record, so that its end is not to be seen in its own bytes: never an exact entry */
 };
 
+/** How many records a block has. A feed keeps what its blocks were cut to first: cut to another size, none is found again. */
+typedef struct bsi_block_size {
+    uint32_t records; /* that it aims at */
+    uint32_t least;   /* no cut before; 1..records */
+} bsi_block_size;
+/** records 0: BSI_BLOCK_RECORDS. */
+static inline bsi_block_size bsi_block_size_of(uint32_t records) {
+    if (!records) records = BSI_BLOCK_RECORDS;
+    return (bsi_block_size){records, records / 2 + records % 2};
+}
+static inline bool bsi_block_size_eq(bsi_block_size a, bsi_block_size b) { return a.records == b.records && a.least == b.least; }
+/** What they were cut to before that was kept with them. */
+#define BSI_BLOCK_SIZE_UNSAID ((bsi_block_size){12, 4})
+
 typedef struct bsi_cut_options {
     bsi_dialect dialect;
-    uint32_t block_records;  /* target, BSI_BLOCK_RECORDS */
+    bsi_block_size size;
     int isa;                 /* bsi_isa */
 } bsi_cut_options;
 

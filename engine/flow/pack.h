@@ -6,7 +6,7 @@
 #ifndef BSI_FLOW_PACK_H
 #define BSI_FLOW_PACK_H
 
-#include "core/base.h"
+#include "flow/block.h"
 
 #define BSI_PACK_VERSION 1u
 #define BSI_PACK_HEAD_BYTES 16u            /* the skippable frame at the front that says: this is a pack */
@@ -29,7 +29,7 @@ typedef struct bsi_pack_block {
 typedef struct bsi_pack {
     char delimiter, quote;  /* that the blocks were cut with */
     bool transcoded;        /* the content was made UTF-8 from another encoding */
-    uint32_t block_records;
+    bsi_block_size block_size; /* that they were cut to */
     uint64_t content_bytes, header_bytes, records, block_count;
     bsi_pack_frame *frame;
     size_t frame_count;
@@ -53,7 +53,7 @@ bool bsi_pack_next(bsi_pack_walk *w, bsi_pack_block *b);
 typedef struct bsi_pack_writer {
     char delimiter, quote;
     bool transcoded;
-    uint32_t block_records;
+    bsi_block_size block_size; /* that they were cut to */
     uint64_t content_bytes, header_bytes, records, block_count, frame_count;
     bsi_buf digest, size, frame;
 } bsi_pack_writer;

@@ -15,6 +15,7 @@
 #ifndef BSI_FLOW_STORE_H
 #define BSI_FLOW_STORE_H
 
+#include "flow/block.h"
 #include "flow/change.h"
 #include "flow/rows.h"
 
@@ -71,6 +72,7 @@ typedef struct bsi_feed {
     uint64_t dictionary;  /* that its new blocks are coded with; 0: none yet, BSI_DICT_FRAMES */
     bsi_image_mark *mark; /* some places of the image, ascending; none: unknown */
     size_t mark_count;
+    bsi_block_size block_size; /* that its blocks are cut to */
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);

@@ -74,8 +74,9 @@ bomsync_status bsi_pack_tail(bsi_buf *out, const bsi_pack_writer *w, bomsync_err
         return BOMSYNC_E_REFUSED;
     }
     uint8_t fixed[FIXED_BYTES] = {(uint8_t)w->delimiter, (uint8_t)w->quote, w->transcoded};
-    put(fixed + 4, w->block_records, 4);
+    put(fixed + 4, w->block_size.records, 4);
     put(fixed + 8, BSI_CUT_RULE, 4);
+    put(fixed + 12, w->block_size.least, 4);
     put(fixed + 16, w->content_bytes, 8);
     put(fixed + 24, w->header_bytes, 8);
     put(fixed + 32, w->records, 8);
@@ -198,7 +199,8 @@ bsi_pack *bsi_pack_read(uint8_t *index, size_t index_bytes, uint64_t at) {
     k->delimiter = (char)index[0];
     k->quote = (char)index[1];
     k->transcoded = index[2] & 1;
-    k->block_records = (uint32_t)get(index + 4, 4);
+    k->block_size = (bsi_block_size){(uint32_t)get(index + 4, 4), (uint32_t)get(index + 12, 4)};
+    if (!k->block_size.least) k->block_size.least = k->block_size.records / 3 + (k->block_size.records % 3 != 0); /* of before it was written */
     k->content_bytes = get(index + 16, 8);
     k->header_bytes = get(index + 24, 8);
     k->records = get(index + 32, 8);

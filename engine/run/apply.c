@@ -249,7 +249,7 @@ static bomsync_status open_state(apply_run *r, const char *state, const bomsync_
     char *path = bsi_strdup(state);
     st = bsi_scan_open(&r->scan, &path, 1, &r->slots, read, (const char *const *)r->deltas.key_name, r->deltas.key_count, NULL, NULL, 0, workers, err);
     bsi_scan_options so = {.read = read, .isa = isa, .workers = workers, .secret = &r->secret, .tmp = tmp ? tmp : "/tmp", .keep_stream_bytes = true,
-                           .block_records = read->block_records ? read->block_records : BSI_BLOCK_RECORDS};
+                           .block_size = bsi_block_size_of(read->block_records)};
     if (!st && r->slots.count) st = bsi_scan_blocks(&r->scan, &so, err);
     free(path);
     return st;

@@ -139,7 +139,7 @@ static bomsync_status cut_one(bench *b, input *in, bomsync_error *err) {
     bomsync_status st = bsi_isa_choose(&isa, o->read.isa ? o->read.isa : "auto", err);
     if (!st) st = bsi_scan_open(&scan, path, 1, &slots, &o->read, o->key, (uint32_t)o->key_count, o->partition, NULL, 0, b->workers, err);
     bsi_scan_options so = {.read = &o->read, .isa = isa, .workers = b->workers, .secret = &b->secret, .tmp = b->dir,
-                           .block_records = o->read.block_records ? o->read.block_records : BSI_BLOCK_RECORDS};
+                           .block_size = bsi_block_size_of(o->read.block_records)};
     if (!st) st = bsi_scan_blocks(&scan, &so, err);
     in->records = 0;
     for (size_t i = 0; i < scan.file_count; i++) in->records += scan.file[i].records;

@@ -170,7 +170,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     int workers = bsi_usable_cores();
     bsi_generation *g = d->g;
     bsi_edit e = {.store = d->store, .slots = &d->feed->slots, .was = &was, .base = d->base, .base_count = d->base_count, .gone = place,
-                  .gone_count = count, .touched = touched, .touched_count = blocks, .block_records = 12, .dictionary = d->feed->dictionary, .workers = workers};
+                  .gone_count = count, .touched = touched, .touched_count = blocks, .block_records = d->feed->block_size.records, .dictionary = d->feed->dictionary, .workers = workers};
     bsi_state_edit *edits = NULL;
     size_t edit_count = 0;
     if (!st) st = bsi_edit_run(&edits, &edit_count, &e, err);

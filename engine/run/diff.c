@@ -273,7 +273,7 @@ static bomsync_status propose_keys(bsi_diff_run *d, bomsync_sink talk, bomsync_e
         for (uint32_t c = 0; c < used; c++) hash[c] = bsi_alloc(SAMPLE * sizeof **hash);
         bsi_rows w = {0};
         bsi_field *f = bsi_alloc(sizeof *f * d->slots.count);
-        bsi_cut_options co = {.dialect = dialect, .block_records = 64, .isa = BSI_ISA_SCALAR};
+        bsi_cut_options co = {.dialect = dialect, .size = bsi_block_size_of(64), .isa = BSI_ISA_SCALAR};
         size_t rows = 0;
         bsi_cut cut;
         for (size_t at = body; at < all.len && rows < SAMPLE && bsi_cut_block(&cut, &co, all.data + at, all.len - at, true) == 1 && cut.bytes; at += cut.bytes) {

@@ -180,7 +180,7 @@ static void key_run_release(key_run *r) {
 
 static bomsync_status scan_both(bsi_diff_run *d, key_run *keys, bomsync_error *err) {
     const bomsync_read_options *ro = &d->o->read;
-    bsi_scan_options so = {.read = ro, .isa = d->isa, .workers = d->workers, .block_records = ro->block_records ? ro->block_records : BSI_BLOCK_RECORDS,
+    bsi_scan_options so = {.read = ro, .isa = d->isa, .workers = d->workers, .block_size = bsi_block_size_of(ro->block_records),
                            .tier_block = strstr(d->tiers, "block") != NULL, .tier_sequence = strstr(d->tiers, "sequence") != NULL, .secret = &d->secret,
                            .tmp = d->tmp, .keep_stream_bytes = true, .no_plain = true};
     bomsync_status st = bsi_scan_blocks(&d->old.scan, &so, err);

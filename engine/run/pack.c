@@ -255,15 +255,15 @@ static bomsync_status options(pack_run *r, bomsync_error *err) {
     bsi_isa isa;
     bomsync_status st = bsi_isa_choose(&isa, ro->isa ? ro->isa : "auto", err);
     if (st) return st;
-    uint32_t block_records = ro->block_records ? ro->block_records : BSI_BLOCK_RECORDS;
-    if (block_records > 10000) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
+    bsi_block_size size = bsi_block_size_of(ro->block_records);
+    if (size.records > BSI_BLOCK_RECORDS_MOST) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
     r->level = r->o->level ? r->o->level : LEVEL;
     if (r->level < 1 || r->level > 19) return bsi_fail(err, BOMSYNC_E_USAGE, "--level must be 1 to 19");
     r->workers = BSI_MIN(ro->workers > 0 ? ro->workers : bsi_usable_cores(), CONTEXTS_MAX);
-    r->cut = (bsi_cut_options){.dialect = bsi_scan_dialect(ro, r->o->snapshot), .block_records = block_records, .isa = (int)isa};
+    r->cut = (bsi_cut_options){.dialect = bsi_scan_dialect(ro, r->o->snapshot), .size = size, .isa = (int)isa};
     r->index.delimiter = r->cut.dialect.delimiter;
     r->index.quote = r->cut.dialect.quote;
-    r->index.block_records = block_records;
+    r->index.block_size = size;
     return BOMSYNC_OK;
 }
 

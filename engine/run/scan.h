@@ -101,7 +101,7 @@ typedef struct bsi_scan_options {
     const bomsync_read_options *read;
     bsi_isa isa;
     int workers;
-    uint32_t block_records;
+    bsi_block_size block_size;
     bool tier_block, tier_sequence;
     const bsi_secret *secret;
     const bsi_image *image;   /* NULL: none */

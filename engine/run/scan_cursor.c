@@ -94,7 +94,7 @@ void bsi_scan_cursor_open(bsi_scan_cursor *c, bsi_scan *scan, uint32_t file, con
                           uint64_t offset, uint64_t to, uint64_t next) {
     *c = (bsi_scan_cursor){.f = &scan->file[file], .file = file, .o = o, .index = index, .buf = buf, .offset = offset, .to = to, .next = next, .trust = true};
     buf->len = 0;
-    c->cut = (bsi_cut_options){.dialect = c->f->layout->dialect, .block_records = o->block_records, .isa = (int)o->isa};
+    c->cut = (bsi_cut_options){.dialect = c->f->layout->dialect, .size = o->block_size, .isa = (int)o->isa};
     c->walk.image = o->image;
 }
 

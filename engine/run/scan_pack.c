@@ -206,7 +206,7 @@ static bool fits(const bsi_pack *k, const bsi_scan_file *f, const bsi_scan_optio
     const bsi_dialect *d = &f->layout->dialect;
     bool verify = o->read && o->read->verify_pack;
     return k && !verify && o->tier_block && o->image && o->image->count && k->delimiter == d->delimiter && k->quote == d->quote &&
-           k->block_records == o->block_records && k->header_bytes == f->body && k->block_count < NO_MATCH;
+           bsi_block_size_eq(k->block_size, o->block_size) && k->header_bytes == f->body && k->block_count < NO_MATCH;
 }
 
 bomsync_status bsi_scan_pack(bool *used, bsi_scan_block **block, uint32_t **matches, size_t *count, bsi_scan *scan, uint32_t file, const bsi_scan_options *o,

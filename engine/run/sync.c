@@ -65,6 +65,14 @@ static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
     return st;
 }
 
+/* A feed stays with the size that it was loaded with: if its snapshot were cut in another way, no block of the image would be found. */
+static void choose_block_size(bsi_sync *s) {
+    bsi_block_size *stored = &s->feed->block_size;
+    uint32_t asked = s->o->read.block_records;
+    if (s->new_feed || (asked && asked != stored->records)) *stored = bsi_block_size_of(asked);
+    s->block_size = *stored;
+}
+
 static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, bomsync_error *err) {
     const bomsync_sync_options *o = s->o;
     bsi_slots *slots = &s->feed->slots;
@@ -205,8 +213,7 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     s->feed_name = o->feed ? o->feed : "default";
     s->workers = r->workers > 0 ? r->workers : bsi_usable_cores();
     if (s->workers > 64) s->workers = 64;
-    s->block_records = r->block_records ? r->block_records : BSI_BLOCK_RECORDS;
-    if (s->block_records > 10000) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
+    if (r->block_records > BSI_BLOCK_RECORDS_MOST) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
     s->memory_bytes = r->memory_bytes ? BSI_MAX(r->memory_bytes, (uint64_t)BSI_MEMORY_LEAST) : (uint64_t)256 << 20;
     const char *tiers = r->tiers ? r->tiers : "block,sequence,key";
     s->tier_block = strstr(tiers, "block") != NULL;
@@ -259,6 +266,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     size_t path_count = 0;
     bomsync_status st = bsi_source_paths(&paths, &path_count, s->o->snapshot, s->o->snapshot_count, err);
     if (!st) st = open_feed(s, err);
+    if (!st) choose_block_size(s);
     /* a first load keeps no rows: its list of blocks may take more */
     bsi_vast_limit(s->memory_bytes / BSI_LISTS_SHARE * (s->last ? 2 : 3), s->last ? s->memory_bytes / 4 * 3 : 0, s->tmp);
     if (!st) st = open_snapshot(s, paths, path_count, err);
@@ -273,7 +281,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
     if (st) return st;
     snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
-    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_records = s->block_records, .tier_block = s->tier_block && !s->scope,
+    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_size = s->block_size, .tier_block = s->tier_block && !s->scope,
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image,
                            .mark = s->feed->mark, .mark_count = s->feed->mark_count, .image_digest = s->feed->image_digest, .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true, .streams_twice = true};

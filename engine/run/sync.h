@@ -49,7 +49,7 @@ typedef struct bsi_sync {
     const bomsync_sync_options *o;
     const char *feed_name;
     int workers;
-    uint32_t block_records;
+    bsi_block_size block_size;
     uint64_t memory_bytes;
     char *tmp;
     bool tier_block, tier_sequence;

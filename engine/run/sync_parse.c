@@ -402,7 +402,7 @@ static bsi_early_block *early_block(const bsi_rows *w, const bsi_amended *a, bsi
 
 /* Else rows are kept while there is room: a changed block need not be read and parsed again. Of rows that the block which was
  * expected here has, too, the hashes will do, and not even those if all its keys stand there one by one (sync_amend.c): one
- * row in twelve is what changes are made of. */
+ * row in sixteen is what changes are made of. */
 static bool early_keep(void *ctx, const bsi_layout *layout, bsi_scan_block *b, const uint8_t *p, bsi_scan_expected x) {
     bsi_early *e = ctx;
     parse_run *r = &e->run;

@@ -42,7 +42,7 @@
  * its group; a sync does so once for each (block cache, run/changes.h). Negative levels take 0.41.
  * Frames have no magic, no size and no checksum of their own: the directory has them.
  *
- * Patches. One row that changes in a block of twelve would write twelve. A patch has only the rows that differ from the
+ * Patches. One row that changes in a block of sixteen would write sixteen. A patch has only the rows that differ from the
  * whole block below it, up to a quarter of them; with more, a whole block is written. A patch is never made over a patch: the
  * two become one over the same whole block, so a reader looks at two blocks at most. Patches are tiny: a group of them
  * ends by its bytes alone, and a writer has a segment of its own for them.

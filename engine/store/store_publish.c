@@ -170,6 +170,7 @@ static bomsync_status stored_feed(publish *u, bomsync_error *err) {
     memcpy(u->feed.image_digest, old->image_digest, sizeof old->image_digest);
     u->feed.mark = u->mark = old->mark;
     u->feed.mark_count = old->mark_count;
+    u->feed.block_size = old->block_size;
     old->mark = NULL;
     bsi_feed_free(old);
     return BOMSYNC_OK;
@@ -265,6 +266,7 @@ static bomsync_status end_state(state_run *r, bomsync_status st, bomsync_error *
 
 static void describe_image(publish *u) {
     const bsi_publish *p = u->p;
+    u->feed.block_size = p->feed->block_size;
     memcpy(u->feed.image_digest, p->image_snapshot_digest, sizeof p->image_snapshot_digest);
     if (u->image.count != p->mark_entries) return;
     u->feed.mark = (bsi_image_mark *)(uintptr_t)p->mark; /* only read */

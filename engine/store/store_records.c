@@ -66,6 +66,12 @@ static void read_marks(bsi_feed *f, bsi_reader *r) {
     }
 }
 
+static void read_block_size(bsi_feed *f, bsi_reader *r) {
+    uint64_t records = bsi_read_varint(r), least = bsi_read_varint(r);
+    if (records > BSI_BLOCK_RECORDS_MOST || least < 1 || least > records) r->ok = false;
+    f->block_size = (bsi_block_size){(uint32_t)records, (uint32_t)least};
+}
+
 bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err) {
     bsi_buf raw = {0}, value = {0};
     put_slots(&raw, &f->slots);
@@ -79,7 +85,9 @@ bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, boms
     bsi_buf_varint(&raw, f->image_list);
     bsi_buf_add(&raw, f->image_digest, 32);
     bsi_buf_varint(&raw, f->dictionary);
-    if (f->mark_count) put_marks(&raw, f->mark, f->mark_count);
+    put_marks(&raw, f->mark, f->mark_count);
+    bsi_buf_varint(&raw, f->block_size.records);
+    bsi_buf_varint(&raw, f->block_size.least);
     bsi_value_start(&value);
     bsi_put_squeezed(&value, &raw);
     bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_FEEDS, bsi_key_text(f->name), &value, 0, err);
@@ -105,6 +113,8 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     bsi_read_bytes(r, f->image_digest, 32);
     if (r->p < r->end) f->dictionary = bsi_read_varint(r); /* not there before format 2 */
     if (r->p < r->end) read_marks(f, r);
+    f->block_size = BSI_BLOCK_SIZE_UNSAID;
+    if (r->p < r->end) read_block_size(f, r);
     return f;
 }
 

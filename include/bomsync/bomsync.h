@@ -41,7 +41,7 @@ typedef struct bomsync_read_options {
     int workers;                 /* 0: usable cores */
     uint64_t memory_bytes;       /* 0: 256 MB */
     const char *tmp;             /* NULL: STORE/tmp, for diff $TMPDIR or /tmp */
-    uint32_t block_records;      /* 0: 12 */
+    uint32_t block_records;      /* that a block aims at; 0: as those of the feed, 16 without one */
     const char *tiers;           /* NULL: "block,sequence,key"; "none" */
     const char *io;              /* NULL: "auto"; "uring", "pread" */
     const char *isa;             /* NULL: "auto"; "avx512", "avx2", "scalar" */

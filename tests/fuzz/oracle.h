@@ -92,7 +92,7 @@ static bool oracle_block(const oracle_case *k, const bsi_cut_options *o, size_t 
 
 static bool oracle_chain(const oracle_case *k, int isa, uint32_t block_records, bsi_cut *b, size_t *count) {
     const naive_csv *v = &k->csv;
-    bsi_cut_options o = {k->dialect, block_records, isa};
+    bsi_cut_options o = {k->dialect, bsi_block_size_of(block_records), isa};
     size_t at = 0, records = 0, blanks = 0;
     *count = 0;
     do {
@@ -110,7 +110,7 @@ static bool oracle_chain(const oracle_case *k, int isa, uint32_t block_records, 
         if (cut) HOLDS(r && v->record[r - 1].end == at, "cut: a block ends where a record ends");
         if (!last) HOLDS(cut, "cut: only the last block ends with the file");
         if (cut && block_records == 1) HOLDS(c->records == 1, "cut: blocks of one record");
-        if (cut) HOLDS(c->records * 3 >= block_records && c->records <= 4 * block_records, "cut: a third to four times the target");
+        if (cut) HOLDS(c->records * 2 >= block_records && c->records <= 4 * block_records, "cut: half to four times the target");
         HOLDS(!(c->flags & BSI_CUT_OPEN_QUOTE) == !(last && v->open), "cut: OPEN_QUOTE says that the file ends inside quotes");
         HOLDS(!(c->flags & BSI_CUT_NO_LINE_END) == !(last && v->records && v->record[v->records - 1].stop == k->n),
               "cut: NO_LINE_END says that the last record has none");

@@ -30,7 +30,7 @@ class Dialect(C.Structure):
 
 
 class Options(C.Structure):
-    _fields_ = [("dialect", Dialect), ("block_records", C.c_uint32), ("isa", C.c_int)]
+    _fields_ = [("dialect", Dialect), ("records", C.c_uint32), ("least", C.c_uint32), ("isa", C.c_int)]
 
 
 class Cut(C.Structure):
@@ -86,7 +86,7 @@ def padded(data, behind):
 def cut(lib, dialect, isa, data, target, behind):
     """(bytes, records) of each block."""
     room, at, out = padded(data, behind), 0, []
-    options, c = Options(dialect, target, isa), Cut()
+    options, c = Options(dialect, target, (target + 1) // 2, isa), Cut()
     while at < len(data):
         got = lib.bsi_cut_block(C.byref(c), C.byref(options), C.byref(room, at), C.c_size_t(len(data) - at), C.c_bool(True))
         assert got == 1 and c.bytes, (got, c.bytes)

@@ -91,7 +91,7 @@ static void compare(const bsi_dialect *d, const char *letters, int rounds) {
         size_t records = naive(end, d, p, n, &open), first_count = 0;
         uint32_t target = (uint32_t[]){1, 1, 2, 3, 12}[draw(5)];
         for (int isa = 0; isa < 3; isa++) {
-            bsi_cut_options o = {*d, target, isa};
+            bsi_cut_options o = {*d, bsi_block_size_of(target), isa};
             bsi_isa got;
             bomsync_error err = BOMSYNC_ERROR_INIT;
             if (bsi_isa_choose(&got, isa_name[isa], &err)) continue;
@@ -160,7 +160,7 @@ Test(cut, mean_block_is_near_the_target) {
     for (unsigned i = 0; n < cap; i++)
         n += (size_t)sprintf((char *)p + n, "1000,PLANT-A,ASM-%07u,CMP-%07u,%u,EA,constant text\n", i / 7, i * 31 % 65521, i % 13);
     for (uint32_t target = 1; target <= 24; target = target * 2 + (target == 1)) {
-        bsi_cut_options o = {{',', '"', false}, target, BSI_ISA_SCALAR};
+        bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(target), BSI_ISA_SCALAR};
         size_t at = 0, records = 0, count = 0;
         for (bsi_cut c; at < n; at += c.bytes, records += c.records, count++) bsi_cut_block(&c, &o, p + at, n - at, true);
         double mean = (double)records / (double)count;
@@ -173,7 +173,7 @@ Test(cut, equal_records_are_cut_at_four_times_the_target) {
     static uint8_t p[10000 + MARGIN];
     for (size_t i = 0; i < 10000; i += 10) memcpy(p + i, "abcd,efgh\n", 10);
     bsi_cut c;
-    bsi_cut_options o = {{',', '"', false}, 12, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), BSI_ISA_SCALAR};
     cr_assert(eq(int, bsi_cut_block(&c, &o, p, 10000, false), 1));
     cr_assert(le(u32, c.records, 48));
 }
@@ -184,7 +184,7 @@ Test(cut, wide_records_and_blank_runs_are_cut_at_64_kb) {
     memset(p, 'x', n);
     for (size_t i = 30000; i < n; i += 30000) p[i] = '\n';
     bsi_cut c;
-    bsi_cut_options o = {{',', '"', false}, 100, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(100), BSI_ISA_SCALAR};
     cr_assert(eq(int, bsi_cut_block(&c, &o, p, n, false), 1));
     cr_assert(eq(u32, c.records, 3));
     memset(p, '\n', n);
@@ -197,7 +197,7 @@ Test(cut, wide_records_and_blank_runs_are_cut_at_64_kb) {
 Test(cut, empty_end_of_file_is_an_empty_block) {
     uint8_t p[MARGIN] = {0};
     bsi_cut c;
-    bsi_cut_options o = {{',', '"', false}, 12, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), BSI_ISA_SCALAR};
     cr_assert(eq(int, bsi_cut_block(&c, &o, p, 0, true), 1));
     cr_assert(all(eq(sz, c.bytes, 0), eq(u32, c.records, 0), eq(u32, c.flags, BSI_CUT_AT_END)));
 }
@@ -225,7 +225,7 @@ Test(cut, long_record_alone_is_oversize) {
         bsi_isa got;
         bomsync_error err = BOMSYNC_ERROR_INIT;
         if (bsi_isa_choose(&got, isa_name[isa], &err)) continue;
-        bsi_cut_options o = {{',', '"', false}, 12, isa};
+        bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), isa};
         cr_assert(eq(int, bsi_cut_block(&c, &o, r.p, r.n, true), 1));
         cr_assert(all(eq(sz, c.bytes, r.n - 4), eq(u32, c.records, 1), eq(u32, c.flags, BSI_CUT_OVERSIZE)));
         cr_assert(eq(int, bsi_cut_block(&c, &o, r.p, r.n - 5, false), 0));
@@ -239,7 +239,7 @@ Test(cut, long_record_alone_is_oversize) {
 Test(cut, block_ends_before_a_long_record) {
     big r = make_big("k,v\n\na,", BSI_RECORD_BYTES_MAX, "\n");
     bsi_cut c;
-    bsi_cut_options o = {{',', '"', false}, 12, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), BSI_ISA_SCALAR};
     for (size_t less = 0; less < 2; less++) {
         cr_assert(eq(int, bsi_cut_block(&c, &o, r.p, r.n - less, false), 1));
         cr_assert(all(eq(sz, c.bytes, 5), eq(u32, c.records, 1), eq(u32, c.blanks, 1), eq(u32, c.flags, BSI_CUT_OVERSIZE)));
@@ -250,7 +250,7 @@ Test(cut, block_ends_before_a_long_record) {
 Test(cut, quote_open_past_the_record_limit_is_a_fault) {
     big r = make_big("k,v\na,\"", BSI_RECORD_BYTES_MAX + 1, "\",b\n");
     bsi_cut c;
-    bsi_cut_options o = {{',', '"', false}, 12, BSI_ISA_SCALAR};
+    bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), BSI_ISA_SCALAR};
     cr_assert(eq(int, bsi_cut_block(&c, &o, r.p, r.n, true), -1));
     cr_assert(eq(int, bsi_cut_block(&c, &o, r.p, r.n - 4, false), -1));
     uint64_t state[2] = {0, 0};

@@ -33,7 +33,7 @@ static void add_frame(packed *p, bsi_pack_writer *w, size_t bytes, uint64_t bloc
 /* A header and frames of lines, one block in four a frame. spoil: a block whose digest is wrong, -1: none. */
 static packed make(int64_t spoil) {
     packed p = {0};
-    bsi_pack_writer w = {.delimiter = ',', .quote = '"', .block_records = 12, .header_bytes = HEADER_BYTES};
+    bsi_pack_writer w = {.delimiter = ',', .quote = '"', .block_size = {12, 6}, .header_bytes = HEADER_BYTES};
     uint8_t head[BSI_PACK_HEAD_BYTES];
     bsi_pack_head(head);
     bsi_buf_add(&p.file, head, sizeof head);

@@ -98,7 +98,7 @@ static inline bomsync_status fx_publish_as(bsi_store *s, const char *feed, bsi_p
     int64_t n = bsi_store_generation(s);
     bomsync_status st = bsi_store_generation_get(&before, s, n, err);
     if (st) return st;
-    bsi_feed f = {.name = (char *)(uintptr_t)feed, .slots = {names, FX_SLOTS, 2, 0, order}, .records = (int64_t)fx.count * FX_ROWS,
+    bsi_feed f = {.name = (char *)(uintptr_t)feed, .block_size = {12, 6}, .slots = {names, FX_SLOTS, 2, 0, order}, .records = (int64_t)fx.count * FX_ROWS,
                   .last_sequence = -1, .last_as_of = 1700000000};
     bsi_generation g = {.number = n + 1, .base = n, .feed = (char *)(uintptr_t)feed, .kind = (char *)"sync", .committed_at = 1700000000 + n,
                         .totals = {.records = (int64_t)fx.count * FX_ROWS}, .slot_count = FX_SLOTS};

@@ -355,7 +355,7 @@ Test(store, blocks_of_many_writers_and_sizes_come_back) {
         FX_OK(bsi_block_writer_add(&ref[i], w, 3, image[i].data, off, body, kh, rh, &err), err);
         FX_OK(bsi_block_writer_close(w, &err), err);
     }
-    bsi_feed f = {.name = (char *)"x", .slots = {.partition = -1}};
+    bsi_feed f = {.name = (char *)"x", .block_size = {12, 6}, .slots = {.partition = -1}};
     bsi_generation g = {.number = 1, .feed = f.name, .kind = f.name};
     FX_OK(bsi_store_publish(s, &(bsi_publish){.feed = &f, .generation = &g, .state = ref, .state_count = N}, &err), err);
     bsi_block_data d = {0};

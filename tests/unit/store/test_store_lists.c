@@ -84,7 +84,7 @@ static void swap_refs(bsi_publish *p) {
 }
 
 static bomsync_status put(bsi_store *s, bool edit, bomsync_error *err) {
-    bsi_feed f = {.name = (char *)"x", .slots = {.partition = -1}, .last_as_of = -1};
+    bsi_feed f = {.name = (char *)"x", .block_size = {12, 6}, .slots = {.partition = -1}, .last_as_of = -1};
     bsi_generation g = {.number = bsi_store_generation(s) + 1, .feed = f.name, .kind = f.name};
     bsi_ref *ref = bsi_alloc(m.count * sizeof *ref + 1);
     for (size_t i = 0; i < m.count; i++) ref[i] = m.entry[i].ref;

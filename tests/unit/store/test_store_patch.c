@@ -88,7 +88,7 @@ static bomsync_status publish(bsi_store *s, bomsync_error *err) {
     uint32_t order[] = {0, 1, 2};
     bsi_generation *before = NULL;
     int64_t n = bsi_store_generation(s);
-    bsi_feed f = {.name = (char *)"p", .slots = {names, P_SLOTS, 1, -1, order}, .records = P_BLOCKS * P_ROWS, .dictionary = p.dictionary};
+    bsi_feed f = {.name = (char *)"p", .block_size = {12, 6}, .slots = {names, P_SLOTS, 1, -1, order}, .records = P_BLOCKS * P_ROWS, .dictionary = p.dictionary};
     bsi_generation g = {.number = n + 1, .base = n, .feed = f.name, .kind = f.name, .totals = {.records = P_BLOCKS * P_ROWS}, .slot_count = P_SLOTS};
     memset(g.digest, (int)(n + 1), 32);
     bomsync_status st = bsi_store_generation_get(&before, s, n, err);
