@@ -45,7 +45,7 @@
 #define BSI_AHEAD_BLOCKS 10000           /* a first load of so many writes its lists while keys that stand twice are looked for; for less it does not pay */
 #endif
 #ifndef BSI_BESIDE_BLOCKS
-#define BSI_BESIDE_BLOCKS 10000          /* so many blocks changed in place: the state list is made, and the manifest synced, by threads of their own, 0.1 ms each */
+#define BSI_BESIDE_BLOCKS 500            /* so many blocks changed in place: the state list is made, and the manifest synced, by threads of their own, 0.1 ms each */
 #endif
 #define BSI_TRAIN_AGAIN_BYTES (16u << 20) /* so much: again, since the rows may have become others */
 #define BSI_TRAIN_SAMPLE_BYTES (256u << 10) /* twice as much gives 0.3 % less bytes */
