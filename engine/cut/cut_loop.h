@@ -6,8 +6,8 @@
  * Walks 64 bytes at a time, and in each chunk from line end to line end. After a record the block is cut if a hash of
  * the record says so: the same records give the same cuts wherever they stand, so that an inserted record moves no cut
  * but the nearest. No cut before the least number, always one at four times the target or at 64 kB: the mean is the
- * target. The least is half of it (bsi_block_size_of): a third gave longer long blocks, and these are what a change at random hits: 1 % of them took
- * 6 % more time. Two thirds are no faster still, and an inserted record then moves more cuts.
+ * target. The least is half of it (bsi_block_size_of): a third gave longer long blocks, and these are what changes at
+ * random hit, so that 1 % of them took 6 % more time. Two thirds are no faster, and an inserted record moves more cuts.
  *
  * The hash covers what tells the record from the one before it: all up to the end of the first field that differs.
  *

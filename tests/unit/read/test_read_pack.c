@@ -30,10 +30,12 @@ static void add_frame(packed *p, bsi_pack_writer *w, size_t bytes, uint64_t bloc
     bsi_pack_add_frame(w, n, bytes, blocks);
 }
 
+static bsi_block_size block_size = {12, 6};
+
 /* A header and frames of lines, one block in four a frame. spoil: a block whose digest is wrong, -1: none. */
 static packed make(int64_t spoil) {
     packed p = {0};
-    bsi_pack_writer w = {.delimiter = ',', .quote = '"', .block_size = {12, 6}, .header_bytes = HEADER_BYTES};
+    bsi_pack_writer w = {.delimiter = ',', .quote = '"', .block_size = block_size, .header_bytes = HEADER_BYTES};
     uint8_t head[BSI_PACK_HEAD_BYTES];
     bsi_pack_head(head);
     bsi_buf_add(&p.file, head, sizeof head);
@@ -86,6 +88,23 @@ static bsi_pack *read_index(const packed *p, const uint8_t *file) {
 static const bsi_source_options plain_options = {.io = "auto", .workers = 2};
 
 TestSuite(read_pack, .timeout = 60);
+
+Test(read_pack, size_of_blocks_is_kept_and_was_a_third_before) {
+    const bsi_block_size given[] = {{12, 6}, {16, 8}, {5, 5}, {12, 0}, {13, 0}}, want[] = {{12, 6}, {16, 8}, {5, 5}, {12, 4}, {13, 5}};
+    for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+        bomsync_error err = BOMSYNC_ERROR_INIT;
+        block_size = given[i];
+        packed p = make(-1);
+        bsi_source *s = open_it(&p, &(bsi_source_options){.io = "pread", .workers = 1}, &err);
+        const bsi_pack *k = s ? bsi_source_pack(s) : NULL;
+        cr_assert(ne(ptr, (void *)(uintptr_t)k, NULL));
+        cr_assert(eq(u32, k->block_size.records, want[i].records));
+        cr_assert(eq(u32, k->block_size.least, want[i].least));
+        bsi_source_close(s);
+        drop(&p);
+    }
+    block_size = (bsi_block_size){12, 6};
+}
 
 Test(read_pack, index_comes_back_as_it_was_written) {
     packed p = make(-1);
