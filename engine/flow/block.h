@@ -21,7 +21,7 @@ enum {
                                  record, so that its end is not to be seen in its own bytes: never an exact entry */
 };
 
-/** How many records a block has. A feed keeps what its blocks were cut to first: cut to another size, none is found again. */
+/** How many records a block has. A feed keeps what its blocks were cut to first: behind a change, blocks of another size are not found again. */
 typedef struct bsi_block_size {
     uint32_t records; /* that it aims at */
     uint32_t least;   /* no cut before; 1..records */
@@ -32,8 +32,8 @@ static inline bsi_block_size bsi_block_size_of(uint32_t records) {
     return (bsi_block_size){records, records / 2 + records % 2};
 }
 static inline bool bsi_block_size_eq(bsi_block_size a, bsi_block_size b) { return a.records == b.records && a.least == b.least; }
-/** What they were cut to before that was kept with them. */
-#define BSI_BLOCK_SIZE_UNSAID ((bsi_block_size){12, 4})
+/** What feeds and packs mean that do not say the least: it was a third then. */
+static inline bsi_block_size bsi_block_size_unsaid(uint32_t records) { return (bsi_block_size){records, records / 3 + (records % 3 != 0)}; }
 
 typedef struct bsi_cut_options {
     bsi_dialect dialect;

@@ -200,7 +200,7 @@ bsi_pack *bsi_pack_read(uint8_t *index, size_t index_bytes, uint64_t at) {
     k->quote = (char)index[1];
     k->transcoded = index[2] & 1;
     k->block_size = (bsi_block_size){(uint32_t)get(index + 4, 4), (uint32_t)get(index + 12, 4)};
-    if (!k->block_size.least) k->block_size.least = k->block_size.records / 3 + (k->block_size.records % 3 != 0); /* of before it was written */
+    if (!k->block_size.least) k->block_size = bsi_block_size_unsaid(k->block_size.records);
     k->content_bytes = get(index + 16, 8);
     k->header_bytes = get(index + 24, 8);
     k->records = get(index + 32, 8);

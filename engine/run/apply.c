@@ -203,7 +203,7 @@ static bomsync_status take_rows(apply_run *r, const bsi_rows *w, const bsi_layou
     for (uint32_t i = 0; i < w->count && !st; i++) {
         uint64_t hash = hash_of(r, w, i);
         if (w->bad[i]) r->left_out++;
-        else if (r->twice_count && bsearch(&hash, r->twice, r->twice_count, sizeof hash, bsi_by_u64)) keep_twin(r, w, i);
+        else if (bsi_u64_has(r->twice, r->twice_count, hash)) keep_twin(r, w, i);
         else st = take_record(r, w->enc.data + w->image[i], w->body[i], w->image[i + 1] - w->image[i], key_bytes(r, w, i), l->slot_count, err);
     }
     return st;

@@ -65,12 +65,11 @@ static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
     return st;
 }
 
-/* A feed stays with the size that it was loaded with: if its snapshot were cut in another way, no block of the image would be found. */
+/* A feed stays with the size that it was loaded with: behind each change, blocks of another one are not found until their cuts meet again. */
 static void choose_block_size(bsi_sync *s) {
     bsi_block_size *stored = &s->feed->block_size;
     uint32_t asked = s->o->read.block_records;
     if (s->new_feed || (asked && asked != stored->records)) *stored = bsi_block_size_of(asked);
-    s->block_size = *stored;
 }
 
 static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, bomsync_error *err) {
@@ -281,7 +280,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
     if (st) return st;
     snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
-    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_size = s->block_size, .tier_block = s->tier_block && !s->scope,
+    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_size = s->feed->block_size, .tier_block = s->tier_block && !s->scope,
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image,
                            .mark = s->feed->mark, .mark_count = s->feed->mark_count, .image_digest = s->feed->image_digest, .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true, .streams_twice = true};

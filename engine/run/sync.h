@@ -49,7 +49,6 @@ typedef struct bsi_sync {
     const bomsync_sync_options *o;
     const char *feed_name;
     int workers;
-    bsi_block_size block_size;
     uint64_t memory_bytes;
     char *tmp;
     bool tier_block, tier_sequence;

@@ -128,7 +128,7 @@ static bomsync_status probe_at(probe *p, uint32_t file, uint64_t offset, bool su
     }
     bsi_isa isa;
     bomsync_status st = bsi_isa_choose(&isa, p->s->o->read.isa ? p->s->o->read.isa : "auto", err);
-    bsi_cut_options co = {.dialect = f->layout->dialect, .size = p->s->block_size, .isa = (int)isa};
+    bsi_cut_options co = {.dialect = f->layout->dialect, .size = p->s->feed->block_size, .isa = (int)isa};
     for (size_t n = 0; !st && at < end && n < most; n++) {
         bsi_cut cut = {0};
         bool last = offset + (uint64_t)got >= bsi_source_size(f->source);

@@ -247,7 +247,7 @@ static void add_old_rows(void *ctx, size_t lane) {
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
 enum { ROUNDS_MOST = 4 }; /* each goes through all of them: with more, what is too much costs less in the spill file */
 static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
-    uint64_t bytes = (uint64_t)s->open_state_count * (s->block_size.records * 3 / 2) * sizeof(bsi_row); /* about */
+    uint64_t bytes = (uint64_t)s->open_state_count * (s->feed->block_size.records * 3 / 2) * sizeof(bsi_row); /* about */
     uint64_t room = bsi_sync_room(s);
     unsigned rounds = (unsigned)BSI_MIN(bytes / room + 1, (uint64_t)ROUNDS_MOST), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
     bsi_row_store *old = bsi_row_store_open(s->workers, room, s->tmp);

@@ -301,7 +301,7 @@ bomsync_status bsi_sync_state_edit(bsi_sync *s, bsi_next_state *n, bomsync_error
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
                   .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = x.insert,
                   .insert_count = x.count, .amended = s->amended_state, .amended_count = s->amended_count, .touched = touched.v,
-                  .touched_count = touched.n, .block_records = s->block_size.records, .dictionary = s->feed->dictionary,
+                  .touched_count = touched.n, .block_records = s->feed->block_size.records, .dictionary = s->feed->dictionary,
                   .workers = s->workers, .exact = n->exact};
     if (!st) st = bsi_edit_run(&n->edit, &n->edit_count, &e, err);
     n->loose = e.loose;

@@ -88,7 +88,7 @@ static bomsync_status sample_at(bsi_sync *s, bsi_dict_sample *x, bsi_scan_file *
     if (got < 0) return err->status;
     const uint8_t *at = buf->data, *end = at + got, *lf = offset > f->body ? memchr(at, '\n', (size_t)got) : NULL;
     if (offset > f->body) at = lf ? lf + 1 : end;
-    bsi_cut_options o = {.dialect = f->layout->dialect, .size = s->block_size, .isa = BSI_ISA_SCALAR};
+    bsi_cut_options o = {.dialect = f->layout->dialect, .size = s->feed->block_size, .isa = BSI_ISA_SCALAR};
     bsi_cut cut = {0};
     bool last = offset + (uint64_t)got >= bsi_source_size(f->source);
     for (; at < end && bsi_dict_sample_bytes(x) < until; at += cut.bytes) {

@@ -113,7 +113,7 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     bsi_read_bytes(r, f->image_digest, 32);
     if (r->p < r->end) f->dictionary = bsi_read_varint(r); /* not there before format 2 */
     if (r->p < r->end) read_marks(f, r);
-    f->block_size = BSI_BLOCK_SIZE_UNSAID;
+    f->block_size = bsi_block_size_unsaid(12); /* as most were, before it stood there */
     if (r->p < r->end) read_block_size(f, r);
     return f;
 }

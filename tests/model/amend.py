@@ -156,6 +156,26 @@ def moved_alone(folder, bom, seed):
     bom("verify", "--store", store, expect=0)
 
 
+def size_counts(folder, bom, seed):
+    """What is cut anew behind a change has the size of the first load, as if it had been asked for again, and not that of the default."""
+    rng = random.Random(seed)
+    rows = table(rng, 900)
+    first = write(folder, "first.csv", text(["p", "k", "v", "t"], rows))
+    for at in range(7, 900, 40):
+        rows[at][3] = "other"
+    second = write(folder, "second.csv", text(["p", "k", "v", "t"], rows))
+    found = {}
+    for name, more in (("kept", []), ("asked", ["--block-records", 5]), ("default", ["--block-records", 16])):
+        store = "%s/%s" % (folder, name)
+        bom("init", "--store", store, expect=0)
+        bom("sync", "--store", store, *FEED, "--block-records", 5, "--complete", first, "-q", expect=0)
+        bom("sync", "--store", store, "--now", NOW, "--complete", second, "-q", *more, expect=0)
+        s = bom("stats", "--store", store, "--json", expect=0).json()
+        found[name] = (s["blocks"], s["tiers"])
+    same("blocks and tiers", found["kept"], found["asked"])
+    assert found["kept"][0] > found["default"][0], "%d blocks, %d where they are larger" % (found["kept"][0], found["default"][0])
+
+
 def size_is_kept(folder, bom, seed):
     """A feed's blocks stay as large as its first load made them, whatever the default; another size that is asked for stays, too, for
     what is cut anew."""
@@ -171,7 +191,7 @@ def size_is_kept(folder, bom, seed):
         s = bom("stats", "--store", store, "--json", expect=0).json()
         return s["tiers"]["block"], s["blocks"]
 
-    first = night()
+    first = night()  # nothing differs: the image says where blocks end
     same("records skipped without --block-records", first[0], 900)
     same("blocks of five records", first, night("--block-records", 5))
     rows[450][3] = "other"
@@ -194,6 +214,7 @@ def main():
         suite.run("a record that moved %d" % i, moved_alone, suite.bom, o.seed + i)
 
     suite.run("the size of blocks stays", size_is_kept, suite.bom, o.seed)
+    suite.run("the size of blocks counts", size_counts, suite.bom, o.seed)
 
     def way_was_taken(folder):
         assert sum(b > 0 for b in blocks) * 4 >= len(blocks), "only %d of %d runs saw blocks changed in place" % (sum(b > 0 for b in blocks), len(blocks))
