@@ -19,6 +19,7 @@
 #define BSI_PART_BYTES (4u << 20)        /* a unit of a cold file: one read of the device */
 #define BSI_PART_PAST_BYTES (16u << 10)  /* read with it, as above */
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
+#define BSI_EDIT_INSERTS (16u << 10)     /* records put behind one place: a worker takes so many, and those up to the end of their block */
 #define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
 #define BSI_RECONCILE_PART (256u << 10)  /* key hashes that are allocated, or spilled, at once: 1 MB */

@@ -261,13 +261,26 @@ static void keep_old(editor *d, uint64_t block, size_t gone, pairs p) {
     bsi_block_cache_put(e->was->cache, block, d->old, d->row, n);
 }
 
+/* Does none of its records stay? Then it need not be unpacked. */
+static bomsync_status goes_whole(bool *goes, const bsi_edit *e, uint64_t block, size_t gone, bomsync_error *err) {
+    bsi_block_rows rows;
+    *goes = false;
+    if (gone >= e->gone_count || e->gone[gone] != block << 16) return BOMSYNC_OK;
+    bomsync_status st = bsi_store_rows(&rows, e->store, e->base[block], err);
+    *goes = !st && gone + rows.count <= e->gone_count && e->gone[gone + rows.count - 1] == (block << 16 | (rows.count - 1));
+    return st;
+}
+
 static bomsync_status edit_block(editor *d, uint64_t block, size_t *insert, size_t *gone, size_t *pair, bomsync_error *err) {
     bsi_edit *e = d->e;
     bsi_block_rows rows;
     const bsi_amended *a = amended_at(d, block);
-    bomsync_status st = load_old(d, block, a, err);
-    if (st) return st;
+    bool goes;
     while (*gone < e->gone_count && e->gone[*gone] >> 16 < block) (*gone)++;
+    bomsync_status st = goes_whole(&goes, e, block, *gone, err);
+    if (!st && goes) return put_inserts(d, insert, block << 16 | 0xffff, err);
+    if (!st) st = load_old(d, block, a, err);
+    if (st) return st;
     pairs p = pairs_of(d, block, a, pair);
     if (d->old->count <= 256 && patchable(d, block, *insert, *gone, p)) {
         st = patch_block(d, block, p, err);
@@ -361,19 +374,35 @@ static int insert_order(const void *a, const void *b) {
 /* The block that an insert stands before, if the one it stands behind is left alone. */
 static uint64_t stands_before(const bsi_edit_insert *i) { return i->after == 0 ? 0 : ((i->after - 1) >> 16) + 1; }
 
+/* Past the inserts of one run that stand before block `place`: all of them, or of very many the first ones, up to where a block of the snapshot ends. */
+static size_t pass_inserts(const bsi_edit *e, size_t from, uint64_t place) {
+    size_t to = from;
+    while (to < e->insert_count && stands_before(&e->insert[to]) == place &&
+           (to - from < BSI_EDIT_INSERTS || e->insert[to].now >> 16 == e->insert[to - 1].now >> 16))
+        to++;
+    return to;
+}
+
+/* Do more stand in front of a touched block than one run takes? Then other workers take them. */
+static bool many_in_front(const bsi_edit *e, size_t from, uint64_t place) {
+    size_t last = from + BSI_EDIT_INSERTS;
+    return last < e->insert_count && stands_before(&e->insert[last]) == place && e->insert[last].after <= place << 16;
+}
+
 /* Runs in list order, each with where its inserts, deletes and pairs begin. */
 static void plan(edit_run *r) {
     bsi_edit *e = r->e;
     size_t ins = 0, gone = 0, pair = 0;
-    size_t most = e->touched_count + BSI_MIN(e->insert_count, e->base_count + 1); /* what is not used is not touched */
+    size_t most = e->touched_count + BSI_MIN(e->insert_count, e->base_count + 1) + e->insert_count / BSI_EDIT_INSERTS; /* what is not used is not touched */
     r->span = bsi_vast_alloc((most + 1) * sizeof *r->span);
     for (size_t t = 0; t < e->touched_count || ins < e->insert_count;) {
         uint64_t next = t < e->touched_count ? e->touched[t] : UINT64_MAX;
         span *s = &r->span[r->count++];
         *s = (span){.insert = ins};
-        if (ins < e->insert_count && stands_before(&e->insert[ins]) < next) {
-            s->first = s->end = stands_before(&e->insert[ins]);
-            while (ins < e->insert_count && stands_before(&e->insert[ins]) == s->first) ins++;
+        uint64_t place = ins < e->insert_count ? stands_before(&e->insert[ins]) : UINT64_MAX;
+        if (place < next || (place == next && place != UINT64_MAX && many_in_front(e, ins, place))) {
+            s->first = s->end = place;
+            ins = pass_inserts(e, ins, place);
         } else {
             s->first = next;
             s->end = next + 1;
