@@ -57,6 +57,15 @@ typedef struct bsi_image_mark {
     uint32_t file;
 } bsi_image_mark;
 
+/** Snapshots whose records stand in another order than those of the state. A few blocks of the last of them say how it was: those with the lowest
+ *  digests, so that who looks at another snapshot looks at the same ones. */
+enum { BSI_ORDER_BLOCKS = 64 };
+typedef struct bsi_order {
+    uint32_t times; /* so many came like this, one after the other; 0: the last snapshot stood as the state does, and nothing follows */
+    uint32_t count;
+    uint64_t low[BSI_ORDER_BLOCKS]; /* ascending: half of the unseeded digest */
+} bsi_order;
+
 typedef struct bsi_feed {
     char *name;
     bsi_slots slots;
@@ -73,6 +82,7 @@ typedef struct bsi_feed {
     bsi_image_mark *mark; /* some places of the image, ascending; none: unknown */
     size_t mark_count;
     bsi_block_size block_size; /* that its blocks are cut to */
+    bsi_order order;
 } bsi_feed;
 /** NULL without error if there is no such feed. Owned by the caller, bsi_feed_free. */
 bomsync_status bsi_store_feed(bsi_feed **out, bsi_store *s, const char *name, bomsync_error *err);
@@ -298,8 +308,8 @@ typedef struct bsi_publish {
     bsi_generation *generation;        /* NULL: no generation (journal, kept, holds, image only). number, base, base_digest, digest filled by the caller */
     const bsi_ref *state;              /* with generation: the whole list; NULL: keep that of state_list */
     size_t state_count;
-    const bsi_state_edit *state_edit;  /* edit_state, with generation: state is not looked at, the list is that of the feed's last generation */
-    size_t state_edit_count;           /* (empty, if it has none) with these edits */
+    const bsi_state_edit *state_edit;  /* edit_state: state is not looked at, the list is that of the feed's last generation (empty, if it has none) */
+    size_t state_edit_count;           /* with these edits. Without generation the same records in another order: that one gets the list */
     bool edit_state;
     const bsi_ref *state_base;         /* NULL, or the list that is edited as bsi_store_state gave it: it is not read again */
     size_t state_base_count;

@@ -304,6 +304,7 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     t = bsi_now_ns();
     if (!st) st = judge(s, err);
     if (st) return st;
+    bsi_order_of_rows(s);
     s->t.records = s->feed->records + s->t.created - s->t.deleted;
     if (s->all_held) s->t.unchanged = s->t.records_in - s->t.held - s->t.kept_back - s->t.duplicates;
     if (s->t.unchanged + s->t.created + s->t.updated + s->t.held + s->t.kept_back + s->t.duplicates != s->t.records_in || s->t.unchanged < 0)
@@ -328,6 +329,7 @@ static bomsync_status publish(bsi_sync *s, bsi_generation *g, bomsync_error *err
         if (base) memcpy(g->base_digest, base->digest, 32);
         bsi_generation_free(base);
     }
+    bsi_order_keep(s);
     if (!s->all_held) {
         s->feed->records = s->t.records;
         memset(s->feed->approved_all, 0, 32);

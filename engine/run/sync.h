@@ -1,6 +1,6 @@
 /* run/sync.h - the parts of a sync that its files share: sync.c wires, sync_base.c reads the state's list, sync_parse.c and
  * sync_reconcile.c (with sync_claim.c) read records, sync_ahead.c writes the lists of a first load beside that, sync_amend.c and
- * sync_rows.c with sync_twins.c find, sync_guard.c judges, sync_publish.c writes (with sync_state.c, sync_image.c, publish_chunks.c, sync_creates.c,
+ * sync_rows.c with sync_twins.c find, sync_order.c asks whether the state is to stand otherwise, sync_guard.c judges, sync_publish.c writes (with sync_state.c, sync_image.c, publish_chunks.c, sync_creates.c,
  * sync_symbols.c), sync_stats.c tells. What is made of the feed's two lists on the way is in publish_inner.h.
  */
 #ifndef BSI_RUN_SYNC_H
@@ -67,6 +67,8 @@ typedef struct bsi_sync {
     struct bsi_early *early;    /* what was made of open blocks while the scan had their bytes at hand, or NULL */
     struct bsi_reconcile *reconcile; /* every record is hashed in place of skipping blocks, or NULL */
     uint64_t settled;           /* blocks without a change that this found: not in scan.block any more */
+    bsi_order order;            /* of this snapshot, if it stands in another one than the state: as the feed gets it; else zeros */
+    bool reorder;               /* and so did the last ones: the state is put into it */
     bool evidence, sequence_given, as_of_given;
     int64_t sequence, as_of;
     char **scope;               /* partitions, NULL: all */
@@ -225,6 +227,13 @@ void bsi_claims_close(bsi_claims *c);
 bool bsi_claim(bsi_claims *c, bsi_claim_cursor *at, bsi_rows *w, const bsi_secret *secret, uint64_t *state);
 void bsi_claim_undo(bsi_claims *c, uint64_t state);
 bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL: none is */
+
+/* sync_order.c */
+/** How does this snapshot stand? Sets order and reorder. as_state: so many of its blocks are, record by record, blocks of the state. The lists of the
+ *  scan are there. bsi_order_of_rows counts itself, once it is known what happened to each record. */
+void bsi_order_look(bsi_sync *s, uint64_t as_state);
+void bsi_order_of_rows(bsi_sync *s);
+void bsi_order_keep(bsi_sync *s);                                      /* in the feed, for the next sync: once it is decided what is published */
 
 /* sync_creates.c */
 typedef struct bsi_creates bsi_creates;

@@ -238,11 +238,11 @@ static void image_as_before(bsi_sync *s, bsi_next_state *n, bsi_next_image *x, b
     p->edit_image = true;
 }
 
-bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool make, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
+bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
     bool ahead = bsi_sync_ahead_end(s); /* else the list of blocks is used up below */
     bool part = s->scope || s->o->upsert;
-    if (s->all_held || (!s->last && !make)) return BOMSYNC_OK;
-    if (!make && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
+    if (s->all_held || (!s->last && !edit)) return BOMSYNC_OK;
+    if (!edit && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
     uint64_t exacts = s->scan.blocks - s->open_count - s->settled;
     for (size_t i = 0; i < s->open_count; i++) exacts += n->exact[i] != BSI_REF_NONE;
     /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
@@ -251,7 +251,7 @@ bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool make, bsi
     if (ahead && n->refs) p->ahead = true;
     else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
     else if (better) image_in_place(s, n, x, p);
-    else if (make) image_as_before(s, n, x, p);
+    else if (edit) image_as_before(s, n, x, p);
     p->orphan = x->orphan;
     if ((better || n->refs) && s->scan.file_count == 1 && !part) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
     return st;

@@ -179,6 +179,7 @@ typedef struct publisher {
     bsi_sync *s;
     bsi_generation *g;
     bool make;             /* there is a generation */
+    bool edit;             /* and so the state changes, or it stands in another order without one */
     int64_t at;            /* when the stage at hand began */
     bsi_next_state state;
     bsi_next_image image;
@@ -204,7 +205,7 @@ static bomsync_status write_state(publisher *x, bomsync_error *err) {
         st = bsi_sync_state_edit(s, &x->state, err);
     }
     bsi_store_flush(s->store);
-    bsi_generation_partitions(x->g, s->last, s->item, s->item_count, &s->parts, s->part_made);
+    if (x->make) bsi_generation_partitions(x->g, s->last, s->item, s->item_count, &s->parts, s->part_made);
     bsi_sync_stage_ends(s, BSI_SYNC_STORE, &x->at);
     return st;
 }
@@ -250,17 +251,17 @@ static bomsync_status prepare(publisher *x, bsi_publish *p, bomsync_error *err) 
     bomsync_status st = BOMSYNC_OK;
     bsi_sync_note_digest(s, x->g); /* the image is written anew below */
     if (!n->exact) n->exact = bsi_sync_no_refs(s);
-    if (x->make && !n->refs) bsi_sync_state_swap(s, n);
+    if (x->edit && !n->refs) bsi_sync_state_swap(s, n);
     *p = (bsi_publish){.feed = s->feed, .generation = x->make ? x->g : NULL, .outbox = x->make, .journal_kind = "snapshot", .at = s->clock};
     if (!s->all_held) bsi_sync_image_note(s, n, err);
-    st = bsi_sync_image_put(s, n, x->make, &x->image, p, err);
+    st = bsi_sync_image_put(s, n, x->edit, &x->image, p, err);
     bsi_amend_rest(s); /* the lists that are written now take as much memory */
     p->mark = s->scan.mark;
     p->mark_count = s->scan.mark_count;
     p->mark_entries = s->scan.blocks;
     p->state = n->refs;
     p->state_count = n->ref_count;
-    p->edit_state = x->make && !n->refs;
+    p->edit_state = x->edit && !n->refs;
     p->state_base = s->base;
     p->state_base_count = s->base_count;
     p->state_swapped = n->swapped;
@@ -299,8 +300,9 @@ static bomsync_status commit(publisher *x, bsi_publish *p, bomsync_error *err) {
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     publisher x = {.s = s, .g = g, .make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0, .at = bsi_now_ns()};
     bsi_publish p;
+    x.edit = x.make || (s->reorder && !s->all_held);
     bomsync_status st = keep_back(s, err);
-    if (!st && x.make) st = write_state(&x, err);
+    if (!st && x.edit) st = write_state(&x, err);
     if (!st && x.make) st = write_outbox(&x, err);
     if (!st) st = prepare(&x, &p, err);
     if (!st) st = commit(&x, &p, err);

@@ -205,7 +205,7 @@ static bomsync_status some_known(probe *p, bool *known, bomsync_error *err) {
         st = probe_at(p, f, BSI_MAX(at, scan->file[f].body), false, 64, err);
     }
     if (st) return st;
-    bsi_sort(p->fp, p->count, sizeof *p->fp, bsi_by_u64);
+    p->count = bsi_vast_unique(p->fp, p->count); /* of a short file some are seen from several places */
     lookup *l = bsi_calloc(1, sizeof *l);
     l->image = &p->s->image;
     l->fp = p->fp;
@@ -722,6 +722,21 @@ static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
     return st ? st : subtract(r, err);
 }
 
+/* Blocks that stand as the state's do. */
+static uint64_t claimed(const bsi_reconcile *r) {
+    const bsi_scan *scan = &r->s->scan;
+    uint64_t n = 0;
+    for (size_t i = 0; r->claims && i < scan->brief_count; i++) n += (scan->brief[i].tag & TAG_CLAIM) != 0;
+    return n;
+}
+
+/* The state is put into the order of this snapshot: for that the place of each record must be known, and the join tells it. */
+static bomsync_status open_all(bsi_reconcile *r, bomsync_error *err) {
+    bsi_sync_end_digest(r->s);
+    bsi_scan_expand(&r->s->scan);
+    return read_again(r, err);
+}
+
 static bomsync_status cut_down(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync *s = r->s;
     r->gone = bsi_alloc((r->taken_count + 1) * sizeof *r->gone);
@@ -746,7 +761,8 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     if (!st) st = outcome(r, err);
     if (!st) st = bsi_sync_base(s, err);
     if (!st) st = subtract(r, err);
-    if (!st && r->settled) st = cut_down(r, err);
+    if (!st && r->settled) bsi_order_look(s, claimed(r));
+    if (!st && r->settled) st = s->reorder ? open_all(r, err) : cut_down(r, err);
     bsi_sync_end_digest(s);
     bsi_scan_forget_brief(&s->scan);
     for (size_t i = 0; i < s->scan.block_count; i++) s->scan.block[i].tag = BSI_NO_TAG; /* they spoke of the lists */

@@ -116,6 +116,9 @@ static bool in_order(const bsi_sync *s, size_t open) {
     return first == UINT64_MAX || (last - first) >> 16 <= 16;
 }
 
+/* Its good rows are put where the snapshot has them: the state is to stand in its order, and they do not (sync_order.c). */
+static bool moves(const bsi_sync *s, size_t open) { return s->reorder && !in_order(s, open); }
+
 typedef struct u64_list {
     uint64_t *v;
     size_t n, cap;
@@ -139,12 +142,27 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
         for (uint64_t v = b->word[w]; v; v &= v - 1) u64_add(l, (uint64_t)w << 6 | (uint64_t)__builtin_ctzll(v));
 }
 
+static bool stays(uint64_t fate) {
+    return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
+}
+
+/* All that the joined blocks of the snapshot hold is written again, each as a block of its own. */
+static void touch_all(const bsi_sync *s, bit_set *t) {
+    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1))
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
+            if (stays(s->fate[k])) bsi_bit_set(t->word, BSI_FATE_PLACE(s->fate[k]) >> 16);
+}
+
 /* Those that change, and those that share an aligned block with them. */
 static void touched_blocks(const bsi_sync *s, bit_set *t) {
     for (size_t i = 0; i < s->gone_count; i++)
         if (!bsi_is_amended(s, s->gone[i] >> 16)) bsi_bit_set(t->word, s->gone[i] >> 16);
     for (size_t i = 0; i < s->amended_count; i++) /* shares its block with none. Most are written already */
         if (s->amended[i].changed && s->amended[i].made == BSI_REF_NONE) bsi_bit_set(t->word, s->amended[i].ordinal);
+    if (s->reorder) {
+        touch_all(s, t);
+        return;
+    }
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
         for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
@@ -211,20 +229,16 @@ static void add_insert(anchors *x, uint64_t now, bool aligned) {
     x->insert[x->count++] = (bsi_edit_insert){.after = x->after, .now = now, .aligned = aligned};
 }
 
-static bool stays(uint64_t fate) {
-    return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
-}
-
 static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
-    bool aligned = in_order(s, open);
+    bool moved = moves(s, open), aligned = moved ? bsi_sync_whole(s, open) : in_order(s, open);
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
-        if (creates(s, k)) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
+        if (creates(s, k) || (moved && stays(s->fate[k]))) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
         else if (stays(s->fate[k])) pass_to(x, BSI_FATE_PLACE(s->fate[k]) + 1);
     }
 }
 
 static void list_inserts(anchors *x, const bsi_sync *s) {
-    if (!s->t.created) return;
+    if (!s->t.created && !s->reorder) return;
     bsi_amend_walk amended = {0};
     x->walk.image = &s->image;
     for (size_t at = 0; at < s->scan.run_count; at++) {
@@ -274,6 +288,7 @@ static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set
     *count = 0;
     for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
         bool aligned = in_order(s, i);
+        if (!aligned && s->reorder) continue; /* they are put elsewhere */
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
             uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
             if (!stays(f) || !bsi_bit_has(touched->word, was >> 16)) continue;
@@ -282,6 +297,20 @@ static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set
         }
     }
     return pair;
+}
+
+/* Places that are left: those of records that are gone, and of those that are put elsewhere. */
+static uint64_t *list_left(size_t *count, const bsi_sync *s) {
+    uint64_t *left = bsi_vast_alloc((s->gone_count + s->row_base[s->open_count] + 1) * sizeof *left);
+    if (s->gone_count) memcpy(left, s->gone, s->gone_count * sizeof *left);
+    *count = s->gone_count;
+    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
+        if (!moves(s, i)) continue;
+        for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
+            if (stays(s->fate[k])) left[(*count)++] = BSI_FATE_PLACE(s->fate[k]);
+    }
+    bsi_vast_sort(left, *count, sizeof *left, bsi_by_u64);
+    return left;
 }
 
 bomsync_status bsi_sync_state_edit(bsi_sync *s, bsi_next_state *n, bomsync_error *err) {
@@ -295,11 +324,13 @@ bomsync_status bsi_sync_state_edit(bsi_sync *s, bsi_next_state *n, bomsync_error
     bsi_edit_pair *pair = list_pairs(&pairs, s, &bits);
     bits_to_list(&touched, &bits);
     free(bits.word);
+    size_t gone_count = s->gone_count;
+    uint64_t *left = s->reorder ? list_left(&gone_count, s) : NULL;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
     bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
     bomsync_status st = bsi_sync_learn(s, (uint64_t)(s->t.created + s->t.updated), err);
     bsi_edit e = {.store = s->store, .slots = &s->feed->slots, .now = &now, .was = &was, .base = s->base, .base_count = s->base_count,
-                  .gone = s->gone, .gone_count = s->gone_count, .pair = pair, .pair_count = pairs, .insert = x.insert,
+                  .gone = left ? left : s->gone, .gone_count = gone_count, .pair = pair, .pair_count = pairs, .insert = x.insert,
                   .insert_count = x.count, .amended = s->amended_state, .amended_count = s->amended_count, .touched = touched.v,
                   .touched_count = touched.n, .block_records = s->feed->block_size.records, .dictionary = s->feed->dictionary,
                   .workers = s->workers, .exact = n->exact};
@@ -308,6 +339,7 @@ bomsync_status bsi_sync_state_edit(bsi_sync *s, bsi_next_state *n, bomsync_error
     n->loose_count = e.loose_count;
     for (size_t i = 0; i < touched.n; i++) bsi_ref_add(&n->replaced, s->base[touched.v[i]]);
     bsi_vast_free(touched.v);
+    bsi_vast_free(left);
     bsi_vast_free(pair);
     bsi_vast_free(x.insert);
     bsi_vast_free(x.want);

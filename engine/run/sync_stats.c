@@ -73,6 +73,10 @@ static const char *way(const bsi_sync *s, const char **why) {
         *why = "blocks of the last image were not found again, but most records are unchanged: another order, or an ignored column differs";
         return "reconcile";
     }
+    if (s->reorder) {
+        *why = "the snapshots before came in this order, too: the state is put into it, so that blocks can be skipped from now on";
+        return "reorder";
+    }
     const char *path = s->open_count == 0 && !s->item_count && s->t.records_in ? "unchanged" : skipped ? "skip and join" : "join";
     if (!s->t.records_in) *why = "the snapshot has no records";
     else if (!base) return path;

@@ -236,7 +236,7 @@ static void *make_state(void *ctx) {
 static bomsync_status begin_state(state_run *r, publish *u, bomsync_error *err) {
     const bsi_publish *p = u->p;
     *r = (state_run){.u = u, .err = BOMSYNC_ERROR_INIT};
-    if (!p->generation || (!p->edit_state && !p->state && p->generation->state_list)) return BOMSYNC_OK;
+    if (!p->edit_state && (!p->generation || (!p->state && p->generation->state_list))) return BOMSYNC_OK;
     uint64_t before;
     bomsync_status st = previous_state(&before, u, err);
     if (!st) st = bsi_list_load(&r->old, u->s, u->s->root.read, before, BSI_DB_STATE, err);
@@ -320,6 +320,19 @@ static bomsync_status drop_ahead(publish *u, bomsync_error *err) {
     return st;
 }
 
+/* The same records in another order: the feed's last generation gets the list. */
+static bomsync_status reorder(publish *u, bomsync_error *err) {
+    bsi_generation *g;
+    int64_t previous;
+    bool outbox;
+    bomsync_status st = bsi_generation_load(&g, &previous, &outbox, u->s, u->l.txn, u->previous, err);
+    if (!st && !g) return bsi_fail(err, BOMSYNC_E_USAGE, "feed \"%s\" has no state to be put into another order", u->feed.name);
+    if (!st) g->state_list = u->state.id;
+    if (!st) st = bsi_generation_save(u->s, u->l.txn, g, previous, outbox, err);
+    bsi_generation_free(g);
+    return st;
+}
+
 /* What the last transaction must hold. */
 static bomsync_status put_rest(publish *u, bomsync_error *err) {
     bsi_store *s = u->s;
@@ -337,13 +350,14 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
         st = bsi_generation_save(s, txn, g, u->previous, p->outbox, err);
         u->l.counters.generation = (uint64_t)g->number;
     }
+    if (!st && !g && u->state.db) st = reorder(u, err);
     if (!st) st = bsi_dicts_save(s, txn, err);
     if (!st && p->feed) st = bsi_feed_save(s, txn, &u->feed, err);
     if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, p->kept_count, err);
     if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);
     int64_t at = g ? g->committed_at : p->at ? p->at : (int64_t)time(NULL);
     if (!st && p->journal_kind) st = add_journal(s, txn, &u->l.counters, p->journal_kind, p->journal_json, at, err);
-    if (g) u->l.counters.segment = atomic_load(&s->next_segment) - 1; /* else no list names what was written: the next writer cuts it off */
+    if (g || u->state.db) u->l.counters.segment = atomic_load(&s->next_segment) - 1; /* else no list names what was written: the next writer cuts it off */
     if (!st) st = bsi_store_counters_put(s, txn, &u->l.counters, err);
     if (st || !p->stats) return st;
     char *stats = p->stats(p->stats_ctx);
@@ -355,7 +369,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
 static bomsync_status check_publish(const bsi_store *s, const bsi_publish *p, bomsync_error *err) {
     if (s->mode == BSI_STORE_READ) return bsi_fail(err, BOMSYNC_E_USAGE, "the store is open for reading only");
     if (s->failed) return bsi_fail(err, BOMSYNC_E_USAGE, "the store must be opened again after a failed publish");
-    if (!p->feed && (p->generation || p->image || p->edit_image || p->drop_image || p->ahead || p->set_kept || p->set_holds))
+    if (!p->feed && (p->generation || p->edit_state || p->image || p->edit_image || p->drop_image || p->ahead || p->set_kept || p->set_holds))
         return bsi_fail(err, BOMSYNC_E_USAGE, "nothing can be published without a feed");
     if (p->generation && p->generation->number != (int64_t)s->counters.generation + 1)
         return bsi_fail(err, BOMSYNC_E_USAGE, "generation %lld does not follow %llu", (long long)p->generation->number,

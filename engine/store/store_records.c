@@ -72,6 +72,23 @@ static void read_block_size(bsi_feed *f, bsi_reader *r) {
     f->block_size = (bsi_block_size){(uint32_t)records, (uint32_t)least};
 }
 
+static void put_order(bsi_buf *b, const bsi_order *o) {
+    if (!o->times) return;
+    bsi_buf_varint(b, o->times);
+    bsi_buf_varint(b, o->count);
+    bsi_buf_add(b, o->low, o->count * sizeof *o->low);
+}
+
+static void read_order(bsi_feed *f, bsi_reader *r) {
+    uint64_t times = bsi_read_varint(r), count = bsi_read_varint(r);
+    if (!times || times > UINT32_MAX || count > BSI_ORDER_BLOCKS) {
+        r->ok = false;
+        return;
+    }
+    f->order = (bsi_order){.times = (uint32_t)times, .count = (uint32_t)count};
+    bsi_read_bytes(r, f->order.low, count * sizeof *f->order.low);
+}
+
 bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, bomsync_error *err) {
     bsi_buf raw = {0}, value = {0};
     put_slots(&raw, &f->slots);
@@ -88,6 +105,7 @@ bomsync_status bsi_feed_save(bsi_store *s, MDB_txn *txn, const bsi_feed *f, boms
     put_marks(&raw, f->mark, f->mark_count);
     bsi_buf_varint(&raw, f->block_size.records);
     bsi_buf_varint(&raw, f->block_size.least);
+    put_order(&raw, &f->order);
     bsi_value_start(&value);
     bsi_put_squeezed(&value, &raw);
     bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_FEEDS, bsi_key_text(f->name), &value, 0, err);
@@ -115,6 +133,7 @@ static bsi_feed *read_feed(bsi_reader *r, const char *name) {
     if (r->p < r->end) read_marks(f, r);
     f->block_size = bsi_block_size_unsaid(12); /* as most were, before it stood there */
     if (r->p < r->end) read_block_size(f, r);
+    if (r->p < r->end) read_order(f, r);
     return f;
 }
 
