@@ -229,6 +229,73 @@ static bomsync_status count_line(void *ctx, const char *json, size_t n, bomsync_
     return BOMSYNC_OK;
 }
 
+/* The newest state is fx.ref, and each block of it can be read. */
+static int is_listed(bsi_store *s, bomsync_error *err) {
+    bsi_generation *g;
+    bsi_ref *ref = NULL;
+    bsi_block_rows r;
+    size_t n = 0;
+    int st = (int)bsi_store_generation_of_feed(&g, s, "default", INT64_MAX, err);
+    if (!st) st = (int)bsi_store_state(&ref, &n, s, g->state_list, err);
+    if (!st && (n != fx.count || memcmp(ref, fx.ref, n * sizeof *ref) != 0)) st = 99;
+    for (size_t i = 0; !st && i < n; i++) st = (int)bsi_store_rows(&r, s, ref[i], err);
+    bsi_vast_free(ref);
+    bsi_generation_free(g);
+    return st;
+}
+
+/* The last generation keeps its number and its digest; the one before it, its order. */
+Test(store, another_order_of_the_state_needs_no_generation) {
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    enum { BLOCKS = 600 };
+    fx_first(BLOCKS);
+    bsi_store *s = fx_open(BSI_STORE_WRITE);
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    bsi_feed *f;
+    FX_OK(bsi_store_feed(&f, s, "default", &err), err);
+    f->order = (bsi_order){.times = 2, .count = 3, .low = {4, 5, UINT64_MAX}};
+    FX_OK(fx_write(s, 0, 300, &err), err); /* their segments count from now on, though there is no generation */
+    for (size_t i = 0; i < 300; i++) {
+        bsi_ref at = fx.ref[i];
+        bsi_image_entry e = fx.image[i];
+        fx.ref[i] = fx.ref[BLOCKS - 1 - i];
+        fx.image[i] = fx.image[BLOCKS - 1 - i];
+        fx.ref[BLOCKS - 1 - i] = at;
+        fx.image[BLOCKS - 1 - i] = e;
+    }
+    bsi_state_edit edit = {.first = 0, .end = BLOCKS, .ref = fx.ref, .count = BLOCKS};
+    bsi_publish p = {.feed = f, .edit_state = true, .state_edit = &edit, .state_edit_count = 1, .image = fx.image, .image_count = BLOCKS, .journal_kind = "snapshot"};
+    FX_OK(bsi_store_publish(s, &p, &err), err);
+    bsi_feed_free(f);
+    bsi_store_close(s);
+    s = fx_open(BSI_STORE_READ);
+    cr_assert(eq(i64, bsi_store_generation(s), 2));
+    FX_OK(bsi_store_feed(&f, s, "default", &err), err);
+    cr_assert(eq(u32, f->order.times, 2));
+    cr_assert(eq(u32, f->order.count, 3));
+    cr_assert(eq(u64, f->order.low[1], 5));
+    cr_assert(eq(u64, f->order.low[2], UINT64_MAX));
+    bsi_feed_free(f);
+    for (int64_t n = 1; n <= 2; n++) {
+        bsi_generation *g;
+        bsi_ref *ref;
+        size_t count;
+        FX_OK(bsi_store_generation_get(&g, s, n, &err), err);
+        cr_assert(eq(u8, g->digest[0], (uint8_t)n));
+        FX_OK(bsi_store_state(&ref, &count, s, g->state_list, &err), err);
+        cr_assert(eq(sz, count, BLOCKS));
+        cr_assert(eq(int, memcmp(ref, fx.ref, count * sizeof *ref) == 0, n == 2), "generation %d", (int)n);
+        bsi_vast_free(ref);
+        bsi_generation_free(g);
+    }
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge_by(BSI_STORE_READ, is_listed)));
+    s = fx_open(BSI_STORE_WRITE); /* and its segments are not those of a run that was killed */
+    FX_OK(fx_publish(s, "default", false, &err), err);
+    bsi_store_close(s);
+    cr_assert(zero(int, fx_judge_by(BSI_STORE_READ, is_listed)));
+}
+
 Test(store, the_journal_is_a_chain_and_a_changed_line_breaks_it) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     fx_first(5);
