@@ -25,7 +25,7 @@ typedef struct search {
     bsi_sync *s;
     uint64_t *kh;           /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
     uint64_t mask;
-    uint8_t *filter;        /* 2^filter_bits bits: of their top bits */
+    uint64_t *filter;       /* 2^filter_bits bits: their top bits tell the word, and others two bits of it */
     unsigned filter_bits;
     uint64_t *is_open;      /* bit a state block: its rows were joined */
     pthread_mutex_t lock;   /* guards what is below */
@@ -35,18 +35,22 @@ typedef struct search {
     bomsync_error *err;
 } search;
 
+/* With one bit for each, the filter lets pass each 28th where it is as large as it may be and the candidates of 100 million records are in it;
+ * what it lets pass is looked for in a table that is larger than the cache. */
+static inline uint64_t filter_mask(uint64_t kh) { return 1ull << (kh >> 26 & 63) | 1ull << (kh >> 32 & 63); }
+
 /* Found by their low bits, as the filter looks at the high ones. */
 static void list_candidates(search *r, const uint64_t *kh, size_t count) {
     for (r->mask = 63; r->mask < count * 2;) r->mask = r->mask * 2 + 1;
     r->kh = bsi_vast_calloc(r->mask + 2, sizeof *r->kh);
     r->filter_bits = bsi_filter_bits(count);
-    r->filter = bsi_calloc((size_t)1 << (r->filter_bits - 3), 1);
+    r->filter = bsi_calloc((size_t)1 << (r->filter_bits - 6), sizeof *r->filter);
     for (size_t i = 0; i < count; i++) {
-        uint64_t h = kh[i] & r->mask, top = kh[i] >> (64 - r->filter_bits);
+        uint64_t h = kh[i] & r->mask;
         while (r->kh[h] && r->kh[h] != kh[i]) h = (h + 1) & r->mask;
         r->kh[h] = kh[i];
         if (!kh[i]) r->kh[r->mask + 1] = 1;
-        r->filter[top >> 3] |= (uint8_t)(1u << (top & 7));
+        r->filter[kh[i] >> (70 - r->filter_bits)] |= filter_mask(kh[i]);
     }
 }
 
@@ -75,8 +79,8 @@ static void search_task(void *ctx, size_t index) {
     search *r = ctx;
     bsi_sync *s = r->s;
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    const uint8_t *filter = r->filter;
-    const unsigned shift = 64 - r->filter_bits;
+    const uint64_t *filter = r->filter;
+    const unsigned shift = 70 - r->filter_bits;
     size_t end = BSI_MIN((index + 1) * AT_ONCE, s->base_count);
     for (size_t i = index * AT_ONCE; i < end; i++) {
         if (bsi_bit_has(r->is_open, i)) continue;
@@ -87,8 +91,8 @@ static void search_task(void *ctx, size_t index) {
             return;
         }
         for (uint32_t k = 0; k < rows.count; k++) {
-            uint64_t h = rows.kh[k] >> shift;
-            if (!(filter[h >> 3] >> (h & 7) & 1) || !is_candidate(r, rows.kh[k])) continue;
+            uint64_t mask = filter_mask(rows.kh[k]);
+            if ((filter[rows.kh[k] >> shift] & mask) != mask || !is_candidate(r, rows.kh[k])) continue;
             add_hit(r, s->base[i]);
             break;
         }
