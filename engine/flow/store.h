@@ -57,11 +57,11 @@ typedef struct bsi_image_mark {
     uint32_t file;
 } bsi_image_mark;
 
-/** Snapshots whose records stand in another order than those of the state. A few blocks of the last of them say how it was: those with the lowest
- *  digests, so that who looks at another snapshot looks at the same ones. */
+/** Snapshots of which most blocks stand otherwise than those of the state. A few of these blocks of the last one say how it was: those with the
+ *  lowest digests, so that who looks at another snapshot looks at the same ones. */
 enum { BSI_ORDER_BLOCKS = 64 };
 typedef struct bsi_order {
-    uint32_t times; /* so many came like this, one after the other; 0: the last snapshot stood as the state does, and nothing follows */
+    uint32_t times; /* so many came like this, one after the other, 4: or more; 0: the last snapshot stood as the state does, and nothing follows */
     uint32_t count;
     uint64_t low[BSI_ORDER_BLOCKS]; /* ascending: half of the unseeded digest */
 } bsi_order;

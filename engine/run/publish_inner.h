@@ -40,16 +40,6 @@ static inline bool bsi_sync_whole(const bsi_sync *s, size_t open) {
     return s->row_base[open + 1] > s->row_base[open];
 }
 
-/* The first open block from `open` on whose rows were joined: those of blocks that were changed in place were not. They come in long stretches,
- * where as many are passed over each time as so far. open_count: there is none. */
-static inline size_t bsi_sync_next_joined(const bsi_sync *s, size_t open) {
-    size_t step = 1;
-    for (; open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]; step *= 2) open += step;
-    for (; step; step /= 2)
-        if (open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]) open += step;
-    return open;
-}
-
 /* ---- the new image (sync_image.c) ---- */
 
 /** What is written of the image; freed after the commit. */

@@ -194,6 +194,16 @@ bomsync_status bsi_sync_classify(bsi_sync *s, bomsync_error *err);     /* items,
 void bsi_sync_forget_found(bsi_sync *s);                               /* all of it, but what the scan found: it is looked for again, and every open block joined */
 void bsi_sync_place(bsi_sync *s, uint64_t index, size_t *open, uint32_t *row); /* N index to open block and row */
 
+/* The first open block from `open` on whose rows were joined: those of blocks that were changed in place were not. They come in long stretches,
+ * where as many are passed over each time as so far. open_count: there is none. */
+static inline size_t bsi_sync_next_joined(const bsi_sync *s, size_t open) {
+    size_t step = 1;
+    for (; open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]; step *= 2) open += step;
+    for (; step; step /= 2)
+        if (open + step <= s->open_count && s->row_base[open + step] == s->row_base[open]) open += step;
+    return open;
+}
+
 /* sync_twins.c */
 /** Are there rows with these key hashes in state blocks that were not joined? The blocks that hold them are opened, or given up as changed in
  *  place: *opened; then the join is to be made again. */
@@ -229,10 +239,12 @@ void bsi_claim_undo(bsi_claims *c, uint64_t state);
 bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL: none is */
 
 /* sync_order.c */
-/** How does this snapshot stand? Sets order and reorder. as_state: so many of its blocks are, record by record, blocks of the state. The lists of the
- *  scan are there. bsi_order_of_rows counts itself, once it is known what happened to each record. */
-void bsi_order_look(bsi_sync *s, uint64_t as_state);
+/** How does this snapshot stand? Sets order and reorder. count: so many of its blocks are not, record by record, blocks of the state; strays: some of
+ *  them, each given to bsi_order_add. bsi_order_of_rows finds them itself, once it is known what happened to each record. */
+void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count);
+void bsi_order_add(bsi_order *strays, uint64_t low);                   /* the low half of the unseeded digest */
 void bsi_order_of_rows(bsi_sync *s);
+bool bsi_order_as_state(const bsi_sync *s, size_t open);               /* are its rows just those of a state block, none changed? */
 void bsi_order_keep(bsi_sync *s);                                      /* in the feed, for the next sync: once it is decided what is published */
 
 /* sync_creates.c */

@@ -722,12 +722,17 @@ static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
     return st ? st : subtract(r, err);
 }
 
-/* Blocks that stand as the state's do. */
-static uint64_t claimed(const bsi_reconcile *r) {
+/* Blocks without a claim stand otherwise than the state's. */
+static void judge_order(bsi_reconcile *r) {
     const bsi_scan *scan = &r->s->scan;
-    uint64_t n = 0;
-    for (size_t i = 0; r->claims && i < scan->brief_count; i++) n += (scan->brief[i].tag & TAG_CLAIM) != 0;
-    return n;
+    bsi_order strays = {0};
+    uint64_t count = 0;
+    for (size_t i = 0; i < scan->brief_count; i++) {
+        if (scan->brief[i].tag & TAG_CLAIM) continue;
+        bsi_order_add(&strays, scan->brief[i].plain.lo);
+        count++;
+    }
+    bsi_order_judge(r->s, &strays, count);
 }
 
 /* The state is put into the order of this snapshot: for that the place of each record must be known, and the join tells it. */
@@ -761,7 +766,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     if (!st) st = outcome(r, err);
     if (!st) st = bsi_sync_base(s, err);
     if (!st) st = subtract(r, err);
-    if (!st && r->settled) bsi_order_look(s, claimed(r));
+    if (!st && r->settled && r->claims) judge_order(r);
     if (!st && r->settled) st = s->reorder ? open_all(r, err) : cut_down(r, err);
     bsi_sync_end_digest(s);
     bsi_scan_forget_brief(&s->scan);

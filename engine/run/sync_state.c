@@ -146,11 +146,13 @@ static bool stays(uint64_t fate) {
     return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
 }
 
-/* All that the joined blocks of the snapshot hold is written again, each as a block of its own. */
+/* What the joined blocks of the snapshot hold is written again, each as a block of its own, but for those that are one. */
 static void touch_all(const bsi_sync *s, bit_set *t) {
-    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1))
+    for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
+        if (bsi_order_as_state(s, i)) continue;
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
             if (stays(s->fate[k])) bsi_bit_set(t->word, BSI_FATE_PLACE(s->fate[k]) >> 16);
+    }
 }
 
 /* Those that change, and those that share an aligned block with them. */

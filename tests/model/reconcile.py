@@ -149,10 +149,13 @@ def few_changes(rng, rows):
 def run_stays(folder, bom, seed):
     """Another order from the second night on, or other blocks, and a few changes each night."""
     rng = random.Random(seed)
-    rows = rows_of(rng, rng.choice((900, 3000)))
+    rows = rows_of(rng, 3000)  # of fewer some places of the file tell nothing, and all is hashed again
     paths = [write(folder, "0.csv", text(rows, lambda i: ""))]
-    how = rng.choice(("shuffled", "reversed", "shuffled", "cut"))
+    how = rng.choice(("shuffled", "reversed", "most", "cut"))
     recut = ["--block-records", 5] if how == "cut" else []
+    if how == "most":
+        a = rng.randrange(len(rows) // 4)
+        rows[a:a + len(rows) * 3 // 4] = in_order(rng, rows[a:a + len(rows) * 3 // 4], "shuffled")
     in_order(rng, rows, how)
     for night in range(1, 8):
         rows = few_changes(rng, rows) if night > 1 or rng.random() < 0.5 else rows
@@ -162,7 +165,7 @@ def run_stays(folder, bom, seed):
     complete = ["--complete"] if rng.random() < 0.8 else []
     feed = ["--key", "p,k", "--partition", "p", "--ignore", "seen", "--block-records", 16]
     told, out = {}, {}
-    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 4))]), ("no order", ["--tiers", "block,key"]), ("mixed", None),
+    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 4))]), ("mixed", None),
                            ("slow", ["--workers", 1, "--tiers", "none"])):
         store = os.path.join(folder, name)
         bom("init", "--store", store, expect=0)
@@ -170,7 +173,7 @@ def run_stays(folder, bom, seed):
         told[name], out[name] = [], []
         for night in range(1, 8):
             path = paths[1] if no_changes and night < 5 else paths[night]
-            way = switches if switches is not None else ["--tiers", rng.choice(("none", "block", "block,key", "block,sequence,key"))]
+            way = switches if switches is not None else ["--tiers", rng.choice(("none", "sequence,key", "block,sequence,key"))]
             got = bom("sync", "--store", store, "--now", NOW, *complete, path, "--json", *way, *recut, expect=(0, 3, 4, 5))
             told[name].append(json.loads(bom("stats", "--store", store, "--json", expect=0).out))
             out[name] += [got.code, got.out]
@@ -188,7 +191,7 @@ def run_stays(folder, bom, seed):
     if how != "cut":
         for name in told:
             assert [w == "reorder" for w in ways[name]] == [n == 2 for n in range(7)], (name, how, ways)
-    skipped = [t["skipped"] * 2 > t["blocks"] for t in told["fast"]]
+    skipped = [t["skipped"] * 4 > t["blocks"] * 3 for t in told["fast"]]
     assert not any(skipped[:3]) and sum(skipped[3:]) >= 2, (how, ways, skipped)  # of few blocks sometimes too few are known to try
 
 
