@@ -1,6 +1,6 @@
 /* emit/emit_frame.c - told lines to one zstd frame, without a match finder.
  *
- *   repeats   3 new, 21 as 380 before | 1 new, 15 as 380 before | …     as the renderer noted them (flow/lines.h)
+ *   repeats   3 new, 21 as 380 before | 1 new, 15 as 380 before | …     as the renderer noted them (flow/rendered.h)
  *   block     literals by Huffman codes, in four streams
  *             (literal length, match length, offset) by three FSE codes, last one first
  *   frame     28 b5 2f fd  a4  content size  block block … checksum

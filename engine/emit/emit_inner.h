@@ -2,7 +2,7 @@
 #ifndef BSI_EMIT_INNER_H
 #define BSI_EMIT_INNER_H
 
-#include "flow/lines.h"
+#include "flow/rendered.h"
 
 /** Lines first..first+count-1. */
 typedef struct bsi_slice {

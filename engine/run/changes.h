@@ -3,7 +3,7 @@
 #define BSI_RUN_CHANGES_H
 
 #include "bomsync/bomsync.h"
-#include "flow/lines.h"
+#include "flow/rendered.h"
 #include "flow/store.h"
 #include "run/scan.h"
 

@@ -19,7 +19,7 @@
 
 #include "core/limits.h"
 #include "core/vast.h"
-#include "flow/lines.h"
+#include "flow/rendered.h"
 
 /* ---- cold files: which, in which parts ---- */
 

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "flow/lines.h"
+#include "flow/rendered.h"
 
 static char dir[64];
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "flow/block.h"
-#include "flow/lines.h"
+#include "flow/rendered.h"
 
 static uint64_t x = 88172645463325252ull;
 

@@ -1,4 +1,4 @@
-/* flow/lines.h - changes rendered as lines, and the chunks that are made of them.
+/* flow/rendered.h - changes rendered as lines, and the chunks that are made of them.
  *
  *   renderer            lines (some hundred)                    chunks
  *   ┌ constant text ┐   text     {"seq":7,…"qty":"2"}}\n{"s…    whole lines of one or several, in order
@@ -7,8 +7,8 @@
  * A line is the same text as the line before, but for some values. The renderer knows where; so it notes while it writes
  * what the compressor would have to find: so many new bytes, then so many that stand so far back.
  */
-#ifndef BSI_FLOW_LINES_H
-#define BSI_FLOW_LINES_H
+#ifndef BSI_FLOW_RENDERED_H
+#define BSI_FLOW_RENDERED_H
 
 #include "flow/change.h"
 
