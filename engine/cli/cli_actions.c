@@ -140,7 +140,7 @@ bomsync_status bsi_cli_bench(const bsi_cli_args *a, bsi_cli_io *io, bomsync_erro
 /* ---- a new generation ---- */
 
 static bomsync_status sync_checks(const bsi_cli_args *a, bomsync_error *err) {
-    if (a->scope && (strncmp(a->scope, "partition=", 10) || !a->scope[10]))
+    if (a->scope && (strncmp(a->scope, "partition=", 10) != 0 || !a->scope[10]))
         return bsi_cli_usage(err, "write --scope partition=A,B", "option \"--scope\" cannot be \"%.100s\"", a->scope);
     return one_stdin(a, err);
 }
@@ -238,7 +238,7 @@ bomsync_status bsi_cli_history(const bsi_cli_args *a, bsi_cli_io *io, bomsync_er
 
 bomsync_status bsi_cli_exceptions(const bsi_cli_args *a, bsi_cli_io *io, bomsync_error *err) {
     bool csv = a->word_count == 1;
-    if (csv && strcmp(a->word[0], "export"))
+    if (csv && strcmp(a->word[0], "export") != 0)
         return bsi_cli_usage(err, "leave it out, or write export", "unexpected argument \"%.100s\"", a->word[0]);
     return bomsync_exceptions(a->store, a->feed, a->json, csv, io->out, err);
 }

@@ -118,7 +118,7 @@ static const bsi_cli_option *option_at(const bsi_cli_command *command, size_t i)
 static const bsi_cli_option *option_find(const bsi_cli_command *command, const char *name, size_t n, size_t *index) {
     const bsi_cli_option *o;
     for (size_t i = 0; (o = option_at(command, i)) != NULL; i++) {
-        if (strlen(o->name) != n || memcmp(o->name, name, n)) continue;
+        if (strlen(o->name) != n || memcmp(o->name, name, n) != 0) continue;
         *index = i;
         return o;
     }
@@ -255,7 +255,7 @@ static bomsync_status read_bytes(const reader *r, const bsi_cli_option *o, uint6
     unsigned long long n = strtoull(value, &end, 10);
     if (errno || n == 0) return bad_value(r, o, value, wants);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (strcmp(end, units[i].unit)) continue;
+        if (strcmp(end, units[i].unit) != 0) continue;
         if (n > UINT64_MAX / units[i].bytes) return bad_value(r, o, value, wants);
         *out = n * units[i].bytes;
         return BOMSYNC_OK;
@@ -440,7 +440,7 @@ bomsync_status bsi_cli_args_read(bsi_cli_args *args, const bsi_cli_command *comm
 }
 
 bool bsi_cli_args_json(int argc, char **argv) {
-    for (int i = 0; i < argc && strcmp(argv[i], "--"); i++)
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (strcmp(argv[i], "--json") == 0) return true;
     return false;
 }

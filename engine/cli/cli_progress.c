@@ -35,7 +35,7 @@ static uint64_t now_ns(void) {
 
 void bsi_cli_progress_start(bool wanted) {
     const char *terminal = getenv("TERM");
-    enabled = wanted && isatty(STDERR_FILENO) && terminal && strcmp(terminal, "dumb");
+    enabled = wanted && isatty(STDERR_FILENO) && terminal && strcmp(terminal, "dumb") != 0;
     started_ns = now_ns();
 }
 

@@ -75,7 +75,7 @@ static bomsync_status remove_below(int dir, const char *name, const char *path, 
     bomsync_status st = BOMSYNC_OK;
     struct dirent *e;
     while (!st && (e = readdir(d)))
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) st = remove_below(fd, e->d_name, path, err);
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) st = remove_below(fd, e->d_name, path, err);
     closedir(d);
     if (!st && unlinkat(dir, name, AT_REMOVEDIR) != 0 && errno != ENOENT)
         st = bsi_fail_errno(err, errno, NULL, "could not remove folder \"%s\"", path);

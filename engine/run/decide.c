@@ -33,11 +33,11 @@ static bomsync_status pick_hold(bsi_hold **hold, bsi_hold *all, size_t count, co
     *hold = NULL;
     for (size_t i = 0; i < count; i++) {
         if (!same_digest(digest, all[i].digest)) continue;
-        if (*hold && memcmp((*hold)->digest, all[i].digest, 32))
+        if (*hold && memcmp((*hold)->digest, all[i].digest, 32) != 0)
             return bsi_fail(err, BOMSYNC_E_USAGE, "\"%s\" names several holds; give more digits", digest);
         *hold = &all[i];
     }
-    if (*hold && strcmp((*hold)->state, "approved")) return BOMSYNC_OK;
+    if (*hold && strcmp((*hold)->state, "approved") != 0) return BOMSYNC_OK;
     bsi_fail(err, BOMSYNC_E_USAGE, *hold ? "the hold \"%s\" is approved already" : "there is no hold \"%s\"", digest);
     bsi_hint(err, "bomsync holds lists what waits");
     return BOMSYNC_E_USAGE;
@@ -188,9 +188,9 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     bsi_hold *hold = bsi_alloc(sizeof *hold * (d->hold_count + 1));
     size_t kept_count = 0, hold_count = 0;
     for (size_t i = 0; i < d->kept_count; i++)
-        if (memcmp(d->kept[i].hold, h->digest, 32)) kept[kept_count++] = d->kept[i];
+        if (memcmp(d->kept[i].hold, h->digest, 32) != 0) kept[kept_count++] = d->kept[i];
     for (size_t i = 0; i < d->hold_count; i++)
-        if (memcmp(d->hold[i].digest, h->digest, 32)) hold[hold_count++] = d->hold[i];
+        if (memcmp(d->hold[i].digest, h->digest, 32) != 0) hold[hold_count++] = d->hold[i];
     bsi_ref_set replaced = {0}, covered = {0};
     for (size_t b = 0; b < blocks; b++) bsi_ref_add(&replaced, d->base[touched[b]]);
     bsi_image_edits image = {0};
@@ -226,7 +226,7 @@ static bomsync_status open_code(decision *d, const uint8_t *without) {
     for (size_t i = 0; i < d->kept_count; i++)
         if (memcmp(d->kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
     for (size_t i = 0; i < d->hold_count; i++)
-        if (strcmp(d->hold[i].state, "held") == 0 && memcmp(d->hold[i].digest, without, 32)) st = BOMSYNC_HELD;
+        if (strcmp(d->hold[i].state, "held") == 0 && memcmp(d->hold[i].digest, without, 32) != 0) st = BOMSYNC_HELD;
     return st;
 }
 
@@ -239,7 +239,7 @@ static void report(decision *d, const uint8_t *without, bomsync_result *result, 
     char **digests = bsi_calloc(d->hold_count + 1, sizeof *digests);
     size_t n = 0;
     for (size_t i = 0; i < d->hold_count; i++) {
-        if (strcmp(d->hold[i].state, "held") || (without && memcmp(d->hold[i].digest, without, 32) == 0)) continue;
+        if (strcmp(d->hold[i].state, "held") != 0 || (without && memcmp(d->hold[i].digest, without, 32) == 0)) continue;
         char hex[65];
         bsi_hex(hex, d->hold[i].digest, 32);
         digests[n++] = bsi_strdup(hex);

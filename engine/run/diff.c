@@ -332,7 +332,7 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
     bsi_parts parts = {0};
     const char *format = o->format ? o->format : "ndjson";
     bomsync_status st = BOMSYNC_OK;
-    if (strcmp(format, "ndjson") && strcmp(format, "csv") && strcmp(format, "summary"))
+    if (strcmp(format, "ndjson") != 0 && strcmp(format, "csv") != 0 && strcmp(format, "summary") != 0)
         st = bsi_fail(err, BOMSYNC_E_USAGE, "--format is ndjson, csv or summary, not \"%s\"", format);
     if (!st && !o->key_count) st = propose_keys(&d, talk, err);
     if (!st) st = compare(&d, &item, &count, err);

@@ -23,7 +23,7 @@ bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t 
     uint64_t *skip = NULL;
     size_t count = 0, kept_count = 0, skips = 0;
     bool source = as && strcmp(as, "source") == 0;
-    if (as && !source && strcmp(as, "published"))
+    if (as && !source && strcmp(as, "published") != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "--as is published or source, not \"%s\"", as);
     bomsync_status st = bsi_open_read(&s, store, err);
     if (!st) st = bsi_pick_feed(&feed, s, feed_name, err);
@@ -47,7 +47,7 @@ bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t 
         }
         for (size_t i = 0; i < kept_count && !st; i++) {
             static const uint8_t none[32];
-            if (!kept[i].image || memcmp(kept[i].hold, none, 32)) continue;
+            if (!kept[i].image || memcmp(kept[i].hold, none, 32) != 0) continue;
             if (bsi_image_fields(f, feed->slots.count, kept[i].image, kept[i].body_bytes, kept[i].image_bytes, kept[i].slot_count)) bsi_table_add(t, f);
         }
         if (!st) st = bsi_table_write(t, out, err);

@@ -110,7 +110,7 @@ void bsi_generation_partitions(bsi_generation *g, const bsi_generation *last, co
     size_t *to = bsi_alloc(sizeof *to * (parts->count + 1));
     for (uint32_t p = 0; p < parts->count; p++) {
         size_t k = 0;
-        while (k < n && strcmp(v[k].name, parts->name[p])) k++;
+        while (k < n && strcmp(v[k].name, parts->name[p]) != 0) k++;
         if (k == n) v[n++].name = bsi_strdup(parts->name[p]);
         to[p] = k;
     }

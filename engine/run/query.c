@@ -84,7 +84,7 @@ bomsync_status bomsync_log(const char *store, const char *feed, bool json, bomsy
     for (int64_t n = 1; !st && n <= bsi_store_generation(s); n++) {
         bsi_generation *g = NULL;
         st = bsi_store_generation_get(&g, s, n, err);
-        if (st || !g || (feed && strcmp(g->feed, feed))) {
+        if (st || !g || (feed && strcmp(g->feed, feed) != 0)) {
             bsi_generation_free(g);
             continue;
         }
@@ -566,7 +566,7 @@ bomsync_status bomsync_exceptions(const char *store, const char *feed_name, bool
     if (!st) st = bsi_store_feeds(&names, &count, s, err);
     if (!st && csv) bsi_buf_str(&b, "feed,partition,key,rule,file,column,value,byte,line\n");
     for (size_t i = 0; i < count && !st; i++) {
-        if (feed_name && strcmp(names[i], feed_name)) continue;
+        if (feed_name && strcmp(names[i], feed_name) != 0) continue;
         bsi_feed *feed = NULL;
         bsi_kept *k = NULL;
         size_t n = 0;
@@ -595,7 +595,7 @@ bomsync_status bomsync_holds(const char *store, const char *feed, bool json, bom
     if (!st) st = bsi_store_holds(&h, &count, s, feed, err);
     for (size_t i = 0; i < count && !st; i++) {
         char hex[65], at[21];
-        if (strcmp(h[i].state, "held")) continue;
+        if (strcmp(h[i].state, "held") != 0) continue;
         bsi_hex(hex, h[i].digest, 32);
         bsi_time_format(at, h[i].since);
         if (json) {

@@ -22,7 +22,7 @@
 static bool same_list(const char *const *a, size_t n, char *const *b, size_t m) {
     if (n != m) return false;
     for (size_t i = 0; i < n; i++)
-        if (strcmp(a[i], b[i])) return false;
+        if (strcmp(a[i], b[i]) != 0) return false;
     return true;
 }
 
@@ -31,7 +31,7 @@ static bomsync_status check_words(bsi_sync *s, bomsync_error *err) {
     const bsi_slots *slots = &s->feed->slots;
     if (o->key_count && !same_list(o->key, o->key_count, slots->name, slots->key_count))
         return bsi_fail(err, BOMSYNC_E_USAGE, "--key differs from what feed \"%s\" was made with", s->feed_name);
-    if (o->partition && (slots->partition < 0 || strcmp(slots->name[slots->partition], o->partition)))
+    if (o->partition && (slots->partition < 0 || strcmp(slots->name[slots->partition], o->partition) != 0))
         return bsi_fail(err, BOMSYNC_E_USAGE, "--partition differs from what feed \"%s\" was made with", s->feed_name);
     if (o->ignore_given && !same_list(o->ignore, o->ignore_count, s->feed->ignore, s->feed->ignore_count))
         return bsi_fail(err, BOMSYNC_E_USAGE, "--ignore differs from what feed \"%s\" was made with", s->feed_name);
@@ -93,7 +93,7 @@ static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, b
 static void snapshot_digest(bsi_sync *s) {
     static const uint8_t unknown[32];
     bool same = !s->scan.block_count && !s->scan.brief_count && s->scan.ascending && s->scan.run_count == 1 && s->scan.blocks == s->image.count && s->scan.file_count == 1;
-    if (same && memcmp(s->feed->image_digest, unknown, 32)) { /* kept only of snapshots in one file */
+    if (same && memcmp(s->feed->image_digest, unknown, 32) != 0) { /* kept only of snapshots in one file */
         memcpy(s->snapshot_digest, s->feed->image_digest, 32);
         return;
     }
@@ -156,7 +156,7 @@ static void fill_generation(bsi_sync *s, bsi_generation *g) {
 static void fill_holds(bsi_sync *s, bsi_generation *g) {
     g->hold_digests = bsi_calloc(s->hold_count + 1, sizeof *g->hold_digests);
     for (size_t i = 0; i < s->hold_count; i++) {
-        if (strcmp(s->hold[i].state, "held")) continue;
+        if (strcmp(s->hold[i].state, "held") != 0) continue;
         char hex[65];
         bsi_hex(hex, s->hold[i].digest, 32);
         g->hold_digests[g->hold_count++] = bsi_strdup(hex);
@@ -184,7 +184,7 @@ static bomsync_status finish(bsi_sync *s, bsi_generation *g, bomsync_result *res
     result->json = bsi_generation_json(g, false);
     result->text = bsi_generation_text(g, false);
     for (size_t i = 0; i < s->hold_count; i++) {
-        if (strcmp(s->hold[i].state, "held")) continue;
+        if (strcmp(s->hold[i].state, "held") != 0) continue;
         char hex[65];
         bsi_hex(hex, s->hold[i].digest, 32);
         const char *why = strcmp(s->hold[i].rule, "no-evidence") == 0 ? "there is no evidence that the snapshot is complete (give --complete, --expect-records or --control)"
@@ -220,7 +220,7 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     s->clock = (int64_t)time(NULL);
     if (o->now && !bsi_time_parse(o->now, &s->clock)) return bsi_fail(err, BOMSYNC_E_USAGE, "--now is no time: \"%s\"", o->now);
     s->effective_time = s->clock;
-    if (o->codec && strcmp(o->codec, "auto") && strcmp(o->codec, "symbols") && strcmp(o->codec, "zstd"))
+    if (o->codec && strcmp(o->codec, "auto") != 0 && strcmp(o->codec, "symbols") != 0 && strcmp(o->codec, "zstd") != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "--codec must be auto, symbols or zstd");
     if (o->expect_records < -1) return bsi_fail(err, BOMSYNC_E_USAGE, "--expect-records must not be negative");
     return BOMSYNC_OK;

@@ -55,11 +55,11 @@ static bomsync_status digest_matches(const char *path, const char *sha, const ch
         uint8_t d[32];
         bsi_sha_once(b.data, b.len, d);
         bsi_hex(hex, d, 32);
-        if (strcasecmp(hex, sha)) st = refuse(err, path, ask_again, "the file's %s differs from its control file", "SHA-256", 0, 0);
+        if (strcasecmp(hex, sha) != 0) st = refuse(err, path, ask_again, "the file's %s differs from its control file", "SHA-256", 0, 0);
     }
     if (!st && xxh) {
         bsi_hash128_hex(hex, bsi_xxh128(b.data, b.len));
-        if (strcasecmp(hex, xxh)) st = refuse(err, path, ask_again, "the file's %s differs from its control file", "XXH3-128", 0, 0);
+        if (strcasecmp(hex, xxh) != 0) st = refuse(err, path, ask_again, "the file's %s differs from its control file", "XXH3-128", 0, 0);
     }
     bsi_buf_free(&b);
     return st;
@@ -102,7 +102,7 @@ static bomsync_status control_file(bsi_sync *s, char *const *paths, size_t path_
                 break;
             }
             const char *sha = json_string_value(json_object_get(f, "sha256")), *xxh = json_string_value(json_object_get(f, "xxh3_128"));
-            if ((sha || xxh) && strcmp(found, "-")) st = digest_matches(found, sha, xxh, err);
+            if ((sha || xxh) && strcmp(found, "-") != 0) st = digest_matches(found, sha, xxh, err);
         }
     }
     json_t *v;
@@ -159,7 +159,7 @@ static bomsync_status control_counts(bsi_sync *s, bomsync_error *err) {
         for (size_t k = 0; k < s->scan.file_count && name && !st; k++) {
             bsi_scan_file *file = &s->scan.file[k];
             const char *path = bsi_source_path(file->source);
-            if (strcmp(base_name(name), base_name(path))) continue;
+            if (strcmp(base_name(name), base_name(path)) != 0) continue;
             if (json_is_integer(v = json_object_get(f, "bytes")) && (uint64_t)json_integer_value(v) != bsi_source_raw_bytes(file->source))
                 st = refuse(err, path, ask_again, "the file has %s%lld bytes, its control file says %lld", "",
                             (long long)bsi_source_raw_bytes(file->source), json_integer_value(v));
@@ -231,7 +231,7 @@ static void hold_add(bsi_sync *s, const uint8_t digest[32], const char *partitio
     memcpy(h.digest, digest, 32);
     for (size_t i = 0; i < s->old_hold_count; i++) {
         const bsi_hold *o = &s->old_hold[i];
-        if (memcmp(o->digest, digest, 32)) continue;
+        if (memcmp(o->digest, digest, 32) != 0) continue;
         h.since = o->since;
         if (strcmp(o->state, "declined") == 0) {
             free(h.state);

@@ -79,7 +79,7 @@ static int folder_is_empty(const char *dir) { /* 1 yes, 0 no, -1 errno */
     if (!d) return -1;
     int empty = 1;
     for (struct dirent *e; empty && (e = readdir(d));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..")) empty = 0;
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = 0;
     closedir(d);
     return empty;
 }
@@ -446,7 +446,7 @@ bomsync_status bsi_store_removed_below(const char *dir, const char *prefix, int6
     bomsync_status st = BOMSYNC_OK;
     size_t n = strlen(prefix);
     for (struct dirent *e; !st && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || strncmp(e->d_name, prefix, n)) continue;
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || strncmp(e->d_name, prefix, n) != 0) continue;
         if (keep >= 0 && atoll(e->d_name + n) == keep) continue;
         char *path = bsi_format("%s/%s", dir, e->d_name);
         st = bsi_remove_tree(path, err);

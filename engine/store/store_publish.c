@@ -24,9 +24,9 @@ static const char zero_hash[65] = "000000000000000000000000000000000000000000000
 static bool line_hashes(const char *line, size_t n, char computed[65], char said[65], char prev[65]) {
     static const char tail[] = ",\"hash\":\"", before[] = ",\"prev\":\"";
     uint8_t sha[32];
-    if (n < HASH_TAIL + 75 || memcmp(line + n - HASH_TAIL, tail, 9) || memcmp(line + n - 2, "\"}", 2)) return false;
+    if (n < HASH_TAIL + 75 || memcmp(line + n - HASH_TAIL, tail, 9) != 0 || memcmp(line + n - 2, "\"}", 2) != 0) return false;
     const char *p = line + n - HASH_TAIL - 74;
-    if (memcmp(p, before, 9) || p[73] != '"') return false;
+    if (memcmp(p, before, 9) != 0 || p[73] != '"') return false;
     bsi_sha *s = bsi_sha_open();
     bsi_sha_add(s, line, n - HASH_TAIL);
     bsi_sha_add(s, "}", 1);
@@ -94,7 +94,7 @@ bomsync_status bsi_store_journal(bsi_store *s, bomsync_status (*fn)(void *ctx, c
         st = bsi_value_get(&v, &s->root, s->root.read, BSI_DB_JOURNAL, key, err);
         if (st) return st;
         if (!v.p) return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "missing");
-        if (!line_hashes((const char *)v.p, v.n, computed, said, prev) || strcmp(computed, said) || strcmp(prev, before))
+        if (!line_hashes((const char *)v.p, v.n, computed, said, prev) || strcmp(computed, said) != 0 || strcmp(prev, before) != 0)
             return bsi_bad(err, &s->root, BSI_DB_JOURNAL, key, "the chain is broken");
         memcpy(before, said, 65);
         if (fn) st = fn(ctx, (const char *)v.p, v.n, err);

@@ -359,7 +359,7 @@ static void check_generation(verify *v, int64_t number, uint8_t before[32], uint
         tell_free(v, bsi_format("generation %lld is missing", (long long)number));
         return;
     }
-    if (g->base != number - 1 || memcmp(g->base_digest, before, 32))
+    if (g->base != number - 1 || memcmp(g->base_digest, before, 32) != 0)
         tell_free(v, bsi_format("generation %lld does not follow the one before", (long long)number));
     memcpy(before, g->digest, 32);
     if (g->state_list && g->state_list != *last_list) {
