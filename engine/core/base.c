@@ -119,7 +119,7 @@ static void copy_text(char *out, size_t size, const char *s, size_t n) {
     out[n] = 0;
 }
 
-bomsync_status bsi_fail(bomsync_error *err, bomsync_status status, const char *fmt, ...) {
+bomsync_status (bsi_fail)(bomsync_error *err, bomsync_status status, const char *fmt, ...) {
     if (err && err->status == BOMSYNC_OK) {
         va_list ap;
         va_start(ap, fmt);
@@ -130,7 +130,7 @@ bomsync_status bsi_fail(bomsync_error *err, bomsync_status status, const char *f
     return status;
 }
 
-bomsync_status bsi_fail_errno(bomsync_error *err, int errnum, const char *path, const char *fmt, ...) {
+bomsync_status (bsi_fail_errno)(bomsync_error *err, int errnum, const char *path, const char *fmt, ...) {
     bool space = errnum == ENOSPC || errnum == ENOMEM || errnum == EDQUOT;
     if (errnum == EIO && path) {
         /* a full thin or quota file system answers EIO as well */

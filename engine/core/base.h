@@ -23,6 +23,16 @@ bomsync_status bsi_fail(bomsync_error *err, bomsync_status status, const char *f
  *  EIO on a full file system is told from a broken disk by statvfs of path (may be NULL). */
 bomsync_status bsi_fail_errno(bomsync_error *err, int errnum, const char *path, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* What an analyzer cannot see from a call: neither ever returns BOMSYNC_OK. (Where they are defined, the name is in brackets.) */
+#ifdef __clang_analyzer__
+#define bsi_never_ok(call) ({ /* no function: the analyzer goes into five of them at most */ \
+    bomsync_status bsi_status = (call); \
+    if (bsi_status == BOMSYNC_OK) __builtin_unreachable(); \
+    bsi_status; \
+})
+#define bsi_fail(...) bsi_never_ok(bsi_fail(__VA_ARGS__))
+#define bsi_fail_errno(...) bsi_never_ok(bsi_fail_errno(__VA_ARGS__))
+#endif
 /** Set the hint, if none is set yet. */
 void bsi_hint(bomsync_error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /** Set place, only the members that are not known yet. file, column, value may be NULL; byte, line -1. */

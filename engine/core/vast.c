@@ -137,7 +137,7 @@ static bool resize(mapped *m, size_t bytes) {
 /* ---- memory ---- */
 
 static size_t counts(void *p) {
-    size_t bytes = p && atomic_load_explicit(&limit, memory_order_relaxed) != BSI_VAST_NO_LIMIT ? malloc_usable_size(p) : 0;
+    size_t bytes = atomic_load_explicit(&limit, memory_order_relaxed) != BSI_VAST_NO_LIMIT ? malloc_usable_size(p) : 0; /* 0 of NULL */
     return bytes >= atomic_load_explicit(&least, memory_order_relaxed) ? bytes : 0;
 }
 

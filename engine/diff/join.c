@@ -182,13 +182,13 @@ static bomsync_status each_chunk(bsi_row_store *s, size_t p, rows_fn *fn, void *
         for (chunk *c = q->full; c && !st; c = c->next) st = fn(ctx, c->row, c->count);
         if (q->open && !st) st = fn(ctx, q->open->row, q->open->count);
         for (size_t i = 0; i < q->out_count && !st; i++) {
-            size_t bytes = q->out[i].count * sizeof(bsi_row);
-            for (size_t done = 0; done < bytes;) {
+            size_t bytes = q->out[i].count * sizeof(bsi_row), done = 0;
+            do { /* a chunk that was spilled has rows */
                 ssize_t n = pread(s->fd, (char *)buf + done, bytes - done, (off_t)(q->out[i].offset + done));
                 if (n < 0 && errno == EINTR) continue;
                 if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
                 done += (size_t)n;
-            }
+            } while (done < bytes);
             st = fn(ctx, buf, q->out[i].count);
         }
     }

@@ -98,7 +98,8 @@ static void fse_build(fse *f) {
         first[i] = (uint16_t)sum;
         for (uint32_t n = 0; n < f->norm[i]; n++, at = (at + step) & mask) spread[at] = (uint8_t)i;
     }
-    for (uint32_t u = 0; u < size; u++) f->state[first[spread[u]]++] = (uint16_t)(size + u);
+    for (uint32_t u = 0; u < size; u++)
+        f->state[first[spread[u]]++] = (uint16_t)(size + u); /* NOLINT(clang-analyzer-core.*): shares add up to size, so all of spread is written */
     for (uint32_t i = 0, sum = 0; i < f->symbols; sum += f->norm[i++]) {
         uint32_t n = f->norm[i];
         if (!n) continue;
@@ -132,7 +133,7 @@ static void code_lengths(uint8_t *length, const leaf *v, uint32_t n) {
         for (int k = 0; k < 2; k++) {
             bool take_leaf = leaf_at < n && (node_at == made || weight[leaf_at] <= weight[node_at]);
             uint32_t from = take_leaf ? leaf_at++ : node_at++;
-            weight[made] += weight[from];
+            weight[made] += weight[from]; /* NOLINT(clang-analyzer-core.*): there are two leaves at least (huffman_build) */
             parent[from] = (uint16_t)made;
         }
     }
@@ -174,7 +175,7 @@ static void write_weights(huffman *h, uint32_t most) {
     fse_share(&f, count, WEIGHT_CODES, WEIGHT_LOG);
     fse_build(&f);
     bits b = {.p = fse_write(h->table + 1, &f)};
-    uint32_t state[2];
+    uint32_t state[2] = {0};
     for (uint32_t i = n; i-- > 0;) {
         if (i + 2 >= n) state[i & 1] = fse_start(&f, weight[i]);
         else state[i & 1] = fse_next(&b, &f, state[i & 1], weight[i]);

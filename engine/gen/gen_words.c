@@ -72,10 +72,8 @@ static const char *const words[] = {
     "PTFE",
     "NBR",
     "F\xc3\xbchrung",
-    "\xc3\x98"
-    "12",
-    "pi\xc3\xa8"
-    "ce",
+    ("\xc3\x98" "12"), /* in two, or the digits would belong to the byte */
+    ("pi\xc3\xa8" "ce"),
     "kit",
 };
 static const char *const inch_words[] = {"12\" monitor", "1/2\" NPT", "3/4\" hose", "19\" rack", "2.5\" drive"};

@@ -116,14 +116,14 @@ INLINE size_t record(const reader *r, const uint8_t *p, size_t n, int lines, uin
     uint16_t wide[LINE];
     _mm512_storeu_si512(end, ends);
     if (lines > 2 && ((_mm512_movepi8_mask(length) & ((1ull << fields[lines]) - 1)) || end[0] > 127)) return 0;
-    uint8_t *begin = out->enc.data + out->enc.len, *o = begin, *to = r->straight ? begin : copy;
+    uint8_t *begin = out->enc.data + out->enc.len, *to = r->straight ? begin : copy;
     *to = end[0];
     for (int k = 0; k < lines; k++)
         _mm512_storeu_si512(
             to + 1 + before[k],
             _mm512_mask_expand_epi8(c[k], seps[k], _mm512_maskz_compress_epi8(~0ull << fields[k], length)));
     if (!r->straight) widen(wide, ends);
-    o = r->straight ? begin + end[l->slot_count - 1] + 1 : copy_stretches(l, begin, copy, wide);
+    uint8_t *o = r->straight ? begin + end[l->slot_count - 1] + 1 : copy_stretches(l, begin, copy, wide);
     uint32_t key = r->straight ? (l->key_count ? end[l->key_count - 1] + 1u : 0) : key_of(l, wide), row = out->count;
     if (__builtin_expect(l->key_count && key == l->key_count, 0)) return 0; /* it has no text */
     while (o > begin + key && !o[-1]) o--;

@@ -428,10 +428,11 @@ static bomsync_status tell_stages(bench *b, bomsync_error *err) {
 
 static bomsync_status look_at(input *in, const char *path, bomsync_error *err) {
     struct stat st;
+    bool piped = strcmp(path, "-") == 0;
     *in = (input){.path = path, .records = -1};
-    if (strcmp(path, "-") && stat(path, &st) != 0)
+    if (!piped && stat(path, &st) != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "could not look at \"%s\": %s", path, strerror(errno));
-    if (!strcmp(path, "-") || !S_ISREG(st.st_mode)) {
+    if (piped || !S_ISREG(st.st_mode)) {
         bsi_fail(err, BOMSYNC_E_USAGE, "bench reads its files many times, and \"%s\" is not a file", path);
         bsi_hint(err, "write the snapshot into one file first");
         return BOMSYNC_E_USAGE;

@@ -385,7 +385,10 @@ void bsi_items_sort(bsi_item *items, size_t count, const bsi_parts *parts) {
         if (i && by_seq(&items[i - 1], &items[i]) > 0) sorted = false;
     }
     if (!sorted) bsi_sort(items, count, sizeof *items, by_seq);
-    for (size_t i = 0; i < count; i++) items[i].part = r[items[i].part % parts->count].index;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t at = items[i].part;
+        items[i].part = r[at < parts->count ? at : at - parts->count].index;
+    }
     free(r);
     free(to);
 }
@@ -461,12 +464,12 @@ static bomsync_status render_item(hand *h, const bsi_render *how, const bsi_item
     bsi_change c = {.op = it->op, .seq = seq, .rank = it->op == 'd' ? 90 : 0, .slots = how->slots,
                     .before = it->op == 'c' ? NULL : h->before, .after = it->op == 'd' ? NULL : h->after};
     bomsync_status st = BOMSYNC_OK;
-    if (c.after) st = bsi_row_fetch(h->after, &h->now, it->now, err);
-    if (c.before && !st) st = bsi_row_fetch(h->before, &h->was, it->was, err);
+    if (c.op != 'd') st = bsi_row_fetch(h->after, &h->now, it->now, err);
+    if (c.op != 'c' && !st) st = bsi_row_fetch(h->before, &h->was, it->was, err);
     if (st) return st;
     c.after_wide = h->now.wide;
     c.before_wide = h->was.wide;
-    if (it->op == 'u')
+    if (c.op == 'u')
         for (uint32_t k = 0; k < how->slots->key_count; k++)
             if (!bsi_field_eq(&h->before[k], &h->after[k])) return bsi_fail(err, BOMSYNC_E_INTEGRITY, "two keys share a hash; nothing was changed");
     bsi_renderer_add(h->renderer, &c);

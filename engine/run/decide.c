@@ -83,6 +83,7 @@ static bomsync_status decision_open(decision *d, const char *store, const char *
     for (size_t i = 0; i < d->hold_count && !st; i++)
         if (memcmp(d->hold[i].digest, found->digest, 32) == 0) *hold = &d->hold[i];
     bsi_holds_free(all, count);
+    if (!st && !*hold) st = bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store is damaged: a hold is not among those of its feed");
     if (!st && d->feed->generation) st = bsi_store_generation_get(&d->last, d->store, d->feed->generation, err);
     if (!st && d->feed->image_list) st = bsi_store_image(&d->image, d->store, d->feed->image_list, err);
     if (!st && d->last) st = bsi_store_state(&d->base, &d->base_count, d->store, d->last->state_list, err);

@@ -34,7 +34,7 @@ static void *take(bsi_deltas *d, size_t bytes) {
 
 static const void *keep(bsi_deltas *d, const void *p, size_t bytes) {
     void *to = take(d, bytes);
-    memcpy(to, p, bytes);
+    if (bytes) memcpy(to, p, bytes); /* p may be NULL then */
     return to;
 }
 

@@ -150,11 +150,12 @@ static bomsync_status print_line(void *ctx, const bsi_item *item, uint64_t seq, 
     return st;
 }
 
+/* op says which of before and after there are. */
 static void csv_change(bsi_buf *b, const bsi_slots *s, char op, const bsi_field *before, const bsi_field *after) {
-    const bsi_field *row = after ? after : before;
+    const bsi_field *row = op == 'd' ? before : after;
     for (uint32_t k = 0; k < s->count; k++) {
         uint32_t i = s->order[k];
-        if (i < s->key_count || (before && after && bsi_field_eq(&before[i], &after[i]))) continue;
+        if (i < s->key_count || (op == 'u' && bsi_field_eq(&before[i], &after[i]))) continue;
         bsi_buf_byte(b, (uint8_t)op);
         for (uint32_t c = 0; c < s->key_count; c++) {
             bsi_buf_byte(b, ',');
@@ -163,9 +164,9 @@ static void csv_change(bsi_buf *b, const bsi_slots *s, char op, const bsi_field 
         bsi_buf_byte(b, ',');
         bsi_csv_field(b, s->name[i], strlen(s->name[i]));
         bsi_buf_byte(b, ',');
-        if (before) bsi_csv_field(b, before[i].p, before[i].len);
+        if (op != 'c') bsi_csv_field(b, before[i].p, before[i].len);
         bsi_buf_byte(b, ',');
-        if (after) bsi_csv_field(b, after[i].p, after[i].len);
+        if (op != 'd') bsi_csv_field(b, after[i].p, after[i].len);
         bsi_buf_byte(b, '\n');
     }
 }
@@ -184,9 +185,10 @@ static bomsync_status print_csv(bsi_diff_run *d, const bsi_item *item, size_t co
     bsi_buf_str(&p->buf, ",attribute,before,after\n");
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < count && !st; i++) {
-        if (item[i].op != 'd') st = bsi_row_fetch(f, &a, item[i].now, err);
-        if (item[i].op != 'c' && !st) st = bsi_row_fetch(g, &b, item[i].was, err);
-        if (!st) csv_change(&p->buf, &d->slots, item[i].op, item[i].op == 'c' ? NULL : g, item[i].op == 'd' ? NULL : f);
+        char op = item[i].op;
+        if (op != 'd') st = bsi_row_fetch(f, &a, item[i].now, err);
+        if (op != 'c' && !st) st = bsi_row_fetch(g, &b, item[i].was, err);
+        if (!st) csv_change(&p->buf, &d->slots, op, g, f);
         if (!st && p->buf.len >= 1 << 20) {
             st = bsi_put(p->out, p->buf.data, p->buf.len, err);
             p->buf.len = 0;

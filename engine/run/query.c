@@ -733,7 +733,7 @@ bomsync_status bomsync_doctor(const char *store, bool json, bomsync_sink out, bo
     bomsync_status st = bsi_isa_choose(&isa, "auto", err);
     if (st) return st;
     const char *name = isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar";
-    const char *tmp = store ? store : getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+    const char *env = getenv("TMPDIR"), *tmp = store ? store : env ? env : "/tmp";
     struct statvfs v;
     uint64_t space = statvfs(tmp, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
     bool uring = access("/proc/sys/kernel/io_uring_disabled", R_OK) != 0;

@@ -152,6 +152,8 @@ static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *cou
             if (!st) {
                 for (uint32_t i = 0; i < *count; i++) free((*names)[i]);
                 free(*names);
+                *names = NULL;
+                *count = 0;
             }
             want *= 4;
             continue;

@@ -28,9 +28,9 @@ static bool continues(const bsi_scan_run *a, const bsi_scan_run *b) {
 static void *longer(const bsi_scan_found *f, void *list, size_t bytes) { return f->vast ? bsi_vast_realloc(list, bytes) : bsi_realloc(list, bytes); }
 
 static void add_run(bsi_scan_found *f, const bsi_scan_run *r) {
-    bsi_scan_run *last = f->runs ? &f->run[f->runs - 1] : NULL;
     f->listed += r->count;
-    if (last && continues(last, r)) {
+    if (f->runs && continues(&f->run[f->runs - 1], r)) {
+        bsi_scan_run *last = &f->run[f->runs - 1];
         last->count += r->count;
         last->bytes += r->bytes;
         last->records += r->records;
@@ -54,6 +54,7 @@ static void make_room(bsi_scan_found *f, size_t n, bool brief) {
 
 /* Blocks of `from`, whose list is of the same kind. */
 static void add_blocks(bsi_scan_found *f, const bsi_scan_found *from, uint64_t first, size_t n) {
+    if (!n) return; /* there may be no list yet */
     make_room(f, n, from->brief != NULL);
     if (from->brief) memcpy(f->brief + f->blocks, from->brief + first, n * sizeof *f->brief);
     else memcpy(f->block + f->blocks, from->block + first, n * sizeof *f->block);

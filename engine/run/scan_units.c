@@ -205,8 +205,10 @@ static void drop_before(const bsi_scan_options *o, const unit *u, const bsi_scan
 
 /* The next scan may begin here, too. Cold files have many short units: a thousandth of all is enough. */
 static void add_mark(unit_run *r, const unit *u, uint64_t offset) {
-    const bsi_image_mark *last = r->marks ? &r->mark[r->marks - 1] : NULL;
-    if (last && last->file == u->file && offset - last->offset < r->total_bytes / MARKS_MOST) return;
+    if (r->marks) {
+        const bsi_image_mark *last = &r->mark[r->marks - 1];
+        if (last->file == u->file && offset - last->offset < r->total_bytes / MARKS_MOST) return;
+    }
     if (r->marks == r->mark_cap) r->mark = bsi_realloc(r->mark, (r->mark_cap = r->mark_cap ? r->mark_cap * 2 : 64) * sizeof *r->mark);
     r->mark[r->marks++] = (bsi_image_mark){.entry = r->all.listed, .offset = offset, .file = u->file};
 }

@@ -169,9 +169,9 @@ void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n, bomsync_error *err) {
 /* A first load: each block becomes an entry. */
 static const bsi_image_entry *image_of_blocks(bsi_sync *s, const bsi_ref *exact, size_t *count) {
     *count = s->scan.block_count;
-    const bsi_image_entry *v = entries_of_blocks(s, exact);
+    entries_of_blocks(s, exact);
     s->scan.run_count = 0;
-    s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof *v); /* a third of it is free now */
+    s->scan.block = bsi_vast_realloc(s->scan.block, (*count + 1) * sizeof(bsi_image_entry)); /* a third of it is free now */
     return (const bsi_image_entry *)(const void *)s->scan.block;
 }
 

@@ -291,6 +291,7 @@ static bomsync_status commit(publisher *x, bsi_publish *p, bomsync_error *err) {
     uint32_t slot_count = s->feed->slots.count;
     if (s->all_held && !s->new_feed) s->feed->slots.count = s->slots_before; /* nothing is made of it: its new columns are not known either */
     if (!(s->new_feed && !x->make && s->all_held && !s->feed->slots.count)) st = bsi_store_publish(s->store, p, err);
+    p->stats_ctx = NULL; /* it ends here, p does not */
     s->feed->slots.count = slot_count;
     bsi_sync_stage_ends(s, BSI_SYNC_COMMIT, &stats.start);
     free(journal);

@@ -95,7 +95,7 @@ static void add_refs(place_finder *f, bsi_image_walk *w, uint64_t from, uint64_t
         bsi_amended *a = amended_of(f, from);
         const bsi_image_entry *e = a ? NULL : bsi_image_next(w, from);
         uint64_t ordinal;
-        if (e && !(e->flags & BSI_IMAGE_EXACT)) {
+        if (!a && !(e->flags & BSI_IMAGE_EXACT)) {
             if (f->orphans < f->orphan.count) find_orphans(f, from);
             continue;
         }

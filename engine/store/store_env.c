@@ -31,7 +31,7 @@ const bsi_db_spec bsi_db_specs[BSI_DB_COUNT] = {
 
 /* ---- errors ---- */
 
-bomsync_status bsi_env_fail(bomsync_error *err, const bsi_env *e, int rc, const char *what) {
+bomsync_status (bsi_env_fail)(bomsync_error *err, const bsi_env *e, int rc, const char *what) {
     switch (rc) {
     case MDB_MAP_FULL:
         bsi_fail(err, BOMSYNC_E_SPACE, "could not %s of the store: its address space is used up", what);
@@ -57,7 +57,7 @@ char *bsi_key_name(bsi_db db, MDB_val key) {
     return bsi_format("%s \"%.*s\"", bsi_db_specs[db].name, (int)BSI_MIN(key.mv_size, (size_t)100), (const char *)key.mv_data);
 }
 
-bomsync_status bsi_bad(bomsync_error *err, const bsi_env *e, bsi_db db, MDB_val key, const char *what) {
+bomsync_status (bsi_bad)(bomsync_error *err, const bsi_env *e, bsi_db db, MDB_val key, const char *what) {
     char *name = bsi_key_name(db, key);
     bsi_fail(err, BOMSYNC_E_INTEGRITY, "the store is damaged: %s in \"%s\": %s", name, e->label, what);
     bsi_hint(err, "nothing was changed; run bomsync verify, restore from a backup");
@@ -93,7 +93,7 @@ static bool read_metas(raw_file *f) {
     uint64_t newest = 0;
     f->psize = 4096;
     for (unsigned i = 0; i < 2; i++) {
-        if (pread(f->fd, head, sizeof head, (off_t)(i * f->psize)) != (ssize_t)sizeof head) return false;
+        if (pread(f->fd, head, sizeof head, (off_t)i * f->psize) != (ssize_t)sizeof head) return false;
         uint32_t size = bsi_get32(head + META_PSIZE);
         if (bsi_get32(head + META_AT) != LMDB_MAGIC || bsi_get32(head + META_AT + 4) != 1) return false;
         if (size < 512 || size > 65536 || (size & (size - 1)) || (i && size != f->psize)) return false;

@@ -431,7 +431,7 @@ static void pass(image_edit *x, uint64_t to) {
 
 static bomsync_status put_old(image_edit *x, const bsi_list_piece *p, bool moves, bomsync_error *err) {
     page *q = page_near(x->pg, p->id);
-    const bsi_image_entry *e;
+    const bsi_image_entry *e = NULL;
     if (x->counting) {
         if (!moves) q->used += p->count;
         return BOMSYNC_OK;

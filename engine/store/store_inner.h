@@ -119,6 +119,10 @@ bomsync_status bsi_value_drop(bsi_env *e, MDB_txn *txn, bsi_db db, MDB_val key, 
 bomsync_status bsi_env_cut(bsi_env *e, MDB_txn *txn, bsi_db db, uint64_t id, bool *any, bomsync_error *err);
 bomsync_status bsi_bad(bomsync_error *err, const bsi_env *e, bsi_db db, MDB_val key, const char *what);
 char *bsi_key_name(bsi_db db, MDB_val key); /* for messages; free() */
+#ifdef __clang_analyzer__ /* as in core/base.h */
+#define bsi_env_fail(...) bsi_never_ok(bsi_env_fail(__VA_ARGS__))
+#define bsi_bad(...) bsi_never_ok(bsi_bad(__VA_ARGS__))
+#endif
 
 /* ---- reading packed records ---- */
 typedef struct bsi_reader {

@@ -310,11 +310,13 @@ void bsi_list_room(bsi_list *list, size_t more) {
 }
 
 void bsi_list_add(bsi_list *list, bsi_list_piece p) {
-    bsi_list_piece *last = list->piece_count ? &list->piece[list->piece_count - 1] : NULL;
     list->count += p.count;
-    if (last && list->db == BSI_DB_IMAGE && last->id == p.id && last->first + last->count == p.first) {
-        last->count += p.count;
-        return;
+    if (list->piece_count && list->db == BSI_DB_IMAGE) {
+        bsi_list_piece *last = &list->piece[list->piece_count - 1];
+        if (last->id == p.id && last->first + last->count == p.first) {
+            last->count += p.count;
+            return;
+        }
     }
     if (list->piece_count == list->piece_cap) bsi_list_room(list, BSI_MAX(list->piece_count, (size_t)1));
     list->piece[list->piece_count++] = p;

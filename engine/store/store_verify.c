@@ -308,7 +308,7 @@ static bool check_image(verify *v, const bsi_feed *f) {
     if (bad(v, bsi_store_image(&image, v->s, f->image_list, &err), &err)) return false;
     bool known = open_cover(&c, v, f), good = true;
     for (size_t i = 0; good && i < image.piece_count; i++) good = check_image_piece(v, &c, &image.piece[i]);
-    uint64_t records;
+    uint64_t records = 0;
     for (size_t i = 0; good && i < image.orphan_count; i++) good = check_ref(v, image.orphan[i], &records) && cover_ref(v, &c, image.orphan[i]);
     if (good && known) good = all_covered(v, &c);
     close_cover(&c);
