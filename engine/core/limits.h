@@ -21,7 +21,7 @@
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
 #define BSI_EDIT_INSERTS (16u << 10)     /* records put behind one place: a worker takes so many, and those up to the end of their block */
 #define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
-#define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled */
+#define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled, and keep the order of their state */
 #define BSI_RECONCILE_PART (256u << 10)  /* key hashes that are allocated, or spilled, at once: 1 MB */
 #define BSI_RECONCILE_SHARE 4            /* of --memory their list takes so little: 16 million records, then it is spilled */
 #define BSI_CLAIM_STEP 16                /* of so many state blocks the first row of one can be found: a worker that is lost is found again behind as many */

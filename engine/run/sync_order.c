@@ -19,6 +19,7 @@
  * Tried and dropped: to do so the second time. Who syncs the same shuffled file once more would have its whole state written. And to do so
  * for less than half of the blocks: the few blocks of small feeds that stand otherwise, since records are kept back, are the same each night.
  */
+#include "core/limits.h"
 #include "run/sync.h"
 
 enum { TIMES = 3 };
@@ -45,7 +46,8 @@ static bool alike(const bsi_order *a, const bsi_order *b) {
 
 /* ---- do most stand otherwise, and did they before? ---- */
 
-static bool possible(const bsi_sync *s) { return s->last && !s->scope && !s->o->upsert; }
+/* Of few records all are joined as fast as blocks are skipped: their state keeps its order. */
+static bool possible(const bsi_sync *s) { return s->last && !s->scope && !s->o->upsert && s->feed->records >= BSI_RECONCILE_RECORDS; }
 
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count) {
     s->order.times = 0;
