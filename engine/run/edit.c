@@ -386,7 +386,7 @@ static size_t pass_inserts(const bsi_edit *e, size_t from, uint64_t place) {
 /* Do more stand in front of a touched block than one run takes? Then other workers take them. */
 static bool many_in_front(const bsi_edit *e, size_t from, uint64_t place) {
     size_t last = from + BSI_EDIT_INSERTS;
-    return last < e->insert_count && stands_before(&e->insert[last]) == place && e->insert[last].after <= place << 16;
+    return last < e->insert_count && stands_before(&e->insert[last]) == place;
 }
 
 /* Runs in list order, each with where its inserts, deletes and pairs begin. */
@@ -400,7 +400,7 @@ static void plan(edit_run *r) {
         span *s = &r->span[r->count++];
         *s = (span){.insert = ins};
         uint64_t place = ins < e->insert_count ? stands_before(&e->insert[ins]) : UINT64_MAX;
-        if (place < next || (place == next && place != UINT64_MAX && many_in_front(e, ins, place))) {
+        if (place < next || (place == next && many_in_front(e, ins, place))) {
             s->first = s->end = place;
             ins = pass_inserts(e, ins, place);
         } else {

@@ -50,7 +50,7 @@ typedef struct bsi_next_image {
 } bsi_next_image;
 
 /** Which open blocks may be skipped from now on: sets n->exact of those that were not written, and takes back what does not hold. */
-void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n, bomsync_error *err);
+void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n);
 /** Sets what p says of the image. edit: the state changes, or its order. The scan's list of blocks may be used up for it. */
 bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi_next_image *x, bsi_publish *p, bomsync_error *err);
 void bsi_sync_image_release(bsi_next_image *x);

@@ -156,6 +156,8 @@ void bsi_sync_add_made(bsi_sync *s, const char *partition, uint32_t bytes, int64
 /* sync_ahead.c */
 void bsi_sync_ahead_start(bsi_sync *s);                                /* while it goes on, the list of blocks stays as it is */
 bool bsi_sync_ahead_end(bsi_sync *s);                                  /* waits. True: the lists are there, and still right */
+/** sync_image.c: the state block of which an open block has just the rows, in order, none changed; or BSI_REF_NONE. Rows were joined. */
+bsi_ref bsi_sync_same_as_state(const bsi_sync *s, size_t open);
 bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact); /* sync_image.c: of a block in the new image; exact or BSI_REF_NONE */
 
 /* sync_amend.c */
@@ -244,7 +246,6 @@ bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count);
 void bsi_order_add(bsi_order *strays, uint64_t low);                   /* the low half of the unseeded digest */
 void bsi_order_of_rows(bsi_sync *s);
-bool bsi_order_as_state(const bsi_sync *s, size_t open);               /* are its rows just those of a state block, none changed? */
 void bsi_order_keep(bsi_sync *s);                                      /* in the feed, for the next sync: once it is decided what is published */
 
 /* sync_creates.c */

@@ -17,15 +17,15 @@
 
 /* ---- entries ---- */
 
-/* An open block that changed nothing and whose rows are just one state block, in order, may be skipped from now on. */
-static bsi_ref same_as_state(bsi_sync *s, size_t open, bomsync_error *err) {
+/* A state block that cannot be read is none: who needs it tells. */
+bsi_ref bsi_sync_same_as_state(const bsi_sync *s, size_t open) {
     uint64_t first = s->fate[s->row_base[open]];
     if (!bsi_sync_whole(s, open) || !(first & BSI_FATE_MATCHED) || (BSI_FATE_PLACE(first) & 0xffff)) return BSI_REF_NONE;
     uint64_t place = BSI_FATE_PLACE(first);
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++, place++)
         if (!(s->fate[k] & BSI_FATE_MATCHED) || (s->fate[k] & BSI_FATE_CHANGED) || BSI_FATE_PLACE(s->fate[k]) != place) return BSI_REF_NONE;
     bsi_block_rows rows;
-    if (bsi_store_rows(&rows, s->store, s->base[BSI_FATE_PLACE(first) >> 16], err)) return BSI_REF_NONE;
+    if (bsi_store_rows(&rows, s->store, s->base[BSI_FATE_PLACE(first) >> 16], NULL)) return BSI_REF_NONE;
     return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
 }
 
@@ -150,13 +150,13 @@ static bsi_ref *first_orphans(const bsi_next_state *n, size_t *count) {
 
 /* ---- which way ---- */
 
-void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n, bomsync_error *err) {
+void bsi_sync_image_note(bsi_sync *s, bsi_next_state *n) {
     if (s->all_exact && s->all_new) return;
     for (size_t i = 0; s->first_ref && i < s->open_count; i++)
         if (s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) n->exact[i] = BSI_REF_NONE;
     if (s->first_ref) return;
     for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
-        if (n->exact[i] == BSI_REF_NONE) n->exact[i] = same_as_state(s, i, err);
+        if (n->exact[i] == BSI_REF_NONE) n->exact[i] = bsi_sync_same_as_state(s, i);
         if ((s->scan.block[i].flags & BSI_EDIT_NOT_EXACT) || bsi_ref_has(&n->replaced, n->exact[i]))
             n->exact[i] = BSI_REF_NONE; /* what the edits took out stands for nothing any more */
     }

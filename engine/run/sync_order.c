@@ -56,20 +56,7 @@ void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count) {
     const bsi_order *before = &s->feed->order;
     s->order = *strays;
     s->order.times = before->times && alike(before, strays) ? BSI_MIN(before->times, (uint32_t)TIMES) + 1 : 1;
-    s->reorder = s->order.times == TIMES && !s->o->dry_run; /* once: what stands otherwise still, as records are kept back, does so the next time */
-}
-
-/* A state block that cannot be read is none; who needs it tells. */
-bool bsi_order_as_state(const bsi_sync *s, size_t open) {
-    uint64_t first = s->row_base[open], end = s->row_base[open + 1], place = first < end ? BSI_FATE_PLACE(s->fate[first]) : 1;
-    if (place & 0xffff) return false;
-    for (uint64_t k = first; k < end; k++) {
-        uint64_t f = s->fate[k];
-        if (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE | BSI_FATE_CHANGED) || !(f & BSI_FATE_MATCHED)) return false;
-        if (BSI_FATE_PLACE(f) != place + (k - first)) return false;
-    }
-    bsi_block_rows rows;
-    return !bsi_store_rows(&rows, s->store, s->base[place >> 16], NULL) && rows.count == end - first;
+    s->reorder = s->order.times == TIMES && !s->o->dry_run && !s->all_held; /* once: what stands otherwise still, as records are kept back, does so the next time */
 }
 
 void bsi_order_of_rows(bsi_sync *s) {
@@ -78,7 +65,7 @@ void bsi_order_of_rows(bsi_sync *s) {
     uint64_t count = 0;
     bool few = (s->open_count - s->amended_count) * 2 <= s->scan.blocks; /* whatever they are */
     for (size_t i = bsi_sync_next_joined(s, 0); !few && i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
-        if (bsi_order_as_state(s, i)) continue;
+        if (bsi_sync_same_as_state(s, i) != BSI_REF_NONE) continue;
         bsi_order_add(&strays, s->scan.block[i].plain.lo);
         count++;
     }

@@ -253,7 +253,7 @@ static bomsync_status prepare(publisher *x, bsi_publish *p, bomsync_error *err) 
     if (!n->exact) n->exact = bsi_sync_no_refs(s);
     if (x->edit && !n->refs) bsi_sync_state_swap(s, n);
     *p = (bsi_publish){.feed = s->feed, .generation = x->make ? x->g : NULL, .outbox = x->make, .journal_kind = "snapshot", .at = s->clock};
-    if (!s->all_held) bsi_sync_image_note(s, n, err);
+    if (!s->all_held) bsi_sync_image_note(s, n);
     st = bsi_sync_image_put(s, n, x->edit, &x->image, p, err);
     bsi_amend_rest(s); /* the lists that are written now take as much memory */
     p->mark = s->scan.mark;
@@ -301,7 +301,7 @@ static bomsync_status commit(publisher *x, bsi_publish *p, bomsync_error *err) {
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     publisher x = {.s = s, .g = g, .make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0, .at = bsi_now_ns()};
     bsi_publish p;
-    x.edit = x.make || (s->reorder && !s->all_held);
+    x.edit = x.make || s->reorder;
     bomsync_status st = keep_back(s, err);
     if (!st && x.edit) st = write_state(&x, err);
     if (!st && x.make) st = write_outbox(&x, err);

@@ -149,7 +149,7 @@ static bool stays(uint64_t fate) {
 /* What the joined blocks of the snapshot hold is written again, each as a block of its own, but for those that are one. */
 static void touch_all(const bsi_sync *s, bit_set *t) {
     for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
-        if (bsi_order_as_state(s, i)) continue;
+        if (bsi_sync_same_as_state(s, i) != BSI_REF_NONE) continue;
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++)
             if (stays(s->fate[k])) bsi_bit_set(t->word, BSI_FATE_PLACE(s->fate[k]) >> 16);
     }
@@ -172,7 +172,7 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
                 if (creates(s, k)) touches = true;
-                if (!(f & BSI_FATE_MATCHED) || (f & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE))) continue;
+                if (!stays(f)) continue;
                 if (f & BSI_FATE_CHANGED) {
                     touches = true;
                     if (!pass) u64_add(&more, BSI_FATE_PLACE(f) >> 16);
@@ -232,7 +232,7 @@ static void add_insert(anchors *x, uint64_t now, bool aligned) {
 }
 
 static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
-    bool moved = moves(s, open), aligned = moved ? bsi_sync_whole(s, open) : in_order(s, open);
+    bool ordered = in_order(s, open), moved = s->reorder && !ordered, aligned = ordered || (moved && bsi_sync_whole(s, open));
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
         if (creates(s, k) || (moved && stays(s->fate[k]))) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
         else if (stays(s->fate[k])) pass_to(x, BSI_FATE_PLACE(s->fate[k]) + 1);

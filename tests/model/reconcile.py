@@ -132,7 +132,7 @@ def run_one(folder, bom, seed):
 
 
 def few_changes(rng, rows):
-    """Some records, none of those that stand beside another one that changes. Most blocks stay as they are."""
+    """One to three records: most blocks stay as they are."""
     out = list(rows)
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(len(out))
@@ -146,53 +146,65 @@ def few_changes(rng, rows):
     return out
 
 
-def run_stays(folder, bom, seed):
-    """Another order from the second night on, or other blocks, and a few changes each night."""
-    rng = random.Random(seed)
-    rows = rows_of(rng, 3000)  # of fewer some places of the file tell nothing, and all is hashed again
+WEEK = range(1, 8)
+
+
+def stay_tables(folder, rng, rows, how):
+    """The baseline, then a week in which the records stand otherwise, with a few changes and broken records."""
     paths = [write(folder, "0.csv", text(rows, lambda i: ""))]
-    how = rng.choice(("shuffled", "reversed", "most", "cut"))
-    recut = ["--block-records", 5] if how == "cut" else []
     if how == "most":
         a = rng.randrange(len(rows) // 4)
         rows[a:a + len(rows) * 3 // 4] = in_order(rng, rows[a:a + len(rows) * 3 // 4], "shuffled")
     in_order(rng, rows, how)
-    for night in range(1, 8):
+    for night in WEEK:
         rows = few_changes(rng, rows) if night > 1 or rng.random() < 0.5 else rows
         odd = odd_lines(rng, rows) if rng.random() < 0.3 else ()
         paths.append(write(folder, "%d.csv" % night, text(rows, lambda i: "", odd)))
-    no_changes = rng.random() < 0.3
-    complete = ["--complete"] if rng.random() < 0.8 else []
-    feed = ["--key", "p,k", "--partition", "p", "--ignore", "seen", "--block-records", 16]
+    if rng.random() < 0.3:
+        paths[2:5] = [paths[1]] * 3  # without a change
+    return paths
+
+
+def stay_week(bom, store, paths, way):
+    """One store through the week; way() gives the switches of a night. What the runs tell of themselves, and all that comes out."""
+    bom("init", "--store", store, expect=0)
+    bom("sync", "--store", store, "--key", "p,k", "--partition", "p", "--ignore", "seen", "--block-records", 16, "--complete", paths[0], "-q", "--now", NOW, expect=0)
+    told, out = [], []
+    for night in WEEK:
+        got = bom("sync", "--store", store, "--now", NOW, paths[night], "--json", *way(), expect=(0, 3, 4, 5))
+        told.append(json.loads(bom("stats", "--store", store, "--json", expect=0).out))
+        out += [got.code, got.out]
+        out += [bom(c, "--store", store, *(["--json"] if c != "export" else []), expect=(0, 4)).out for c in ("export", "exceptions", "holds")]
+    for g in range(2, 9):
+        cat = bom("cat", "--store", store, g, expect=(0, 2))
+        out += [cat.code, cat.out]
+    bom("verify", "--store", store, expect=0)
+    bom("gc", "--store", store, "--keep", 1, expect=0)
+    bom("verify", "--store", store, expect=0)
+    return told, out
+
+
+def run_stays(folder, bom, seed):
+    """Another order from the second night on, or other blocks, and a few changes each night."""
+    rng = random.Random(seed)
+    rows = rows_of(rng, 3000)  # of fewer some places of the file tell nothing, and all is hashed again
+    how = rng.choice(("shuffled", "reversed", "most", "cut"))
+    paths = stay_tables(folder, rng, rows, how)
+    always = (["--complete"] if rng.random() < 0.8 else []) + (["--block-records", 5] if how == "cut" else [])
+    workers = ["--workers", rng.choice((1, 2, 4))]
+    ways = {"fast": lambda: workers, "slow": lambda: ["--workers", 1, "--tiers", "none"],
+            "mixed": lambda: ["--tiers", rng.choice(("none", "sequence,key", "block,sequence,key"))]}
     told, out = {}, {}
-    for name, switches in (("fast", ["--workers", rng.choice((1, 2, 4))]), ("mixed", None),
-                           ("slow", ["--workers", 1, "--tiers", "none"])):
-        store = os.path.join(folder, name)
-        bom("init", "--store", store, expect=0)
-        bom("sync", "--store", store, *feed, "--complete", paths[0], "-q", "--now", NOW, expect=0)
-        told[name], out[name] = [], []
-        for night in range(1, 8):
-            path = paths[1] if no_changes and night < 5 else paths[night]
-            way = switches if switches is not None else ["--tiers", rng.choice(("none", "sequence,key", "block,sequence,key"))]
-            got = bom("sync", "--store", store, "--now", NOW, *complete, path, "--json", *way, *recut, expect=(0, 3, 4, 5))
-            told[name].append(json.loads(bom("stats", "--store", store, "--json", expect=0).out))
-            out[name] += [got.code, got.out]
-            out[name] += [bom(c, "--store", store, *(["--json"] if c != "export" else []), expect=(0, 4)).out for c in ("export", "exceptions", "holds")]
-        for g in range(2, 9):
-            cat = bom("cat", "--store", store, g, expect=(0, 2))
-            out[name] += [cat.code, cat.out]
-        bom("verify", "--store", store, expect=0)
-        bom("gc", "--store", store, "--keep", 1, expect=0)
-        bom("verify", "--store", store, expect=0)
-    for name in told:
+    for name, way in ways.items():
+        told[name], out[name] = stay_week(bom, os.path.join(folder, name), paths, lambda: always + way())
+    for name in ways:
         for i, (a, b) in enumerate(zip(out[name], out["slow"])):
             same("%s, %s, step %d" % (name, how, i), a, b)
-    ways = {name: [t["path"] for t in told[name]] for name in told}
-    if how != "cut":
-        for name in told:
-            assert [w == "reorder" for w in ways[name]] == [n == 2 for n in range(7)], (name, how, ways)
+    taken = {name: [t["path"] for t in told[name]] for name in ways}
+    for name in ways if how != "cut" else ():
+        assert [w == "reorder" for w in taken[name]] == [night == 3 for night in WEEK], (name, how, taken)
     skipped = [t["skipped"] * 4 > t["blocks"] * 3 for t in told["fast"]]
-    assert not any(skipped[:3]) and sum(skipped[3:]) >= 2, (how, ways, skipped)  # of few blocks sometimes too few are known to try
+    assert not any(skipped[:3]) and sum(skipped[3:]) >= 2, (how, taken, skipped)  # of few blocks sometimes too few are known to try
 
 
 def main():
