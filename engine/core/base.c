@@ -342,6 +342,26 @@ int bsi_by_u64(const void *a, const void *b) {
 
 bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x) { return count && bsearch(&x, sorted, count, sizeof x, bsi_by_u64) != NULL; }
 
+/* By memchr: files have one line end in tens of bytes. */
+static int64_t count_byte(const uint8_t *p, size_t n, uint8_t byte) {
+    int64_t count = 0;
+    for (const uint8_t *end = p + n; p < end && (p = memchr(p, byte, (size_t)(end - p))); p++) count++;
+    return count;
+}
+
+static int64_t count_lone_cr(const uint8_t *p, size_t n) {
+    int64_t count = 0;
+    for (const uint8_t *end = p + n; p < end && (p = memchr(p, '\r', (size_t)(end - p))); p++) count += p + 1 == end || p[1] != '\n';
+    return count;
+}
+
+int64_t bsi_line_ends(bool *cr, const uint8_t *p, size_t n) {
+    if (!n) return 0;
+    int64_t counted = *cr && p[0] == '\n'; /* as the CR in front of it */
+    *cr = p[n - 1] == '\r';
+    return count_byte(p, n, '\n') + count_lone_cr(p, n) - counted;
+}
+
 uint64_t bsi_private_bytes(void) {
     char text[128];
     int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);

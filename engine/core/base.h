@@ -158,6 +158,9 @@ int bsi_by_u64(const void *a, const void *b);
 /** Is x in such a list? NULL is fine for an empty one. */
 bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x);
 
+/** Line ends in p[0..n): LF, CRLF, or a lone CR. *cr: the byte in front of p is a CR; then the same of the last one. */
+int64_t bsi_line_ends(bool *cr, const uint8_t *p, size_t n);
+
 /** Run fn(ctx, i) for i in [0, count) on up to workers threads; returns when all are done.
  *  fn must not fail silently: it keeps its status in ctx. workers <= 1 runs inline, in order. */
 void bsi_parallel(int workers, size_t count, void (*fn)(void *ctx, size_t index), void *ctx);

@@ -118,6 +118,9 @@ static inline uint32_t cut_hash(const uint8_t *before, const uint8_t *r, size_t 
 typedef struct carry {
     uint64_t inside; /* all ones: the next chunk starts inside quotes */
     bool closed;     /* the last byte of the last chunk with quotes closed them */
+    uint64_t split;  /* line ends inside quotes, of the last chunk that had something to look at */
+    size_t split_at; /* that chunk */
+    bool was_split;  /* there were such in chunks before it */
 } carry;
 
 /* Line ends of the chunk at p[i..): lone CRs count, the CR of CRLF does not, nothing inside quotes does. */
@@ -137,7 +140,16 @@ static inline uint64_t hard_ends(carry *k, bsi_chunk c, uint64_t lf, uint64_t cr
         cr &= ~(lf >> 1 | next_lf);
         if (!at_end && n - i <= 64) cr &= ~(1ull << (n - i - 1)); /* its LF may come with the next bytes */
     }
+    k->was_split |= k->split != 0;
+    k->split = (lf | cr) & inside;
+    k->split_at = i;
     return (lf | cr) & ~inside;
+}
+
+/* Of a block that ends before the byte `end`: do all line ends in it end records, or blank lines? */
+static inline uint32_t line_flag(const carry *k, size_t end) {
+    uint64_t before = end - k->split_at < 64 ? (1ull << (end - k->split_at)) - 1 : ~0ull;
+    return k->was_split || (k->split & before) ? 0 : BSI_CUT_LINES;
 }
 
 int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n, bool at_end) {
@@ -149,7 +161,7 @@ int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n,
     uint32_t records = 0, blanks = 0;
     size_t start = 0; /* of the record */
     const uint8_t *before = NULL;
-    carry k = {0, false};
+    carry k = {0};
     for (size_t i = 0; i < n; i += 64) {
         bsi_chunk c = bsi_chunk_load(p + i);
         uint64_t lf = bsi_chunk_eq(c, '\n'), cr = bsi_chunk_eq(c, '\r'), quote = bsi_chunk_eq(c, quote_byte) & quotes;
@@ -178,7 +190,7 @@ int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n,
             }
             start = e + 1;
             if (!cut) continue;
-            *out = (bsi_cut){start, records, blanks, p[e] == '\r' ? BSI_CUT_LONE_CR : 0};
+            *out = (bsi_cut){start, records, blanks, (p[e] == '\r' ? BSI_CUT_LONE_CR : 0u) | line_flag(&k, e + 1)};
             return 1;
         }
     }
@@ -188,7 +200,7 @@ int CUT_NAME(bsi_cut *out, const bsi_cut_options *o, const uint8_t *p, size_t n,
         *out = (bsi_cut){0};
         return 0;
     }
-    out->flags = BSI_CUT_AT_END;
+    out->flags = BSI_CUT_AT_END | line_flag(&k, n);
     if (start < n) {
         out->records++;
         out->flags |= BSI_CUT_NO_LINE_END | (k.inside ? BSI_CUT_OPEN_QUOTE : 0);

@@ -17,8 +17,9 @@ enum {
     BSI_CUT_NO_LINE_END = 2,  /* its last record has no line end */
     BSI_CUT_LONE_CR = 4,      /* ends with a CR: right only if no LF follows */
     BSI_CUT_OPEN_QUOTE = 8,   /* the file ended inside quotes */
-    BSI_CUT_OVERSIZE = 16     /* one record above BSI_RECORD_BYTES_MAX, outside quotes; or the block ends before such a
+    BSI_CUT_OVERSIZE = 16,    /* one record above BSI_RECORD_BYTES_MAX, outside quotes; or the block ends before such a
                                  record, so that its end is not to be seen in its own bytes: never an exact entry */
+    BSI_CUT_LINES = 32        /* each of its line ends ends a record or a blank line; none is inside quotes */
 };
 
 /** How many records a block has. A feed keeps what its blocks were cut to first: behind a change, blocks of another size are not found again. */

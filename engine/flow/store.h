@@ -135,7 +135,7 @@ void bsi_generation_free(bsi_generation *g);
 bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err);
 bomsync_status bsi_store_state_by(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, int workers, bomsync_error *err);
 
-enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4 };
+enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4, BSI_IMAGE_LINES = 8 }; /* the last as BSI_CUT_LINES */
 typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) */
     bsi_hash128 fp;       /* with secret, layout mixed in */
     bsi_hash128 plain;    /* unseeded XXH3-128 of its bytes, for the snapshot digest */
@@ -253,6 +253,7 @@ bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sampl
 typedef struct bsi_kept {
     uint64_t kh;              /* 0 with key_read false */
     bool key_read;
+    bool absent;              /* known: no record of the state has this key hash (false: it may, or nobody looked) */
     char *rule;               /* bsi_rule_name, "held-delete", "declined-delete" */
     uint8_t *image;           /* row image waiting (kept back: NULL if it has no readable one; held delete: the published row) */
     uint32_t image_bytes, body_bytes, slot_count;

@@ -315,15 +315,6 @@ bomsync_status bsi_source_pack_frame(bsi_source *s, size_t frame, uint8_t *out, 
 
 /* ---- line numbers ---- */
 
-/* LF, CRLF and a lone CR end a line. */
-static void count_lines(line_count *c, const uint8_t *p, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        c->lines += p[i] == '\r' || (p[i] == '\n' && !c->cr);
-        c->cr = p[i] == '\r';
-    }
-    c->at += n;
-}
-
 /* One read of the way to `offset`, from the file itself or from a second opening of the stream. */
 static ssize_t read_on(bsi_source *s, uint8_t *buf, size_t n, uint64_t at) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
@@ -339,7 +330,8 @@ static int64_t count_to(bsi_source *s, uint64_t offset) {
     while (c->at < offset) {
         ssize_t n = read_on(s, buf, (size_t)BSI_MIN(offset - c->at, (uint64_t)BSI_READ_BYTES), c->at);
         if (n <= 0) break;
-        count_lines(c, buf, (size_t)n);
+        c->lines += bsi_line_ends(&c->cr, buf, (size_t)n);
+        c->at += (uint64_t)n;
     }
     free(buf);
     return c->at == offset ? c->lines : -1;

@@ -179,7 +179,7 @@ static bomsync_status close_frame(pack_run *r, bomsync_error *err) {
 static bomsync_status take_block(pack_run *r, const bsi_cut *c, bomsync_error *err) {
     if (r->block_count == r->block_cap) r->block = bsi_realloc(r->block, (r->block_cap = r->block_cap ? r->block_cap * 2 : 1024) * sizeof *r->block);
     r->block[r->block_count++] =
-        (bsi_pack_block){.bytes = (uint32_t)c->bytes, .records = c->records, .blanks = c->blanks, .flags = c->flags};
+        (bsi_pack_block){.bytes = (uint32_t)c->bytes, .records = c->records, .blanks = c->blanks, .flags = c->flags & ~(uint32_t)BSI_CUT_LINES};
     r->at += c->bytes;
     r->offset += c->bytes;
     const frame *last = r->frame_count ? &r->frame[r->frame_count - 1] : NULL;

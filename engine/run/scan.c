@@ -163,10 +163,10 @@ static bomsync_status read_header(bsi_scan_file *f, char ***names, uint32_t *cou
             bsi_at(err, bsi_source_path(f->source), 0, 1, NULL, NULL, 0);
             return st;
         }
+        bool cr = false;
         f->body = bytes;
+        f->body_line = 1 + bsi_line_ends(&cr, f->head.data, bytes);
         if (!bsi_source_random(f->source)) {
-            bool cr = false;
-            f->body_line = 1 + bsi_scan_line_ends(&cr, f->head.data, bytes);
             memmove(f->head.data, f->head.data + bytes, f->head.len - bytes);
             f->head.len -= bytes;
         } else {

@@ -64,7 +64,7 @@ typedef struct bsi_scan_file {
     _Atomic uint64_t spill_bytes;
     bsi_buf head;        /* streams: bytes read while looking for the header */
     bool at_end;         /* streams: head holds the whole file */
-    int64_t body_line;   /* streams: lines in front of the first record, and one */
+    int64_t body_line;   /* lines in front of the first record, and one */
     bsi_scan_lines *lines; /* a stream that comes once: see bsi_scan_line; NULL: nothing to tell yet */
     bsi_scan_again *again; /* blocks of a stream that were read a second time; NULL: none */
 } bsi_scan_file;

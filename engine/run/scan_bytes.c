@@ -31,15 +31,6 @@ struct bsi_scan_lines {
     bool cr;       /* the byte before was one */
 };
 
-int64_t bsi_scan_line_ends(bool *cr, const uint8_t *p, size_t n) {
-    int64_t lines = 0;
-    for (size_t i = 0; i < n; i++) {
-        lines += p[i] == '\r' || (p[i] == '\n' && !*cr);
-        *cr = p[i] == '\r';
-    }
-    return lines;
-}
-
 static bsi_scan_lines *lines_of(bsi_scan_file *f) {
     if (!f->lines) {
         f->lines = bsi_alloc(sizeof *f->lines);
@@ -67,7 +58,7 @@ int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset) {
         }
         ssize_t n = pread(f->spill_fd, buf, (size_t)BSI_MIN(to - l->at, (uint64_t)BSI_READ_BYTES), (off_t)(l->at - f->body - gone));
         if (n <= 0) break;
-        l->lines += bsi_scan_line_ends(&l->cr, buf, (size_t)n);
+        l->lines += bsi_line_ends(&l->cr, buf, (size_t)n);
         l->at += (uint64_t)n;
     }
     free(buf);

@@ -330,7 +330,7 @@ static bomsync_status oversize(bsi_scan_cursor *c, bsi_scan_block *b, bomsync_er
         if (got == -2) return refuse_quote(c, err);
         size_t used = got >= 0 ? (size_t)got : buf->len - c->at;
         size_t kept = length < BSI_RECORD_BYTES_MAX ? (size_t)BSI_MIN((uint64_t)used, BSI_RECORD_BYTES_MAX - length) : 0;
-        if (once) lines += bsi_scan_line_ends(&cr, buf->data + c->at + kept, used - kept);
+        if (once) lines += bsi_line_ends(&cr, buf->data + c->at + kept, used - kept);
         length += used;
         c->at += used;
         c->offset += used;

@@ -62,7 +62,8 @@ static void add_blocks(bsi_scan_found *f, const bsi_scan_found *from, uint64_t f
 }
 
 static bsi_scan_brief in_brief(const bsi_scan_block *b) {
-    return (bsi_scan_brief){.plain = b->plain, .tag = b->tag, .bytes = b->bytes, .records = (uint16_t)b->records, .flags = (uint16_t)b->flags};
+    uint32_t flags = b->blanks ? b->flags & ~(uint32_t)BSI_CUT_LINES : b->flags; /* the number of blank lines is not in it */
+    return (bsi_scan_brief){.plain = b->plain, .tag = b->tag, .bytes = b->bytes, .records = (uint16_t)b->records, .flags = (uint16_t)flags};
 }
 
 static void add_unseen(bsi_scan_found *f, size_t brief, uint64_t offset, uint32_t file) {
@@ -164,7 +165,8 @@ static bsi_scan_step opened(const bsi_scan_run *r, const bsi_image_entry *e, uin
     bsi_scan_step t = {.run = {.file = r->file, .offset = r->offset + before, .count = 1, .bytes = e->bytes, .records = e->records}};
     t.block = (bsi_scan_block){.file = r->file, .offset = t.run.offset, .tag = BSI_NO_TAG, .fp = e->fp, .plain = e->plain, .bytes = e->bytes,
                                .records = e->records, .blanks = e->blanks};
-    t.block.flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u);
+    t.block.flags = (e->flags & BSI_IMAGE_AT_END ? BSI_CUT_AT_END : 0u) | (e->flags & BSI_IMAGE_LONE_CR ? BSI_CUT_LONE_CR : 0u) |
+                    (e->flags & BSI_IMAGE_LINES ? BSI_CUT_LINES : 0u);
     t.block.spill = r->spill == BSI_NO_SPILL ? BSI_NO_SPILL : r->spill + before;
     return t;
 }

@@ -125,8 +125,6 @@ bomsync_status bsi_scan_units(bsi_scan_found *all, bsi_scan *scan, const bsi_sca
 /* ---- bytes (scan_bytes.c) ---- */
 
 static inline bool bsi_scan_comes_once(const bsi_scan_file *f) { return !bsi_source_random(f->source) && !bsi_source_reopens(f->source); }
-/** How many lines end in p; *cr: the byte before was a CR, and then the last one. */
-int64_t bsi_scan_line_ends(bool *cr, const uint8_t *p, size_t n);
 /** Bytes of a stream that comes once which are not in its spill file: the end of a record that is passed over. In ascending order. */
 void bsi_scan_add_hole(bsi_scan_file *f, uint64_t at, uint64_t bytes, int64_t lines);
 void bsi_scan_bytes_close(bsi_scan_file *f); /* its spill file, and what is known of it */

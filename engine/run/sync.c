@@ -356,6 +356,8 @@ static void release(bsi_sync *s) {
     bsi_generation_free(s->last);
     if (s->feed) bsi_feed_free(s->feed);
     bsi_kept_free(s->old_kept, s->old_kept_count);
+    free(s->old_kept_index);
+    free(s->absent);
     bsi_holds_free(s->old_hold, s->old_hold_count);
     for (size_t i = 0; i < s->scope_count; i++) free(s->scope[i]);
     bsi_parts_free(&s->parts);

@@ -17,6 +17,7 @@ typedef struct bsi_kept_row {
     uint64_t kh;
     bsi_rule rule;
     uint64_t byte;       /* in its file */
+    int64_t line_ends;   /* in its block, in front of it; -1: not counted */
     uint32_t column;     /* UINT32_MAX: the record */
     bool key_read, partition_read;
     char *partition;     /* owned, NULL if it cannot be read */
@@ -114,6 +115,9 @@ typedef struct bsi_sync {
     size_t hold_count;
     bsi_kept *old_kept;
     size_t old_kept_count;
+    uint64_t *absent;           /* key hashes of bad rows that no other new record has, ascending; of the state all were looked for that may have them */
+    size_t absent_count;
+    struct bsi_kept_index *old_kept_index; /* made when it is first asked; NULL */
     bsi_hold *old_hold;
     size_t old_hold_count;
     bool all_held;
@@ -263,7 +267,12 @@ bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_co
 bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err);       /* after reading: expected counts, trailers, file records */
 bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err);        /* both degrees: holds, kept deletes */
 void bsi_sync_forget_guard(bsi_sync *s);                               /* what it decided */
-void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since is taken over from the last run */
+
+/* sync_kept.c */
+void bsi_sync_kept_find(bsi_sync *s, bsi_join_out *out);               /* takes from out->fresh what is known not to be in the state; sets s->absent */
+void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since is taken over from the last run; k's memory is the list's */
+bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err);    /* what the guard let through: s->bad's images and values go over */
+bool bsi_sync_kept_changed(const bsi_sync *s);                         /* does the list say something else than that of before? */
 
 /* sync_publish.c */
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err);

@@ -197,18 +197,6 @@ bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err) {
 
 /* ---- the guard ---- */
 
-void bsi_sync_kept_add(bsi_sync *s, bsi_kept k) {
-    for (size_t i = 0; i < s->old_kept_count; i++) {
-        const bsi_kept *o = &s->old_kept[i];
-        if (o->key_read == k.key_read && o->kh == k.kh && strcmp(o->rule, k.rule) == 0 && (k.key_read || o->byte == k.byte)) {
-            k.since = o->since;
-            break;
-        }
-    }
-    if (s->kept_count == s->kept_cap) s->kept = bsi_realloc(s->kept, (s->kept_cap = s->kept_cap ? s->kept_cap * 2 : 16) * sizeof *s->kept);
-    s->kept[s->kept_count++] = k;
-}
-
 static int64_t base_of_part(const bsi_sync *s, uint32_t part) {
     if (!s->last) return 0;
     for (size_t i = 0; i < s->last->partition_count; i++)

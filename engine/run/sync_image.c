@@ -34,7 +34,7 @@ bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
     bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
                          .records = b->records, .blanks = b->blanks};
     e.flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
-              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u);
+              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u) | (b->flags & BSI_CUT_LINES ? BSI_IMAGE_LINES : 0u);
     return e;
 }
 

@@ -82,7 +82,9 @@ static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, size
     bsi_sync *s = r->s;
     bsi_kept_row k = {.place = (uint64_t)block << 16 | b->row, .index = index, .rule = b->rule, .column = b->column,
                       .key_read = b->key_read, .partition_read = b->partition_read};
+    bool cr = false;
     k.byte = s->scan.block[block].offset + b->byte;
+    k.line_ends = bsi_line_ends(&cr, p, BSI_MIN(b->byte, n));
     if (b->key_read) {
         k.kh = w->kh[b->row];
         k.image_bytes = w->image[b->row + 1] - w->image[b->row];

@@ -49,105 +49,6 @@ static bomsync_status start_manifest(manifest *m, const bsi_sync *s, const bsi_g
     return end_manifest(m, err);
 }
 
-/* ---- kept rows ---- */
-
-static void keep_exceptions(bsi_sync *s) {
-    for (size_t i = 0; i < s->bad_count; i++) {
-        bsi_kept_row *b = &s->bad[i];
-        bsi_scan_file *f = &s->scan.file[s->scan.block[b->place >> 16].file];
-        bsi_kept k = {.kh = b->kh, .key_read = b->key_read, .rule = bsi_strdup(bsi_rule_name(b->rule)), .byte = (int64_t)b->byte,
-                      .line = bsi_scan_line(f, b->byte), .file = bsi_strdup(bsi_source_path(f->source)),
-                      .partition = bsi_strdup(b->partition ? b->partition : ""), .value = b->value ? bsi_strdup(b->value) : NULL,
-                      .since = s->effective_time, .slot_count = s->feed->slots.count};
-        if (b->column != UINT32_MAX && b->column < f->layout->column_count) k.column = bsi_strdup(f->layout->column_name[b->column]);
-        if (b->image) {
-            k.image = bsi_alloc(b->image_bytes + 1);
-            memcpy(k.image, b->image, b->image_bytes);
-            k.image_bytes = b->image_bytes;
-            k.body_bytes = b->body_bytes;
-        }
-        bsi_sync_kept_add(s, k);
-    }
-}
-
-static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
-    if (!s->conflicts) return BOMSYNC_OK;
-    bsi_rows **parsed = s->scan.parsed;
-    s->scan.parsed = NULL; /* the raw text is wanted, too */
-    bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
-    bsi_row_reader r;
-    bsi_row_reader_open(&r, &now);
-    bsi_field *f = bsi_alloc(sizeof *f * now.slot_count);
-    bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < s->open_count && !st; i++)
-        for (uint64_t n = s->row_base[i]; n < s->row_base[i + 1] && !st; n++) {
-            if (!(s->fate[n] & BSI_FATE_CONFLICT) || (s->fate[n] & BSI_FATE_BAD)) continue;
-            uint32_t row = (uint32_t)(n - s->row_base[i]);
-            bsi_scan_block *b = &s->scan.block[i];
-            st = bsi_row_fetch(f, &r, (uint64_t)i << 16 | row, err);
-            if (st) break;
-            bsi_source *src = s->scan.file[b->file].source;
-            bsi_field p = bsi_change_partition(&s->feed->slots, f);
-            uint32_t raw = r.rows.raw[row], bytes = r.rows.image[row + 1] - r.rows.image[row];
-            uint32_t len = BSI_MIN(r.rows.raw[row + 1] - raw, 100u);
-            while (len && (r.raw[raw + len - 1] == '\n' || r.raw[raw + len - 1] == '\r')) len--;
-            bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_strdup(bsi_rule_name(BSI_RULE_DUPLICATE)),
-                          .byte = (int64_t)(b->offset + raw), .line = bsi_scan_line(&s->scan.file[b->file], b->offset + raw),
-                          .file = bsi_strdup(bsi_source_path(src)), .partition = bsi_strndup((const char *)p.p, p.len),
-                          .value = bsi_strndup((const char *)r.raw + raw, len), .since = s->effective_time,
-                          .slot_count = s->feed->slots.count, .image = bsi_alloc(bytes + 1), .image_bytes = bytes,
-                          .body_bytes = r.rows.body[row]};
-            memcpy(k.image, r.rows.enc.data + r.rows.image[row], bytes);
-            bsi_sync_kept_add(s, k);
-        }
-    free(f);
-    bsi_row_reader_close(&r);
-    s->scan.parsed = parsed;
-    return st;
-}
-
-static bool kept_in_scope(const bsi_sync *s, const bsi_kept *k) {
-    if (!s->scope) return true;
-    for (size_t i = 0; i < s->scope_count; i++)
-        if (strcmp(s->scope[i], k->partition) == 0) return true;
-    return false;
-}
-
-static bool speaks_of(const bsi_sync *s, uint64_t kh) {
-    for (size_t i = 0; i < s->kept_count; i++)
-        if (s->kept[i].key_read && s->kept[i].kh == kh) return true;
-    return false;
-}
-
-/* A snapshot of a part leaves what it does not speak of as it was: exceptions and holds of other partitions. */
-static void keep_unspoken(bsi_sync *s) {
-    if (!s->scope) return;
-    for (size_t i = 0; i < s->old_kept_count; i++) {
-        bsi_kept *o = &s->old_kept[i];
-        if (kept_in_scope(s, o) || (o->key_read && speaks_of(s, o->kh))) continue;
-        bsi_kept k = *o;
-        k.rule = bsi_strdup(o->rule);
-        k.partition = bsi_strdup(o->partition);
-        k.file = o->file ? bsi_strdup(o->file) : NULL;
-        k.column = o->column ? bsi_strdup(o->column) : NULL;
-        k.value = o->value ? bsi_strdup(o->value) : NULL;
-        k.image = o->image ? bsi_alloc(o->image_bytes + 1) : NULL;
-        if (k.image) memcpy(k.image, o->image, o->image_bytes);
-        bsi_sync_kept_add(s, k);
-    }
-    for (size_t i = 0; i < s->old_hold_count; i++) {
-        bsi_hold *o = &s->old_hold[i];
-        bool mine = !o->partition[0];
-        for (size_t k = 0; k < s->scope_count; k++) mine |= strcmp(s->scope[k], o->partition) == 0;
-        if (mine) continue;
-        s->hold = bsi_realloc(s->hold, (s->hold_count + 1) * sizeof *s->hold);
-        s->hold[s->hold_count++] = (bsi_hold){.feed = bsi_strdup(o->feed), .partition = bsi_strdup(o->partition), .rule = bsi_strdup(o->rule),
-                                              .changes = o->changes, .since = o->since, .state = bsi_strdup(o->state),
-                                              .by = o->by ? bsi_strdup(o->by) : NULL, .why = o->why ? bsi_strdup(o->why) : NULL};
-        memcpy(s->hold[s->hold_count - 1].digest, o->digest, 32);
-    }
-}
-
 /* ---- publish ---- */
 
 typedef struct teller {
@@ -185,14 +86,6 @@ typedef struct publisher {
     bsi_next_image image;
     manifest manifest;
 } publisher;
-
-static bomsync_status keep_back(bsi_sync *s, bomsync_error *err) {
-    if (s->all_held) return BOMSYNC_OK;
-    keep_exceptions(s);
-    bomsync_status st = keep_conflicts(s, err);
-    keep_unspoken(s);
-    return st;
-}
 
 static bomsync_status write_state(publisher *x, bomsync_error *err) {
     bsi_sync *s = x->s;
@@ -270,7 +163,7 @@ static bomsync_status prepare(publisher *x, bsi_publish *p, bomsync_error *err) 
     p->state_edit_count = n->edit_count;
     p->kept = s->kept;
     p->kept_count = s->kept_count;
-    p->set_kept = !s->all_held;
+    p->set_kept = !s->all_held && bsi_sync_kept_changed(s);
     p->holds = s->hold;
     p->hold_count = s->hold_count;
     p->set_holds = true;
@@ -302,7 +195,7 @@ bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *e
     publisher x = {.s = s, .g = g, .make = !s->all_held && s->t.created + s->t.updated + s->t.deleted > 0, .at = bsi_now_ns()};
     bsi_publish p;
     x.edit = x.make || s->reorder;
-    bomsync_status st = keep_back(s, err);
+    bomsync_status st = bsi_sync_keep_back(s, err);
     if (!st && x.edit) st = write_state(&x, err);
     if (!st && x.make) st = write_outbox(&x, err);
     if (!st) st = prepare(&x, &p, err);

@@ -346,6 +346,7 @@ bomsync_status bsi_sync_join(bsi_sync *s, bomsync_error *err) {
     bsi_join_out out;
     bomsync_status st = join_once(s, &out, err);
     bool opened = false, again = !st && bsi_amend_give_up(s, not_new, s);
+    if (!st && !none_skipped(s)) bsi_sync_kept_find(s, &out);
     if (!st && !none_skipped(s)) st = bsi_sync_twins(&opened, s, out.fresh, out.fresh_count, err);
     bsi_vast_free(out.fresh);
     for (again = again || opened; !st && again;) { /* each time fewer blocks count as changed in place */
@@ -582,7 +583,7 @@ static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
         s->all_new = false;
         if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
         s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
-                                                .byte = b->offset + b->bytes, .column = UINT32_MAX, .value = bsi_strdup("")};
+                                                .byte = b->offset + b->bytes, .line_ends = -1, .column = UINT32_MAX, .value = bsi_strdup("")};
         bomsync_status st = s->counted ? take_back(s, (uint64_t)i << 16 | (b->records - 1), err) : BOMSYNC_OK;
         if (st) return st;
     }

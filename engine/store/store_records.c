@@ -399,7 +399,7 @@ void bsi_generation_free(bsi_generation *g) {
 
 static void put_kept(bsi_buf *b, const bsi_kept *k) {
     bsi_buf_add(b, &k->kh, 8);
-    bsi_buf_byte(b, (uint8_t)(k->key_read | (k->image != NULL) << 1));
+    bsi_buf_byte(b, (uint8_t)(k->key_read | (k->image != NULL) << 1 | k->absent << 2));
     bsi_put_text(b, k->rule);
     if (k->image) bsi_buf_lstr(b, k->image, k->image_bytes);
     bsi_buf_varint(b, k->body_bytes);
@@ -419,6 +419,7 @@ static void read_kept(bsi_kept *k, bsi_reader *r) {
     bsi_read_bytes(r, &k->kh, 8);
     bsi_read_bytes(r, &flags, 1);
     k->key_read = flags & 1;
+    k->absent = flags & 4;
     k->rule = bsi_read_text(r);
     if (flags & 2) {
         k->image_bytes = (uint32_t)bsi_read_count(r, 1);

@@ -43,6 +43,12 @@ static size_t naive(size_t *end, const bsi_dialect *d, const uint8_t *p, size_t 
     return count;
 }
 
+static size_t naive_lines(const uint8_t *p, size_t n) {
+    size_t lines = 0;
+    for (size_t i = 0; i < n; i++) lines += p[i] == '\n' || (p[i] == '\r' && (i + 1 == n || p[i + 1] != '\n'));
+    return lines;
+}
+
 static size_t soup(uint8_t *p, size_t max, const char *letters) {
     size_t n = (size_t)draw(max + 1), kinds = strlen(letters);
     for (size_t i = 0; i < n; i++) {
@@ -107,6 +113,8 @@ static void compare(const bsi_dialect *d, const char *letters, int rounds) {
                 cr_assert(le(u32, b[i].records, target * BSI_BLOCK_RECORDS_MAX_FACTOR));
                 cr_assert(eq(int, (b[i].flags & BSI_CUT_LONE_CR) != 0, at && b[i].bytes && p[at - 1] == '\r' && !(last && open)));
                 cr_assert(eq(int, (b[i].flags & BSI_CUT_OPEN_QUOTE) != 0, last && open));
+                size_t lines = naive_lines(p + at - b[i].bytes, b[i].bytes), ended = b[i].records + b[i].blanks - (b[i].flags & BSI_CUT_NO_LINE_END ? 1 : 0);
+                cr_assert(eq(int, (b[i].flags & BSI_CUT_LINES) != 0, lines == ended));
             }
             cr_assert(eq(sz, seen, records));
             cr_assert(eq(sz, at, n));
@@ -199,7 +207,7 @@ Test(cut, empty_end_of_file_is_an_empty_block) {
     bsi_cut c;
     bsi_cut_options o = {{',', '"', false}, bsi_block_size_of(12), BSI_ISA_SCALAR};
     cr_assert(eq(int, bsi_cut_block(&c, &o, p, 0, true), 1));
-    cr_assert(all(eq(sz, c.bytes, 0), eq(u32, c.records, 0), eq(u32, c.flags, BSI_CUT_AT_END)));
+    cr_assert(all(eq(sz, c.bytes, 0), eq(u32, c.records, 0), eq(u32, c.flags, BSI_CUT_AT_END | BSI_CUT_LINES)));
 }
 
 /* ---- records above 16 MB ---- */
