@@ -31,6 +31,7 @@
 #define BSI_ALIGN_UNIT_BYTES (4u << 20)  /* what a worker takes of both at once */
 #define BSI_ALIGN_UNIT_BYTES_LEAST (256u << 10)
 #endif
+#define BSI_MEMORY_BYTES ((uint64_t)256 << 20) /* --memory without a number */
 #define BSI_MEMORY_LEAST (64u << 10)     /* of --memory: shares of less are none */
 #define BSI_LISTS_SHARE 8                /* two of so many parts of --memory for lists that grow with the records; three of a first load: 10 million */
 #define BSI_ZSTD_WINDOW_LOG_MAX 27       /* 128 MB */

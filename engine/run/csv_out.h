@@ -1,18 +1,12 @@
-/* run/csv_out.h - a table in export's form: sorted bytewise by key, LF, quotes only where they are needed. */
+/* run/csv_out.h - a value as CSV: quotes only where it holds a comma, a quote or a line end. */
 #ifndef BSI_RUN_CSV_OUT_H
 #define BSI_RUN_CSV_OUT_H
 
-#include "bomsync/bomsync.h"
-#include "flow/rows.h"
+#include "core/base.h"
 
 void bsi_csv_field(bsi_buf *b, const void *p, size_t n);
-
-/** Rows gathered in memory, then sorted and written. Slots as in flow/layout.h; order says which column stands where. */
-typedef struct bsi_table bsi_table;
-bsi_table *bsi_table_open(const bsi_slots *slots);
-void bsi_table_add(bsi_table *t, const bsi_field *f); /* [slots->count], copied */
-/** Header and rows. null and empty are written as nothing. */
-bomsync_status bsi_table_write(bsi_table *t, bomsync_sink out, bomsync_error *err);
-void bsi_table_close(bsi_table *t);
+bool bsi_csv_needs_quotes(const uint8_t *p, size_t n);
+/** At most 2 n + 2 bytes to `to`; returns the byte behind them. */
+uint8_t *bsi_csv_quoted(uint8_t *to, const uint8_t *p, size_t n);
 
 #endif

@@ -1,64 +1,147 @@
-/* run/export.c - the published state, or the source, of a feed as CSV. */
+/* run/export.c - the published state, or the source, of a feed as CSV.
+ *
+ *   state   | block | block | block | ..      tasks of some blocks, by all workers ──> table.h, which sorts them in bounded memory
+ *   kept    records whose value waits         (of the source)                      ──┘
+ *
+ * The source differs from what is published by what is kept: a held or declined delete is not in it, a record kept back has the value that
+ * waits.
+ */
+#include <stdatomic.h>
 #include <stdlib.h>
 
-#include "run/csv_out.h"
+#include "core/limits.h"
+#include "core/vast.h"
 #include "run/query.h"
+#include "run/table.h"
 
-/* The source differs from what is published by what is kept: a held or declined delete is not in it, a record kept
- * back has the value that waits. */
-static bomsync_status kept_keys(uint64_t **out, size_t *count, const bsi_kept *k, size_t n) {
-    *out = bsi_alloc(sizeof **out * (n + 1));
-    *count = 0;
-    for (size_t i = 0; i < n; i++)
-        if (k[i].key_read) (*out)[(*count)++] = k[i].kh;
-    bsi_sort(*out, *count, sizeof **out, bsi_by_u64);
-    return BOMSYNC_OK;
+enum { TASK_BLOCKS = 256, SAMPLED = 4096 };
+
+typedef struct export_run {
+    bsi_store *store;
+    bsi_feed *feed;
+    bsi_ref *refs;
+    size_t count;
+    bsi_kept *kept;
+    size_t kept_count;
+    uint64_t *skip; /* key hashes of those, ascending */
+    size_t skips;
+    int workers;
+    bsi_table *table;
+    atomic_int status;
+    bomsync_error *err;
+} export_run;
+
+static void list_kept(export_run *x) {
+    x->skip = bsi_alloc(sizeof *x->skip * (x->kept_count + 1));
+    for (size_t i = 0; i < x->kept_count; i++)
+        if (x->kept[i].key_read) x->skip[x->skips++] = x->kept[i].kh;
+    bsi_sort(x->skip, x->skips, sizeof *x->skip, bsi_by_u64);
+}
+
+static bomsync_status fields_of(bsi_field *f, const export_run *x, const bsi_block_data *d, uint32_t row, bomsync_error *err) {
+    if (bsi_image_fields(f, x->feed->slots.count, d->raw.data + d->image[row], d->body[row], d->image[row + 1] - d->image[row], d->slot_count)) return BOMSYNC_OK;
+    return bsi_fail(err, BOMSYNC_E_INTEGRITY, "a stored record is damaged");
+}
+
+/* ---- where parts of the table end ---- */
+
+/* One row of a few thousand blocks, from everywhere: keys, and how long rows are. */
+static bomsync_status open_table(export_run *x, bomsync_error *err) {
+    size_t every = x->count / SAMPLED + 1, looked = 0;
+    uint64_t rows = 0;
+    bsi_block_data d = {0};
+    bsi_field *f = bsi_alloc(sizeof *f * (x->feed->slots.count + 1));
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < x->count && !st; i += every, looked++) {
+        bsi_block_rows r;
+        st = bsi_store_rows(&r, x->store, x->refs[i], err);
+        rows += st ? 0 : r.count;
+    }
+    x->table = bsi_table_open(&(bsi_table_options){.slots = &x->feed->slots, .key_count = x->feed->slots.key_count, .workers = x->workers,
+                                                   .rows = looked ? rows * x->count / looked : 0, .memory_bytes = BSI_MEMORY_BYTES, .tmp = bsi_table_tmp()});
+    for (size_t i = 0; i < x->count && !st; i += every) {
+        st = bsi_store_data(&d, x->store, x->refs[i], err);
+        if (!st && d.count) st = fields_of(f, x, &d, (uint32_t)(i / every) % d.count, err);
+        if (!st && d.count) bsi_table_sample(x->table, f);
+    }
+    free(f);
+    bsi_block_data_free(&d);
+    return st;
+}
+
+/* ---- rows ---- */
+
+static bomsync_status export_block(export_run *x, bsi_block_data *d, bsi_field *f, bsi_ref ref, bomsync_error *err) {
+    bsi_block_rows hashes = {0};
+    bomsync_status st = bsi_store_data(d, x->store, ref, err);
+    if (!st && x->skips) st = bsi_store_rows(&hashes, x->store, ref, err);
+    for (uint32_t i = 0; !st && i < d->count; i++) {
+        if (x->skips && bsi_u64_has(x->skip, x->skips, hashes.kh[i])) continue;
+        st = fields_of(f, x, d, i, err);
+        if (!st) st = bsi_table_add(x->table, bsi_lane(), f, err);
+    }
+    return st;
+}
+
+static void export_task(void *ctx, size_t index) {
+    export_run *x = ctx;
+    if (atomic_load(&x->status)) return;
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = BOMSYNC_OK;
+    bsi_block_data d = {0};
+    bsi_field *f = bsi_alloc(sizeof *f * (x->feed->slots.count + 1));
+    size_t end = BSI_MIN((index + 1) * TASK_BLOCKS, x->count);
+    for (size_t i = index * TASK_BLOCKS; i < end && !st; i++) st = export_block(x, &d, f, x->refs[i], &err);
+    free(f);
+    bsi_block_data_free(&d);
+    int none = 0;
+    if (st && atomic_compare_exchange_strong(&x->status, &none, (int)st)) *x->err = err;
+}
+
+static bomsync_status export_kept(export_run *x, bomsync_error *err) {
+    static const uint8_t none[32];
+    bsi_field *f = bsi_alloc(sizeof *f * (x->feed->slots.count + 1));
+    bomsync_status st = BOMSYNC_OK;
+    for (size_t i = 0; i < x->kept_count && !st; i++) {
+        const bsi_kept *k = &x->kept[i];
+        if (!k->image || memcmp(k->hold, none, 32) != 0) continue;
+        if (bsi_image_fields(f, x->feed->slots.count, k->image, k->body_bytes, k->image_bytes, k->slot_count)) st = bsi_table_add(x->table, 0, f, err);
+    }
+    free(f);
+    return st;
+}
+
+static bomsync_status go_through(export_run *x, bomsync_error *err) {
+    x->err = err;
+    bsi_parallel(x->workers, (x->count + TASK_BLOCKS - 1) / TASK_BLOCKS, export_task, x);
+    bomsync_status st = (bomsync_status)atomic_load(&x->status);
+    return st ? st : export_kept(x, err);
 }
 
 bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t generation, const char *as, bomsync_sink out, bomsync_error *err) {
-    bsi_store *s = NULL;
-    bsi_feed *feed = NULL;
-    bsi_ref *refs = NULL;
-    bsi_kept *kept = NULL;
-    uint64_t *skip = NULL;
-    size_t count = 0, kept_count = 0, skips = 0;
+    export_run x = {.workers = bsi_usable_cores()};
+    bomsync_error own = BOMSYNC_ERROR_INIT;
     bool source = as && strcmp(as, "source") == 0;
+    if (!err) err = &own;
     if (as && !source && strcmp(as, "published") != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "--as is published or source, not \"%s\"", as);
-    bomsync_status st = bsi_open_read(&s, store, err);
-    if (!st) st = bsi_pick_feed(&feed, s, feed_name, err);
-    if (!st) st = generation == 0 ? BOMSYNC_OK : bsi_state_at(&refs, &count, s, feed, generation, err);
-    if (!st && source) st = bsi_store_kept(&kept, &kept_count, s, feed->name, err);
-    if (!st && source) st = kept_keys(&skip, &skips, kept, kept_count);
-    if (!st) {
-        bsi_table *t = bsi_table_open(&feed->slots);
-        bsi_row_source src = {.store = s, .refs = refs, .slot_count = feed->slots.count};
-        bsi_row_reader r;
-        bsi_row_reader_open(&r, &src);
-        bsi_field *f = bsi_alloc(sizeof *f * (feed->slots.count + 1));
-        for (size_t i = 0; i < count && !st; i++) {
-            bsi_block_rows rows;
-            st = bsi_store_rows(&rows, s, refs[i], err);
-            for (uint32_t k = 0; k < rows.count && !st; k++) {
-                if (bsi_u64_has(skip, skips, rows.kh[k])) continue;
-                st = bsi_row_fetch(f, &r, (uint64_t)i << 16 | k, err);
-                if (!st) bsi_table_add(t, f);
-            }
-        }
-        for (size_t i = 0; i < kept_count && !st; i++) {
-            static const uint8_t none[32];
-            if (!kept[i].image || memcmp(kept[i].hold, none, 32) != 0) continue;
-            if (bsi_image_fields(f, feed->slots.count, kept[i].image, kept[i].body_bytes, kept[i].image_bytes, kept[i].slot_count)) bsi_table_add(t, f);
-        }
-        if (!st) st = bsi_table_write(t, out, err);
-        free(f);
-        bsi_row_reader_close(&r);
-        bsi_table_close(t);
-    }
-    free(refs);
-    free(skip);
-    bsi_kept_free(kept, kept_count);
-    if (feed) bsi_feed_free(feed);
-    if (s) bsi_store_close(s);
+    bomsync_status st = bsi_open_read(&x.store, store, err);
+    if (!st) st = bsi_pick_feed(&x.feed, x.store, feed_name, err);
+    if (!st) st = generation == 0 ? BOMSYNC_OK : bsi_state_at(&x.refs, &x.count, x.store, x.feed, generation, err);
+    if (!st && source) st = bsi_store_kept(&x.kept, &x.kept_count, x.store, x.feed->name, err);
+    if (!st) list_kept(&x);
+    bsi_vast_limit(BSI_MEMORY_BYTES / 4, 0, bsi_table_tmp());
+    bsi_pool_open();
+    if (!st) st = open_table(&x, err);
+    if (!st) st = go_through(&x, err);
+    if (!st) st = bsi_table_write(x.table, out, err);
+    bsi_pool_close();
+    bsi_table_close(x.table);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
+    free(x.refs);
+    free(x.skip);
+    bsi_kept_free(x.kept, x.kept_count);
+    if (x.feed) bsi_feed_free(x.feed);
+    if (x.store) bsi_store_close(x.store);
     return st;
 }

@@ -213,7 +213,7 @@ static bomsync_status options(bsi_sync *s, bomsync_error *err) {
     s->workers = r->workers > 0 ? r->workers : bsi_usable_cores();
     if (s->workers > 64) s->workers = 64;
     if (r->block_records > BSI_BLOCK_RECORDS_MOST) return bsi_fail(err, BOMSYNC_E_USAGE, "--block-records must be 1 to 10000");
-    s->memory_bytes = r->memory_bytes ? BSI_MAX(r->memory_bytes, (uint64_t)BSI_MEMORY_LEAST) : (uint64_t)256 << 20;
+    s->memory_bytes = r->memory_bytes ? BSI_MAX(r->memory_bytes, (uint64_t)BSI_MEMORY_LEAST) : BSI_MEMORY_BYTES;
     const char *tiers = r->tiers ? r->tiers : "block,sequence,key";
     s->tier_block = strstr(tiers, "block") != NULL;
     s->tier_sequence = strstr(tiers, "sequence") != NULL;
