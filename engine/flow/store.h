@@ -250,22 +250,41 @@ size_t bsi_dict_sample_bytes(const bsi_dict_sample *x); /* what there is to lear
 bomsync_status bsi_dict_learn(uint64_t *dictionary, bsi_store *s, bsi_dict_sample *x, bool always, bomsync_error *err);
 
 /* ---- kept: keys whose published value is not the source's; exceptions ---- */
-typedef struct bsi_kept {
+typedef struct bsi_kept {     /* texts and image are borrowed */
     uint64_t kh;              /* 0 with key_read false */
     bool key_read;
     bool absent;              /* known: no record of the state has this key hash (false: it may, or nobody looked) */
-    char *rule;               /* bsi_rule_name, "held-delete", "declined-delete" */
-    uint8_t *image;           /* row image waiting (kept back: NULL if it has no readable one; held delete: the published row) */
+    const char *rule;         /* bsi_rule_name, "held-delete", "declined-delete" */
+    const uint8_t *image;     /* row image waiting (kept back: NULL if it has no readable one; held delete: the published row) */
     uint32_t image_bytes, body_bytes, slot_count;
-    char *partition;          /* "" if it cannot be read */
-    char *file;               /* place in the snapshot, NULL if none */
+    const char *partition;    /* "" if it cannot be read */
+    const char *file;         /* place in the snapshot, NULL if none */
     int64_t byte, line;
-    char *column, *value;     /* may be NULL */
+    const char *column, *value; /* may be NULL */
     int64_t since;            /* first seen, unix seconds */
     uint8_t hold[32];         /* digest of the hold it belongs to, zeros: an exception */
 } bsi_kept;
-void bsi_kept_free(bsi_kept *k, size_t count);
-bomsync_status bsi_store_kept(bsi_kept **out, size_t *count, bsi_store *s, const char *feed, bomsync_error *err);
+/** Many of them, packed as they are stored. Zero-initialise; bsi_kept_free. */
+typedef struct bsi_kept_list {
+    uint8_t *bytes;
+    size_t len, cap, count;
+    bsi_buf entry;            /* that is being put */
+} bsi_kept_list;
+void bsi_kept_put(bsi_kept_list *l, const bsi_kept *k); /* copied, at the end */
+bool bsi_kept_same(const bsi_kept_list *a, const bsi_kept_list *b);
+void bsi_kept_free(bsi_kept_list *l);
+/** Through a list that stays as it is: set list, the rest zero; end it unless next gave NULL. One thread; a list may have many walks. */
+typedef struct bsi_kept_walk {
+    const bsi_kept_list *list;
+    size_t place, next;       /* of the entry at hand, of the one behind it */
+    bsi_kept entry;
+    bsi_buf texts;
+} bsi_kept_walk;
+const bsi_kept *bsi_kept_next(bsi_kept_walk *w);               /* good until the next call; NULL: that was all */
+const bsi_kept *bsi_kept_at(bsi_kept_walk *w, size_t place);   /* that of an earlier step; next goes on behind it */
+void bsi_kept_walk_end(bsi_kept_walk *w);
+/** E_INTEGRITY unless all of it can be read. */
+bomsync_status bsi_store_kept(bsi_kept_list *out, bsi_store *s, const char *feed, bomsync_error *err);
 
 typedef struct bsi_hold {
     uint8_t digest[32];
@@ -330,8 +349,7 @@ typedef struct bsi_publish {
     uint64_t mark_entries;
     bool drop_image;
     bool ahead;                        /* with generation: state and image are not looked at, but what bsi_store_lists_ahead has written; no orphans */
-    const bsi_kept *kept;              /* the feed's whole new set, if set_kept */
-    size_t kept_count;
+    const bsi_kept_list *kept;         /* the feed's whole new list, if set_kept; NULL: nothing is kept */
     bool set_kept;
     const bsi_hold *holds;             /* the feed's whole new set, if set_holds */
     size_t hold_count;

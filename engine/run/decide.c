@@ -47,8 +47,7 @@ typedef struct decision {
     bsi_store *store;
     bsi_feed *feed;
     bsi_generation *last, *g;
-    bsi_kept *kept;
-    size_t kept_count;
+    bsi_kept_list kept;
     bsi_hold *hold;
     size_t hold_count;
     bsi_image image;
@@ -61,7 +60,7 @@ static void decision_close(decision *d) {
     bsi_image_free(&d->image);
     bsi_generation_free(d->last);
     bsi_generation_free(d->g);
-    bsi_kept_free(d->kept, d->kept_count);
+    bsi_kept_free(&d->kept);
     bsi_holds_free(d->hold, d->hold_count);
     if (d->feed) bsi_feed_free(d->feed);
     free(d->base);
@@ -79,7 +78,7 @@ static bomsync_status decision_open(decision *d, const char *store, const char *
     if (!st) st = pick_hold(&found, all, count, digest, err);
     if (!st) st = bsi_store_feed(&d->feed, d->store, found->feed, err);
     if (!st) st = bsi_store_holds(&d->hold, &d->hold_count, d->store, found->feed, err);
-    if (!st) st = bsi_store_kept(&d->kept, &d->kept_count, d->store, found->feed, err);
+    if (!st) st = bsi_store_kept(&d->kept, d->store, found->feed, err);
     for (size_t i = 0; i < d->hold_count && !st; i++)
         if (memcmp(d->hold[i].digest, found->digest, 32) == 0) *hold = &d->hold[i];
     bsi_holds_free(all, count);
@@ -114,10 +113,11 @@ static char *decision_json(const char *kind, const bsi_hold *h, const char *by, 
 
 /* Places of the hold's keys in the state, ascending. */
 static bomsync_status held_places(decision *d, const bsi_hold *h, uint64_t **place, size_t *count, bomsync_error *err) {
-    uint64_t *kh = bsi_alloc(sizeof *kh * (d->kept_count + 1));
+    uint64_t *kh = bsi_alloc(sizeof *kh * (d->kept.count + 1));
     size_t n = 0;
-    for (size_t i = 0; i < d->kept_count; i++)
-        if (memcmp(d->kept[i].hold, h->digest, 32) == 0) kh[n++] = d->kept[i].kh;
+    bsi_kept_walk w = {.list = &d->kept};
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
+        if (memcmp(k->hold, h->digest, 32) == 0) kh[n++] = k->kh;
     bsi_sort(kh, n, sizeof *kh, bsi_by_u64);
     *place = bsi_alloc(sizeof **place * (n + 1));
     *count = 0;
@@ -185,11 +185,12 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     bsi_generation_digest(g);
     if (!st) st = bsi_write_manifest(d->store, g, err);
     /* what waits is what other holds say, and open exceptions */
-    bsi_kept *kept = bsi_alloc(sizeof *kept * (d->kept_count + 1));
+    bsi_kept_list kept = {0};
+    bsi_kept_walk w = {.list = &d->kept};
     bsi_hold *hold = bsi_alloc(sizeof *hold * (d->hold_count + 1));
-    size_t kept_count = 0, hold_count = 0;
-    for (size_t i = 0; i < d->kept_count; i++)
-        if (memcmp(d->kept[i].hold, h->digest, 32) != 0) kept[kept_count++] = d->kept[i];
+    size_t hold_count = 0;
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
+        if (memcmp(k->hold, h->digest, 32) != 0) bsi_kept_put(&kept, k);
     for (size_t i = 0; i < d->hold_count; i++)
         if (memcmp(d->hold[i].digest, h->digest, 32) != 0) hold[hold_count++] = d->hold[i];
     bsi_ref_set replaced = {0}, covered = {0};
@@ -202,7 +203,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     d->feed->records = g->totals.records;
     char *journal = decision_json("approve", h, by, why, g->number);
     bsi_publish p = {.feed = d->feed, .generation = g, .state_edit = edits, .state_edit_count = edit_count, .edit_state = true,
-                     .image_edit = image.edit, .image_edit_count = image.count, .edit_image = d->image.count > 0, .orphan = orphan, .orphan_count = orphan_count, .kept = kept, .kept_count = kept_count,
+                     .image_edit = image.edit, .image_edit_count = image.count, .edit_image = d->image.count > 0, .orphan = orphan, .orphan_count = orphan_count, .kept = &kept,
                      .set_kept = true, .holds = hold, .hold_count = hold_count, .set_holds = true, .journal_kind = "approve",
                      .journal_json = journal, .outbox = true};
     if (!st) st = bsi_store_publish(d->store, &p, err);
@@ -210,7 +211,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
     bsi_vast_free(replaced.slot);
     bsi_image_edits_free(&image);
     bsi_vast_free(orphan);
-    free(kept);
+    bsi_kept_free(&kept);
     free(hold);
     bsi_state_edits_free(edits, edit_count);
     bsi_vast_free(e.loose);
@@ -224,8 +225,9 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
 static bomsync_status open_code(decision *d, const uint8_t *without) {
     static const uint8_t none[32];
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < d->kept_count; i++)
-        if (memcmp(d->kept[i].hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
+    bsi_kept_walk w = {.list = &d->kept};
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
+        if (memcmp(k->hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
     for (size_t i = 0; i < d->hold_count; i++)
         if (strcmp(d->hold[i].state, "held") == 0 && memcmp(d->hold[i].digest, without, 32) != 0) st = BOMSYNC_HELD;
     return st;

@@ -21,8 +21,7 @@ typedef struct export_run {
     bsi_feed *feed;
     bsi_ref *refs;
     size_t count;
-    bsi_kept *kept;
-    size_t kept_count;
+    bsi_kept_list kept;
     uint64_t *skip; /* key hashes of those, ascending */
     size_t skips;
     int workers;
@@ -32,9 +31,10 @@ typedef struct export_run {
 } export_run;
 
 static void list_kept(export_run *x) {
-    x->skip = bsi_alloc(sizeof *x->skip * (x->kept_count + 1));
-    for (size_t i = 0; i < x->kept_count; i++)
-        if (x->kept[i].key_read) x->skip[x->skips++] = x->kept[i].kh;
+    bsi_kept_walk w = {.list = &x->kept};
+    x->skip = bsi_vast_alloc(sizeof *x->skip * (x->kept.count + 1));
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
+        if (k->key_read) x->skip[x->skips++] = k->kh;
     bsi_sort(x->skip, x->skips, sizeof *x->skip, bsi_by_u64);
 }
 
@@ -102,11 +102,12 @@ static bomsync_status export_kept(export_run *x, bomsync_error *err) {
     static const uint8_t none[32];
     bsi_field *f = bsi_alloc(sizeof *f * (x->feed->slots.count + 1));
     bomsync_status st = BOMSYNC_OK;
-    for (size_t i = 0; i < x->kept_count && !st; i++) {
-        const bsi_kept *k = &x->kept[i];
+    bsi_kept_walk w = {.list = &x->kept};
+    for (const bsi_kept *k; !st && (k = bsi_kept_next(&w));) {
         if (!k->image || memcmp(k->hold, none, 32) != 0) continue;
         if (bsi_image_fields(f, x->feed->slots.count, k->image, k->body_bytes, k->image_bytes, k->slot_count)) st = bsi_table_add(x->table, 0, f, err);
     }
+    bsi_kept_walk_end(&w);
     free(f);
     return st;
 }
@@ -125,22 +126,22 @@ bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t 
     if (!err) err = &own;
     if (as && !source && strcmp(as, "published") != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "--as is published or source, not \"%s\"", as);
+    bsi_vast_limit(BSI_MEMORY_BYTES / 4, 0, bsi_table_tmp());
     bomsync_status st = bsi_open_read(&x.store, store, err);
     if (!st) st = bsi_pick_feed(&x.feed, x.store, feed_name, err);
     if (!st) st = generation == 0 ? BOMSYNC_OK : bsi_state_at(&x.refs, &x.count, x.store, x.feed, generation, err);
-    if (!st && source) st = bsi_store_kept(&x.kept, &x.kept_count, x.store, x.feed->name, err);
+    if (!st && source) st = bsi_store_kept(&x.kept, x.store, x.feed->name, err);
     if (!st) list_kept(&x);
-    bsi_vast_limit(BSI_MEMORY_BYTES / 4, 0, bsi_table_tmp());
     bsi_pool_open();
     if (!st) st = open_table(&x, err);
     if (!st) st = go_through(&x, err);
     if (!st) st = bsi_table_write(x.table, out, err);
     bsi_pool_close();
     bsi_table_close(x.table);
-    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     free(x.refs);
-    free(x.skip);
-    bsi_kept_free(x.kept, x.kept_count);
+    bsi_vast_free(x.skip);
+    bsi_kept_free(&x.kept);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     if (x.feed) bsi_feed_free(x.feed);
     if (x.store) bsi_store_close(x.store);
     return st;

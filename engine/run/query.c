@@ -557,6 +557,8 @@ static void exception_out(bsi_buf *b, const char *feed, const bsi_kept *k, uint3
     bsi_buf_free(&key);
 }
 
+enum { EXCEPTIONS_AT_ONCE = 256 << 10 };
+
 bomsync_status bomsync_exceptions(const char *store, const char *feed_name, bool json, bool csv, bomsync_sink out, bomsync_error *err) {
     bsi_store *s = NULL;
     char **names = NULL;
@@ -568,14 +570,19 @@ bomsync_status bomsync_exceptions(const char *store, const char *feed_name, bool
     for (size_t i = 0; i < count && !st; i++) {
         if (feed_name && strcmp(names[i], feed_name) != 0) continue;
         bsi_feed *feed = NULL;
-        bsi_kept *k = NULL;
-        size_t n = 0;
+        bsi_kept_list kept = {0};
+        bsi_kept_walk w = {.list = &kept};
         static const uint8_t none[32];
         st = bsi_store_feed(&feed, s, names[i], err);
-        if (!st) st = bsi_store_kept(&k, &n, s, names[i], err);
-        for (size_t j = 0; j < n && !st; j++)
-            if (memcmp(k[j].hold, none, 32) == 0) exception_out(&b, names[i], &k[j], feed->slots.key_count, json, csv);
-        bsi_kept_free(k, n);
+        if (!st) st = bsi_store_kept(&kept, s, names[i], err);
+        for (const bsi_kept *k; !st && (k = bsi_kept_next(&w));) {
+            if (memcmp(k->hold, none, 32) == 0) exception_out(&b, names[i], k, feed->slots.key_count, json, csv);
+            if (b.len < EXCEPTIONS_AT_ONCE) continue;
+            st = bsi_put(out, b.data, b.len, err);
+            b.len = 0;
+        }
+        bsi_kept_walk_end(&w);
+        bsi_kept_free(&kept);
         if (feed) bsi_feed_free(feed);
     }
     if (!st && b.len) st = bsi_put(out, b.data, b.len, err);
@@ -692,14 +699,15 @@ bomsync_status bomsync_store_status(const char *store, bool json, bomsync_sink o
     bool held = false, open = false;
     for (size_t i = 0; i < count && !st; i++) {
         bsi_feed *feed = NULL;
-        bsi_kept *k = NULL;
+        bsi_kept_list kept = {0};
+        bsi_kept_walk w = {.list = &kept};
         bsi_hold *h = NULL;
-        size_t n = 0, holds = 0, exceptions = 0, waiting = 0;
+        size_t holds = 0, exceptions = 0, waiting = 0;
         static const uint8_t none[32];
         st = bsi_store_feed(&feed, s, names[i], err);
-        if (!st) st = bsi_store_kept(&k, &n, s, names[i], err);
+        if (!st) st = bsi_store_kept(&kept, s, names[i], err);
         if (!st) st = bsi_store_holds(&h, &holds, s, names[i], err);
-        for (size_t j = 0; j < n; j++) exceptions += memcmp(k[j].hold, none, 32) == 0;
+        for (const bsi_kept *k; (k = bsi_kept_next(&w));) exceptions += memcmp(k->hold, none, 32) == 0;
         for (size_t j = 0; j < holds; j++) waiting += strcmp(h[j].state, "held") == 0;
         held |= waiting > 0;
         open |= exceptions > 0;
@@ -712,7 +720,7 @@ bomsync_status bomsync_store_status(const char *store, bool json, bomsync_sink o
             bsi_buf_addf(&b, "feed %-20s generation %" PRId64 ", %" PRId64 " records, %zu exceptions open, %zu holds waiting\n", names[i], feed->generation,
                          feed->records, exceptions, waiting);
         }
-        bsi_kept_free(k, n);
+        bsi_kept_free(&kept);
         bsi_holds_free(h, holds);
         if (feed) bsi_feed_free(feed);
     }

@@ -60,7 +60,7 @@ static bomsync_status open_feed(bsi_sync *s, bomsync_error *err) {
     s->slots_before = s->feed->slots.count;
     if (s->feed->slots.count) st = check_words(s, err);
     if (!st && s->feed->generation) st = bsi_store_generation_get(&s->last, s->store, s->feed->generation, err);
-    if (!st) st = bsi_store_kept(&s->old_kept, &s->old_kept_count, s->store, s->feed_name, err);
+    if (!st) st = bsi_store_kept(&s->old_kept, s->store, s->feed_name, err);
     if (!st) st = bsi_store_holds(&s->old_hold, &s->old_hold_count, s->store, s->feed_name, err);
     return st;
 }
@@ -169,12 +169,8 @@ static void say(bomsync_sink talk, const char *text) {
 
 /* The exit code of the run: it stands in the generation too, so it must be known before the commit. */
 static bomsync_status outcome(const bsi_sync *s, const bsi_generation *g) {
-    static const uint8_t none[32];
     if (g->hold_count) return BOMSYNC_HELD;
-    for (size_t i = 0; i < s->kept_count; i++)
-        if (memcmp(s->kept[i].hold, none, 32) == 0) return BOMSYNC_EXCEPTIONS;
-    for (size_t i = 0; s->all_held && i < s->old_kept_count; i++) /* exceptions of before stay open */
-        if (memcmp(s->old_kept[i].hold, none, 32) == 0) return BOMSYNC_EXCEPTIONS;
+    if (s->exceptions || (s->all_held && bsi_kept_exceptions(&s->old_kept))) return BOMSYNC_EXCEPTIONS; /* those of before stay open */
     return (s->all_held || s->o->dry_run) && s->t.kept_back ? BOMSYNC_EXCEPTIONS : BOMSYNC_OK;
 }
 
@@ -355,16 +351,16 @@ static void release(bsi_sync *s) {
     bsi_image_free(&s->image);
     bsi_generation_free(s->last);
     if (s->feed) bsi_feed_free(s->feed);
-    bsi_kept_free(s->old_kept, s->old_kept_count);
-    free(s->old_kept_index);
-    free(s->absent);
+    bsi_kept_free(&s->old_kept);
+    bsi_sync_kept_index_close(s);
+    bsi_vast_free(s->absent);
     bsi_holds_free(s->old_hold, s->old_hold_count);
     for (size_t i = 0; i < s->scope_count; i++) free(s->scope[i]);
     bsi_parts_free(&s->parts);
     bsi_parts_free(&s->block_parts);
     bsi_vast_free(s->block_part);
     bsi_block_cache_close(s->cache);
-    free(s->bad);
+    bsi_vast_free(s->bad);
     free(s->scope);
     bsi_vast_free(s->row_base);
     bsi_amend_forget(s);

@@ -20,10 +20,10 @@ typedef struct bsi_kept_row {
     int64_t line_ends;   /* in its block, in front of it; -1: not counted */
     uint32_t column;     /* UINT32_MAX: the record */
     bool key_read, partition_read;
-    char *partition;     /* owned, NULL if it cannot be read */
-    uint8_t *image;      /* owned, NULL */
     uint32_t image_bytes, body_bytes;
-    char *value;         /* the raw record, clipped; owned */
+    const char *partition; /* in bsi_sync.bad_bytes, as what follows; NULL if it cannot be read */
+    const uint8_t *image;  /* NULL */
+    const char *value;     /* the raw record, clipped */
 } bsi_kept_row;
 
 /** What early parsing leaves of an open block for bsi_sync_parse; its tag points to it. Of one that was written it stays, as blocks may be settled again. */
@@ -91,8 +91,9 @@ typedef struct bsi_sync {
     size_t open_state_count;
     uint64_t *gone;             /* O places to delete, ascending */
     size_t gone_count;
-    bsi_kept_row *bad;
+    bsi_kept_row *bad;          /* vast */
     size_t bad_count, bad_cap;
+    bsi_arena bad_bytes;        /* their texts and images */
     bsi_ref *first_ref;         /* first load: state block written while parsing, [open_count] */
     bool all_exact;             /* first load: each block has such a state block, which may stand for it */
     bool all_new;               /* first load: each record is created, none is bad or stands twice: no fate is set */
@@ -109,12 +110,11 @@ typedef struct bsi_sync {
     bsi_totals t;
     uint64_t conflicts;
     /* what is written */
-    bsi_kept *kept;
-    size_t kept_count, kept_cap;
+    bsi_kept_list kept;
+    size_t exceptions;          /* of them those that belong to no hold */
     bsi_hold *hold;
     size_t hold_count;
-    bsi_kept *old_kept;
-    size_t old_kept_count;
+    bsi_kept_list old_kept;
     uint64_t *absent;           /* key hashes of bad rows that no other new record has, ascending; of the state all were looked for that may have them */
     size_t absent_count;
     struct bsi_kept_index *old_kept_index; /* made when it is first asked; NULL */
@@ -269,10 +269,12 @@ bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err);        /* both d
 void bsi_sync_forget_guard(bsi_sync *s);                               /* what it decided */
 
 /* sync_kept.c */
+bsi_kept_row *bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k);    /* its texts and image are copied; one thread at a time */
 void bsi_sync_kept_find(bsi_sync *s, bsi_join_out *out);               /* takes from out->fresh what is known not to be in the state; sets s->absent */
-void bsi_sync_kept_add(bsi_sync *s, bsi_kept k);                       /* since is taken over from the last run; k's memory is the list's */
-bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err);    /* what the guard let through: s->bad's images and values go over */
-bool bsi_sync_kept_changed(const bsi_sync *s);                         /* does the list say something else than that of before? */
+void bsi_sync_kept_add(bsi_sync *s, bsi_kept *k);                      /* copied; its since is taken over from the last run */
+bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err);    /* what the guard let through */
+bool bsi_kept_exceptions(const bsi_kept_list *l);                      /* does one belong to no hold? */
+void bsi_sync_kept_index_close(bsi_sync *s);
 
 /* sync_publish.c */
 bomsync_status bsi_sync_publish(bsi_sync *s, bsi_generation *g, bomsync_error *err);

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include "core/vast.h"
+
 /* ---- evidence ---- */
 
 static const char *base_name(const char *path) {
@@ -254,68 +256,84 @@ static bomsync_status all_held(bsi_sync *s, const char *rule) {
 }
 
 typedef struct gone_key {
-    bsi_buf key;
+    const uint8_t *key; /* as a row image of the key slots alone */
+    uint32_t bytes;
     size_t item;
+    uint64_t kh;
 } gone_key;
 
 static int by_key(const void *a, const void *b) {
     const gone_key *x = a, *y = b;
-    int c = memcmp(x->key.data, y->key.data, BSI_MIN(x->key.len, y->key.len));
-    return c ? c : (x->key.len > y->key.len) - (x->key.len < y->key.len);
+    int c = memcmp(x->key, y->key, BSI_MIN(x->bytes, y->bytes));
+    return c ? c : (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-/* Hold the deletes of one partition: they become kept, their items go. */
-static bomsync_status hold_part(bsi_sync *s, uint32_t part, const char *rule, bomsync_error *err) {
+/* Keys of deletes, which may be a million. */
+typedef struct gone_keys {
+    gone_key *v; /* vast */
+    size_t count, cap;
+    bsi_arena bytes;
+} gone_keys;
+
+static bomsync_status list_gone(gone_keys *g, bsi_sync *s, uint32_t part, bomsync_error *err) {
     bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
     uint32_t slots = s->feed->slots.count, keys = s->feed->slots.key_count;
     bsi_field *f = bsi_alloc(sizeof *f * slots);
-    gone_key *g = NULL;
-    size_t n = 0, cap = 0;
+    bsi_buf key = {0};
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < s->item_count && !st; i++) {
         if (s->item[i].op != 'd' || s->item[i].part != part) continue;
+        bsi_block_rows rows;
+        uint32_t key_bytes;
         st = bsi_row_fetch(f, &b, s->item[i].was, err);
-        if (n == cap) g = bsi_realloc(g, (cap = cap ? cap * 2 : 16) * sizeof *g);
-        g[n] = (gone_key){.item = i};
-        uint32_t key;
-        bsi_image_build(&g[n++].key, f, keys, keys, &key);
+        if (!st) st = bsi_store_rows(&rows, s->store, s->base[s->item[i].was >> 16], err);
+        if (st) break;
+        key.len = 0;
+        bsi_image_build(&key, f, keys, keys, &key_bytes);
+        uint8_t *copy = bsi_arena_take(&g->bytes, key.len);
+        memcpy(copy, key.data, key.len);
+        if (g->count == g->cap) g->v = bsi_vast_realloc(g->v, (g->cap = g->cap ? g->cap * 2 : 16) * sizeof *g->v);
+        g->v[g->count++] = (gone_key){copy, (uint32_t)key.len, i, rows.kh[s->item[i].was & 0xffff]};
     }
-    bsi_sort(g, n, sizeof *g, by_key);
+    bsi_sort(g->v, g->count, sizeof *g->v, by_key);
+    bsi_buf_free(&key);
+    free(f);
+    bsi_row_reader_close(&b);
+    return st;
+}
+
+/* Hold the deletes of one partition: they become kept, their items go. */
+static bomsync_status hold_part(bsi_sync *s, uint32_t part, const char *rule, bomsync_error *err) {
+    gone_keys g = {0};
+    bomsync_status st = list_gone(&g, s, part, err);
     uint8_t digest[32];
     bsi_sha *h = bsi_sha_open();
     bsi_sha_add(h, s->feed_name, strlen(s->feed_name) + 1);
     bsi_sha_add(h, s->parts.name[part], s->parts.len[part]);
-    for (size_t i = 0; i < n; i++) bsi_sha_add(h, g[i].key.data, g[i].key.len);
+    for (size_t i = 0; i < g.count; i++) bsi_sha_add(h, g.v[i].key, g.v[i].bytes);
     bsi_sha_close(h, digest);
-    hold_add(s, digest, s->parts.name[part], rule, (int64_t)n);
-    for (size_t i = 0; i < n && !st; i++) {
-        bsi_item *it = &s->item[g[i].item];
-        bsi_block_rows rows;
-        st = bsi_store_rows(&rows, s->store, s->base[it->was >> 16], err);
-        if (st) break;
-        bsi_kept k = {.kh = rows.kh[it->was & 0xffff], .key_read = true, .rule = bsi_strdup("held-delete"), .byte = -1, .line = -1,
-                      .partition = bsi_strdup(s->parts.name[part]), .since = s->effective_time, .slot_count = keys,
-                      .image = g[i].key.data, .image_bytes = (uint32_t)g[i].key.len, .body_bytes = (uint32_t)g[i].key.len};
+    if (!st) hold_add(s, digest, s->parts.name[part], rule, (int64_t)g.count);
+    for (size_t i = 0; i < g.count && !st; i++) {
+        bsi_kept k = {.kh = g.v[i].kh, .key_read = true, .rule = "held-delete", .byte = -1, .line = -1, .partition = s->parts.name[part],
+                      .since = s->effective_time, .slot_count = s->feed->slots.key_count, .image = g.v[i].key, .image_bytes = g.v[i].bytes,
+                      .body_bytes = g.v[i].bytes};
         memcpy(k.hold, digest, 32);
-        g[i].key = (bsi_buf){0};
-        bsi_sync_kept_add(s, k);
-        it->op = 0; /* held */
+        bsi_sync_kept_add(s, &k);
+        s->item[g.v[i].item].op = 0; /* held */
     }
-    s->t.deletes_held += (int64_t)n;
-    s->t.deleted -= (int64_t)n;
-    for (size_t i = 0; i < n; i++) bsi_buf_free(&g[i].key);
-    free(g);
-    free(f);
-    bsi_row_reader_close(&b);
+    s->t.deletes_held += (int64_t)g.count;
+    s->t.deleted -= (int64_t)g.count;
+    bsi_vast_free(g.v);
+    bsi_arena_free(&g.bytes);
     return st;
 }
 
 /* Keys that could not be read withhold the deletes of their partition, or all. */
 static void blocked_parts(bsi_sync *s) {
     for (size_t i = 0; i < s->bad_count; i++) {
-        bsi_kept_row *k = &s->bad[i];
+        const bsi_kept_row *k = &s->bad[i];
         bool known = k->key_read && ((s->fate[k->index] & BSI_FATE_MATCHED) || k->rule != BSI_RULE_COLUMNS);
         if (known || k->rule == BSI_RULE_UNFINISHED) continue;
         if (!k->partition_read || s->feed->slots.partition < 0) {
@@ -329,13 +347,12 @@ static void blocked_parts(bsi_sync *s) {
 }
 
 void bsi_sync_forget_guard(bsi_sync *s) {
-    bsi_kept_free(s->kept, s->kept_count);
+    bsi_kept_free(&s->kept);
     bsi_holds_free(s->hold, s->hold_count);
     free(s->part_blocked);
-    s->kept = NULL;
     s->hold = NULL;
     s->part_blocked = NULL;
-    s->kept_count = s->kept_cap = s->hold_count = 0;
+    s->exceptions = s->hold_count = 0;
     s->all_blocked = false;
 }
 

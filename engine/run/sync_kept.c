@@ -8,17 +8,39 @@
  */
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "flow/join.h"
 #include "run/scan_lines.h"
 #include "run/sync.h"
 
+/* ---- rows that parse could not read ---- */
+
+static void *copy_to(bsi_arena *a, const void *p, size_t n) {
+    void *to = bsi_arena_take(a, n);
+    if (n) memcpy(to, p, n);
+    return to;
+}
+
+static const char *copy_text(bsi_arena *a, const char *text) { return text ? copy_to(a, text, strlen(text) + 1) : NULL; }
+
+bsi_kept_row *bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k) {
+    if (s->bad_count == s->bad_cap) s->bad = bsi_vast_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
+    bsi_kept_row *b = &s->bad[s->bad_count++];
+    *b = *k;
+    b->partition = copy_text(&s->bad_bytes, k->partition);
+    b->value = copy_text(&s->bad_bytes, k->value);
+    if (k->image) b->image = copy_to(&s->bad_bytes, k->image, k->image_bytes);
+    return b;
+}
+
 /* ---- those of before, by key ---- */
 
-/* Numbers + 1 of the list of before, in open addressing; those of one key in their order. A record without a key that can be read is known by its
- * place in the file. */
+/* Places in the list of before, in open addressing; those of one key in their order. 0: free. A record without a key that can be read is known by
+ * its place in the file. */
 typedef struct bsi_kept_index {
     uint64_t mask;
-    uint32_t slot[];
+    bsi_kept_walk walk; /* that looks at them */
+    uint64_t slot[];
 } bsi_kept_index;
 
 static uint64_t slot_of(const bsi_kept_index *x, const bsi_kept *k) {
@@ -26,15 +48,17 @@ static uint64_t slot_of(const bsi_kept_index *x, const bsi_kept *k) {
     return (h ^ h >> 32) & x->mask;
 }
 
-static bsi_kept_index *index_of(const bsi_kept *k, size_t count) {
+static bsi_kept_index *index_of(const bsi_kept_list *l) {
     uint64_t size = 64;
-    while (size < count * 2) size *= 2;
-    bsi_kept_index *x = bsi_calloc(1, sizeof *x + size * sizeof *x->slot);
+    while (size < l->count * 2) size *= 2;
+    bsi_kept_index *x = bsi_vast_calloc(1, sizeof *x + size * sizeof *x->slot);
     x->mask = size - 1;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t h = slot_of(x, &k[i]);
+    x->walk.list = l;
+    bsi_kept_walk w = {.list = l};
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));) {
+        uint64_t h = slot_of(x, k);
         while (x->slot[h]) h = (h + 1) & x->mask;
-        x->slot[h] = (uint32_t)i + 1;
+        x->slot[h] = w.place;
     }
     return x;
 }
@@ -43,20 +67,41 @@ static bool same_case(const bsi_kept *a, const bsi_kept *b) {
     return a->key_read == b->key_read && a->kh == b->kh && (a->key_read || a->byte == b->byte) && strcmp(a->rule, b->rule) == 0;
 }
 
-static const bsi_kept *of_before(bsi_sync *s, const bsi_kept *k) {
-    if (!s->old_kept_count) return NULL;
-    if (!s->old_kept_index) s->old_kept_index = index_of(s->old_kept, s->old_kept_count);
-    const bsi_kept_index *x = s->old_kept_index;
-    for (uint64_t h = slot_of(x, k); x->slot[h]; h = (h + 1) & x->mask)
-        if (same_case(&s->old_kept[x->slot[h] - 1], k)) return &s->old_kept[x->slot[h] - 1];
-    return NULL;
+/* Since when it was so before; -1: it was not. */
+static int64_t since_before(bsi_sync *s, const bsi_kept *k) {
+    if (!s->old_kept.count) return -1;
+    if (!s->old_kept_index) s->old_kept_index = index_of(&s->old_kept);
+    bsi_kept_index *x = s->old_kept_index;
+    for (uint64_t h = slot_of(x, k); x->slot[h]; h = (h + 1) & x->mask) {
+        const bsi_kept *o = bsi_kept_at(&x->walk, x->slot[h]);
+        if (o && same_case(o, k)) return o->since;
+    }
+    return -1;
 }
 
-void bsi_sync_kept_add(bsi_sync *s, bsi_kept k) {
-    const bsi_kept *o = of_before(s, &k);
-    if (o) k.since = o->since;
-    if (s->kept_count == s->kept_cap) s->kept = bsi_realloc(s->kept, (s->kept_cap = s->kept_cap ? s->kept_cap * 2 : 16) * sizeof *s->kept);
-    s->kept[s->kept_count++] = k;
+void bsi_sync_kept_index_close(bsi_sync *s) {
+    if (s->old_kept_index) bsi_kept_walk_end(&s->old_kept_index->walk);
+    bsi_vast_free(s->old_kept_index);
+}
+
+static bool is_exception(const bsi_kept *k) {
+    static const uint8_t none[32];
+    return memcmp(k->hold, none, sizeof none) == 0;
+}
+
+void bsi_sync_kept_add(bsi_sync *s, bsi_kept *k) {
+    int64_t since = since_before(s, k);
+    if (since >= 0) k->since = since;
+    bsi_kept_put(&s->kept, k);
+    s->exceptions += is_exception(k);
+}
+
+bool bsi_kept_exceptions(const bsi_kept_list *l) {
+    bsi_kept_walk w = {.list = l};
+    bool any = false;
+    for (const bsi_kept *k; !any && (k = bsi_kept_next(&w));) any = is_exception(k);
+    bsi_kept_walk_end(&w);
+    return any;
 }
 
 /* ---- keys that the state does not have ---- */
@@ -65,35 +110,36 @@ void bsi_sync_kept_add(bsi_sync *s, bsi_kept k) {
  * that is broken night after night and was never published would have that done each time: so it is remembered. What is kept and what is in
  * the state change together. */
 static void take_known(const bsi_sync *s, bsi_join_out *out) {
-    uint64_t *known = bsi_alloc((s->old_kept_count + 1) * sizeof *known);
+    uint64_t *known = bsi_vast_alloc((s->old_kept.count + 1) * sizeof *known);
     size_t n = 0, left = 0;
-    for (size_t i = 0; i < s->old_kept_count; i++)
-        if (s->old_kept[i].absent) known[n++] = s->old_kept[i].kh;
+    bsi_kept_walk w = {.list = &s->old_kept};
+    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
+        if (k->absent) known[n++] = k->kh;
     if (n >= out->fresh_count) { /* else there are others, and they are searched together */
         bsi_sort(known, n, sizeof *known, bsi_by_u64);
         for (size_t i = 0; i < out->fresh_count; i++)
             if (!bsi_u64_has(known, n, out->fresh[i])) out->fresh[left++] = out->fresh[i];
         out->fresh_count = left;
     }
-    free(known);
+    bsi_vast_free(known);
 }
 
 /* Bad rows whose key no other row has that comes into the state now: a row with too few columns may look as if it had that of a good one. */
 static void note_absent(bsi_sync *s, const bsi_join_out *out) {
-    uint64_t *kh = bsi_alloc((s->bad_count + 1) * sizeof *kh);
+    uint64_t *kh = bsi_vast_alloc((s->bad_count + 1) * sizeof *kh);
     size_t n = 0, single = 0;
     for (size_t i = 0; i < s->bad_count; i++)
         if (s->bad[i].key_read) kh[n++] = s->bad[i].kh;
     bsi_sort(kh, n, sizeof *kh, bsi_by_u64);
-    uint8_t *seen = bsi_calloc(n + 1, 1);
+    uint8_t *seen = bsi_vast_calloc(n + 1, 1);
     for (size_t i = 0; n && i < out->fresh_count; i++) {
         const uint64_t *at = bsearch(&out->fresh[i], kh, n, sizeof *kh, bsi_by_u64);
         if (at && seen[at - kh] < 2) seen[at - kh]++;
     }
     for (size_t i = 0; i < n; i++)
         if (seen[i] == 1 && (!i || kh[i - 1] != kh[i]) && (i + 1 == n || kh[i + 1] != kh[i])) kh[single++] = kh[i];
-    free(seen);
-    free(s->absent);
+    bsi_vast_free(seen);
+    bsi_vast_free(s->absent);
     s->absent = kh;
     s->absent_count = single;
 }
@@ -109,18 +155,16 @@ void bsi_sync_kept_find(bsi_sync *s, bsi_join_out *out) {
 static void keep_exceptions(bsi_sync *s) {
     bsi_scan_lines_walk w = {.scan = &s->scan, .image = &s->image};
     for (size_t i = 0; i < s->bad_count; i++) {
-        bsi_kept_row *b = &s->bad[i];
+        const bsi_kept_row *b = &s->bad[i];
         size_t open = (size_t)(b->place >> 16);
         bsi_scan_file *f = &s->scan.file[s->scan.block[open].file];
-        bsi_kept k = {.kh = b->kh, .key_read = b->key_read, .rule = bsi_strdup(bsi_rule_name(b->rule)), .byte = (int64_t)b->byte,
-                      .line = bsi_scan_lines_to(&w, open, b->byte, b->line_ends), .file = bsi_strdup(bsi_source_path(f->source)),
-                      .partition = bsi_strdup(b->partition ? b->partition : ""), .value = b->value, .since = s->effective_time,
+        bsi_kept k = {.kh = b->kh, .key_read = b->key_read, .rule = bsi_rule_name(b->rule), .byte = (int64_t)b->byte,
+                      .line = bsi_scan_lines_to(&w, open, b->byte, b->line_ends), .file = bsi_source_path(f->source),
+                      .partition = b->partition ? b->partition : "", .value = b->value, .since = s->effective_time,
                       .slot_count = s->feed->slots.count, .image = b->image, .image_bytes = b->image_bytes, .body_bytes = b->body_bytes};
         k.absent = b->key_read && !(s->fate[b->index] & BSI_FATE_MATCHED) && bsi_u64_has(s->absent, s->absent_count, b->kh);
-        b->value = NULL; /* k's */
-        b->image = NULL;
-        if (b->column != UINT32_MAX && b->column < f->layout->column_count) k.column = bsi_strdup(f->layout->column_name[b->column]);
-        bsi_sync_kept_add(s, k);
+        if (b->column != UINT32_MAX && b->column < f->layout->column_count) k.column = f->layout->column_name[b->column];
+        bsi_sync_kept_add(s, &k);
     }
     bsi_scan_lines_end(&w);
 }
@@ -149,14 +193,15 @@ static bomsync_status keep_conflicts(bsi_sync *s, bomsync_error *err) {
             bool cr = false;
             int64_t before = bsi_line_ends(&cr, r.raw, raw);
             while (len && (r.raw[raw + len - 1] == '\n' || r.raw[raw + len - 1] == '\r')) len--;
-            bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_strdup(bsi_rule_name(BSI_RULE_DUPLICATE)),
+            char *partition = bsi_strndup((const char *)p.p, p.len), *value = bsi_strndup((const char *)r.raw + raw, len);
+            bsi_kept k = {.kh = r.rows.kh[row], .key_read = true, .rule = bsi_rule_name(BSI_RULE_DUPLICATE),
                           .byte = (int64_t)(b->offset + raw), .line = bsi_scan_lines_to(&w, i, b->offset + raw, before),
-                          .file = bsi_strdup(bsi_source_path(src)), .partition = bsi_strndup((const char *)p.p, p.len),
-                          .value = bsi_strndup((const char *)r.raw + raw, len), .since = s->effective_time,
-                          .slot_count = s->feed->slots.count, .image = bsi_alloc(bytes + 1), .image_bytes = bytes,
+                          .file = bsi_source_path(src), .partition = partition, .value = value, .since = s->effective_time,
+                          .slot_count = s->feed->slots.count, .image = r.rows.enc.data + r.rows.image[row], .image_bytes = bytes,
                           .body_bytes = r.rows.body[row]};
-            memcpy(k.image, r.rows.enc.data + r.rows.image[row], bytes);
-            bsi_sync_kept_add(s, k);
+            bsi_sync_kept_add(s, &k);
+            free(partition);
+            free(value);
         }
     bsi_scan_lines_end(&w);
     free(f);
@@ -177,26 +222,19 @@ static bool kept_in_scope(const bsi_sync *s, const bsi_kept *k) {
 /* A snapshot of a part leaves what it does not speak of as it was: exceptions and holds of other partitions. */
 static void keep_unspoken(bsi_sync *s) {
     if (!s->scope) return;
-    uint64_t *spoken = bsi_alloc((s->kept_count + 1) * sizeof *spoken); /* keys of now: not those that are added below, as a key may have several */
+    uint64_t *spoken = bsi_vast_alloc((s->kept.count + 1) * sizeof *spoken); /* keys of now: not those that are added below, as a key may have several */
     size_t n = 0;
-    for (size_t i = 0; i < s->kept_count; i++)
-        if (s->kept[i].key_read) spoken[n++] = s->kept[i].kh;
+    bsi_kept_walk now = {.list = &s->kept}, before = {.list = &s->old_kept};
+    for (const bsi_kept *k; (k = bsi_kept_next(&now));)
+        if (k->key_read) spoken[n++] = k->kh;
     bsi_sort(spoken, n, sizeof *spoken, bsi_by_u64);
-    for (size_t i = 0; i < s->old_kept_count; i++) {
-        bsi_kept *o = &s->old_kept[i];
+    for (const bsi_kept *o; (o = bsi_kept_next(&before));) {
         if (kept_in_scope(s, o) || (o->key_read && bsi_u64_has(spoken, n, o->kh))) continue;
         bsi_kept k = *o;
         k.absent = false; /* nobody looked */
-        k.rule = bsi_strdup(o->rule);
-        k.partition = bsi_strdup(o->partition);
-        k.file = o->file ? bsi_strdup(o->file) : NULL;
-        k.column = o->column ? bsi_strdup(o->column) : NULL;
-        k.value = o->value ? bsi_strdup(o->value) : NULL;
-        k.image = o->image ? bsi_alloc(o->image_bytes + 1) : NULL;
-        if (k.image) memcpy(k.image, o->image, o->image_bytes);
-        bsi_sync_kept_add(s, k);
+        bsi_sync_kept_add(s, &k);
     }
-    free(spoken);
+    bsi_vast_free(spoken);
     for (size_t i = 0; i < s->old_hold_count; i++) {
         bsi_hold *o = &s->old_hold[i];
         bool mine = !o->partition[0];
@@ -218,23 +256,4 @@ bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err) {
     bomsync_status st = keep_conflicts(s, err);
     keep_unspoken(s);
     return st;
-}
-
-static bool same_text(const char *a, const char *b) { return a && b ? strcmp(a, b) == 0 : a == b; }
-
-static bool same_bytes(const uint8_t *a, uint32_t a_bytes, const uint8_t *b, uint32_t b_bytes) {
-    return !a == !b && a_bytes == b_bytes && (!a || memcmp(a, b, a_bytes) == 0);
-}
-
-static bool same(const bsi_kept *a, const bsi_kept *b) {
-    return same_case(a, b) && a->byte == b->byte && a->line == b->line && a->absent == b->absent && a->since == b->since && a->slot_count == b->slot_count && a->body_bytes == b->body_bytes &&
-           memcmp(a->hold, b->hold, sizeof a->hold) == 0 && same_bytes(a->image, a->image_bytes, b->image, b->image_bytes) &&
-           same_text(a->partition, b->partition) && same_text(a->file, b->file) && same_text(a->column, b->column) && same_text(a->value, b->value);
-}
-
-bool bsi_sync_kept_changed(const bsi_sync *s) {
-    if (s->kept_count != s->old_kept_count) return true;
-    for (size_t i = 0; i < s->kept_count; i++)
-        if (!same(&s->kept[i], &s->old_kept[i])) return true;
-    return false;
 }

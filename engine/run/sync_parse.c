@@ -89,19 +89,20 @@ static void note_bad(parse_run *r, const bsi_rows *w, const bsi_bad_row *b, size
         k.kh = w->kh[b->row];
         k.image_bytes = w->image[b->row + 1] - w->image[b->row];
         k.body_bytes = w->body[b->row];
-        k.image = bsi_alloc(k.image_bytes + 1);
-        memcpy(k.image, w->enc.data + w->image[b->row], k.image_bytes);
+        k.image = w->enc.data + w->image[b->row];
     }
-    if (b->partition_read)
-        k.partition = b->partition.len ? bsi_strndup((const char *)b->partition.data, b->partition.len) : bsi_strdup("_");
+    char *partition = b->partition_read && b->partition.len ? bsi_strndup((const char *)b->partition.data, b->partition.len) : NULL;
+    if (b->partition_read) k.partition = partition ? partition : "_";
     uint32_t from = w->raw[b->row], to = BSI_MIN(w->raw[b->row + 1], (uint32_t)n);
     uint32_t len = BSI_MIN(to - from, 100u);
     while (len && (p[from + len - 1] == '\n' || p[from + len - 1] == '\r')) len--;
-    k.value = bsi_strndup((const char *)p + from, len);
+    char *value = bsi_strndup((const char *)p + from, len);
+    k.value = value;
     pthread_mutex_lock(&r->lock);
-    if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
-    s->bad[s->bad_count++] = k;
+    bsi_sync_bad_add(s, &k);
     pthread_mutex_unlock(&r->lock);
+    free(value);
+    free(partition);
 }
 
 static bomsync_status add_rows(bsi_sync *s, int lane, const bsi_rows *w, uint64_t base, bomsync_error *err) {

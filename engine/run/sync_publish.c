@@ -161,9 +161,8 @@ static bomsync_status prepare(publisher *x, bsi_publish *p, bomsync_error *err) 
     p->state_beside = beside(s);
     p->state_edit = n->edit;
     p->state_edit_count = n->edit_count;
-    p->kept = s->kept;
-    p->kept_count = s->kept_count;
-    p->set_kept = !s->all_held && bsi_sync_kept_changed(s);
+    p->kept = &s->kept;
+    p->set_kept = !s->all_held && !bsi_kept_same(&s->kept, &s->old_kept);
     p->holds = s->hold;
     p->hold_count = s->hold_count;
     p->set_holds = true;

@@ -312,11 +312,7 @@ void bsi_sync_forget_found(bsi_sync *s) {
     s->fate = s->gone = NULL;
     s->item = NULL;
     s->gone_count = s->item_count = 0;
-    for (size_t i = 0; i < s->bad_count; i++) {
-        free(s->bad[i].partition);
-        free(s->bad[i].image);
-        free(s->bad[i].value);
-    }
+    bsi_arena_free(&s->bad_bytes);
     s->bad_count = 0;
     s->t = (bsi_totals){.records_in = s->t.records_in};
 }
@@ -581,9 +577,8 @@ static bomsync_status distrust_unfinished(bsi_sync *s, bomsync_error *err) {
         if ((fate & BSI_FATE_MATCHED) && !(fate & BSI_FATE_CHANGED)) continue;
         s->fate[index] = (fate & ~BSI_FATE_CHANGED) | BSI_FATE_BAD;
         s->all_new = false;
-        if (s->bad_count == s->bad_cap) s->bad = bsi_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
-        s->bad[s->bad_count++] = (bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
-                                                .byte = b->offset + b->bytes, .line_ends = -1, .column = UINT32_MAX, .value = bsi_strdup("")};
+        bsi_sync_bad_add(s, &(bsi_kept_row){.place = (uint64_t)i << 16 | (b->records - 1), .index = index, .rule = BSI_RULE_UNFINISHED,
+                                                .byte = b->offset + b->bytes, .line_ends = -1, .column = UINT32_MAX, .value = ""});
         bomsync_status st = s->counted ? take_back(s, (uint64_t)i << 16 | (b->records - 1), err) : BOMSYNC_OK;
         if (st) return st;
     }

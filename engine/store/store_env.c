@@ -507,19 +507,31 @@ void bsi_put_squeezed(bsi_buf *b, const bsi_buf *raw) {
     bsi_buf_add(b, raw->data, raw->len);
 }
 
-bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload) {
-    raw->len = 0;
+bool bsi_squeezed_bytes(size_t *bytes, bsi_span payload) {
+    uint64_t n = payload.n - 1;
     if (!payload.n || payload.p[0] > 1) return false;
+    bool fits = payload.p[0] == 0 || bsi_varint_get(payload.p + 1, payload.p + payload.n, &n);
+    *bytes = (size_t)n;
+    return fits && n <= BSI_STORE_RECORD_BYTES_MAX;
+}
+
+bool bsi_unsqueeze(uint8_t *to, size_t bytes, bsi_span payload) {
+    uint64_t n = 0;
     if (payload.p[0] == 0) {
-        bsi_buf_add(raw, payload.p + 1, payload.n - 1);
+        memcpy(to, payload.p + 1, bytes);
         return true;
     }
-    uint64_t n = 0;
     const uint8_t *p = bsi_varint_get(payload.p + 1, payload.p + payload.n, &n);
-    if (!p || n > BSI_STORE_RECORD_BYTES_MAX) return false;
-    bsi_buf_reserve(raw, (size_t)n);
-    size_t got = ZSTD_decompress(raw->data, (size_t)n, p, (size_t)(payload.p + payload.n - p));
-    if (ZSTD_isError(got) || got != n) return false;
-    raw->len = (size_t)n;
+    size_t got = ZSTD_decompress(to, bytes, p, (size_t)(payload.p + payload.n - p));
+    return !ZSTD_isError(got) && got == bytes;
+}
+
+bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload) {
+    size_t n;
+    raw->len = 0;
+    if (!bsi_squeezed_bytes(&n, payload)) return false;
+    bsi_buf_reserve(raw, n);
+    if (!bsi_unsqueeze(raw->data, n, payload)) return false;
+    raw->len = n;
     return true;
 }

@@ -139,6 +139,8 @@ void bsi_put_text(bsi_buf *b, const char *s);
 /** Append a codec byte and raw, compressed if that is shorter; and back. */
 void bsi_put_squeezed(bsi_buf *b, const bsi_buf *raw);
 bool bsi_read_squeezed(bsi_buf *raw, bsi_span payload);
+bool bsi_squeezed_bytes(size_t *bytes, bsi_span payload);           /* of what bsi_unsqueeze gives */
+bool bsi_unsqueeze(uint8_t *to, size_t bytes, bsi_span payload);
 
 /* ---- residuals (store_residual.c) ---- */
 #define BSI_RESIDUAL_SLOTS 256              /* rows of more are not coded */
@@ -290,8 +292,7 @@ bomsync_status bsi_generation_save(bsi_store *s, MDB_txn *txn, const bsi_generat
                                    bomsync_error *err);
 bomsync_status bsi_generation_load(bsi_generation **out, int64_t *previous, bool *outbox, bsi_store *s, MDB_txn *txn,
                                    int64_t number, bomsync_error *err);
-bomsync_status bsi_kept_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_kept *k, size_t count,
-                             bomsync_error *err);
+bomsync_status bsi_kept_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_kept_list *l, bomsync_error *err);
 bomsync_status bsi_holds_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_hold *h, size_t count,
                               bomsync_error *err);
 

@@ -353,7 +353,7 @@ static bomsync_status put_rest(publish *u, bomsync_error *err) {
     if (!st && !g && u->state.db) st = reorder(u, err);
     if (!st) st = bsi_dicts_save(s, txn, err);
     if (!st && p->feed) st = bsi_feed_save(s, txn, &u->feed, err);
-    if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, p->kept_count, err);
+    if (!st && p->set_kept && p->feed) st = bsi_kept_save(s, txn, p->feed->name, p->kept, err);
     if (!st && p->set_holds && p->feed) st = bsi_holds_save(s, txn, p->feed->name, p->holds, p->hold_count, err);
     int64_t at = g ? g->committed_at : p->at ? p->at : (int64_t)time(NULL);
     if (!st && p->journal_kind) st = add_journal(s, txn, &u->l.counters, p->journal_kind, p->journal_json, at, err);

@@ -1,4 +1,4 @@
-/* store/store_records.c - feeds, generations, kept and holds as bytes, and back.
+/* store/store_records.c - feeds, generations and holds as bytes, and back.
  *
  * The problem: records with texts and lists inside, few and read whole. They are written member by member as varints
  * and counted texts (FORMAT.md lists the order), squeezed by zstd where that helps. Reading never trusts a count: it
@@ -393,100 +393,6 @@ void bsi_generation_free(bsi_generation *g) {
     free(g->feed);
     free(g->kind);
     free(g);
-}
-
-/* ---- kept ---- */
-
-static void put_kept(bsi_buf *b, const bsi_kept *k) {
-    bsi_buf_add(b, &k->kh, 8);
-    bsi_buf_byte(b, (uint8_t)(k->key_read | (k->image != NULL) << 1 | k->absent << 2));
-    bsi_put_text(b, k->rule);
-    if (k->image) bsi_buf_lstr(b, k->image, k->image_bytes);
-    bsi_buf_varint(b, k->body_bytes);
-    bsi_buf_varint(b, k->slot_count);
-    bsi_put_text(b, k->partition);
-    bsi_put_text(b, k->file);
-    bsi_put_signed(b, k->byte);
-    bsi_put_signed(b, k->line);
-    bsi_put_text(b, k->column);
-    bsi_put_text(b, k->value);
-    bsi_put_signed(b, k->since);
-    bsi_buf_add(b, k->hold, 32);
-}
-
-static void read_kept(bsi_kept *k, bsi_reader *r) {
-    uint8_t flags = 0;
-    bsi_read_bytes(r, &k->kh, 8);
-    bsi_read_bytes(r, &flags, 1);
-    k->key_read = flags & 1;
-    k->absent = flags & 4;
-    k->rule = bsi_read_text(r);
-    if (flags & 2) {
-        k->image_bytes = (uint32_t)bsi_read_count(r, 1);
-        k->image = bsi_alloc(k->image_bytes);
-        bsi_read_bytes(r, k->image, k->image_bytes);
-    }
-    k->body_bytes = (uint32_t)bsi_read_varint(r);
-    k->slot_count = (uint32_t)bsi_read_varint(r);
-    k->partition = bsi_read_text(r);
-    k->file = bsi_read_text(r);
-    k->byte = bsi_read_signed(r);
-    k->line = bsi_read_signed(r);
-    k->column = bsi_read_text(r);
-    k->value = bsi_read_text(r);
-    k->since = bsi_read_signed(r);
-    bsi_read_bytes(r, k->hold, 32);
-    if (!k->rule || k->body_bytes > BSI_MAX(k->image_bytes, k->image ? 0 : k->body_bytes)) r->ok = false;
-}
-
-bomsync_status bsi_kept_save(bsi_store *s, MDB_txn *txn, const char *feed, const bsi_kept *k, size_t count,
-                             bomsync_error *err) {
-    if (!count) return bsi_value_drop(&s->root, txn, BSI_DB_KEPT, bsi_key_text(feed), err);
-    bsi_buf raw = {0}, value = {0};
-    bsi_buf_varint(&raw, count);
-    for (size_t i = 0; i < count; i++) put_kept(&raw, &k[i]);
-    bsi_value_start(&value);
-    bsi_put_squeezed(&value, &raw);
-    bomsync_status st = bsi_value_save(&s->root, txn, BSI_DB_KEPT, bsi_key_text(feed), &value, 0, err);
-    bsi_buf_free(&raw);
-    bsi_buf_free(&value);
-    return st;
-}
-
-void bsi_kept_free(bsi_kept *k, size_t count) {
-    for (size_t i = 0; k && i < count; i++) {
-        free(k[i].rule);
-        free(k[i].image);
-        free(k[i].partition);
-        free(k[i].file);
-        free(k[i].column);
-        free(k[i].value);
-    }
-    free(k);
-}
-
-bomsync_status bsi_store_kept(bsi_kept **out, size_t *count, bsi_store *s, const char *feed, bomsync_error *err) {
-    bsi_span v;
-    *out = NULL;
-    *count = 0;
-    bomsync_status st = bsi_value_get(&v, &s->root, s->root.read, BSI_DB_KEPT, bsi_key_text(feed), err);
-    if (st || !v.p) return st;
-    bsi_buf raw = {0};
-    bsi_reader r = {.ok = bsi_read_squeezed(&raw, v)};
-    r.p = raw.data;
-    r.end = raw.data + raw.len;
-    size_t n = bsi_read_count(&r, 40);
-    bsi_kept *k = bsi_calloc(n, sizeof *k);
-    for (size_t i = 0; r.ok && i < n; i++) read_kept(&k[i], &r);
-    if (r.ok && r.p == r.end) {
-        *out = k;
-        *count = n;
-    } else {
-        bsi_kept_free(k, n);
-        st = bsi_bad(err, &s->root, BSI_DB_KEPT, bsi_key_text(feed), "cannot be read");
-    }
-    bsi_buf_free(&raw);
-    return st;
 }
 
 /* ---- holds ---- */

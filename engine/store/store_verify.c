@@ -376,10 +376,9 @@ static void check_feed(verify *v, const char *name) {
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bsi_feed *f;
     if (bad(v, bsi_store_feed(&f, v->s, name, &err), &err) || !f) return;
-    bsi_kept *k = NULL;
-    size_t kept = 0;
-    bad(v, bsi_store_kept(&k, &kept, v->s, name, &err), &err);
-    bsi_kept_free(k, kept);
+    bsi_kept_list kept;
+    bad(v, bsi_store_kept(&kept, v->s, name, &err), &err);
+    bsi_kept_free(&kept);
     if (f->image_list && !check_image(v, f)) v->image_bad = true;
     bsi_feed_free(f);
 }

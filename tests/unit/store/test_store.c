@@ -182,7 +182,9 @@ Test(store, a_publish_without_generation_changes_only_what_it_names) {
                   .state = (char *)"held"};
     memset(k[0].hold, 7, 32);
     memset(h.digest, 7, 32);
-    bsi_publish p = {.feed = f, .kept = k, .kept_count = 2, .set_kept = true, .holds = &h, .hold_count = 1, .set_holds = true,
+    bsi_kept_list l = {0};
+    for (int i = 0; i < 2; i++) bsi_kept_put(&l, &k[i]);
+    bsi_publish p = {.feed = f, .kept = &l, .set_kept = true, .holds = &h, .hold_count = 1, .set_holds = true,
                      .journal_kind = "snapshot", .stats = stats_of_run};
     FX_OK(bsi_store_publish(s, &p, &err), err);
     bsi_feed_free(f);
@@ -193,17 +195,25 @@ Test(store, a_publish_without_generation_changes_only_what_it_names) {
     cr_assert(eq(i64, f->last_sequence, 77));
     cr_assert(eq(i64, f->generation, 1));
     cr_assert(ne(u64, f->image_list, 0));
-    bsi_kept *kk;
     bsi_hold *hh;
     size_t n;
-    FX_OK(bsi_store_kept(&kk, &n, s, "default", &err), err);
-    cr_assert(eq(sz, n, 2));
-    cr_assert(eq(u64, kk[0].kh, 5));
-    cr_assert(zero(int, memcmp(kk[0].image, "abc", 3)));
-    cr_assert(eq(ptr, kk[0].file, NULL));
-    cr_assert(eq(ptr, kk[1].image, NULL));
-    cr_assert(eq(str, kk[1].column, "qty"));
-    bsi_kept_free(kk, n);
+    bsi_kept_list read;
+    FX_OK(bsi_store_kept(&read, s, "default", &err), err);
+    cr_assert(bsi_kept_same(&read, &l));
+    bsi_kept_walk w = {.list = &read};
+    const bsi_kept *one = bsi_kept_next(&w);
+    size_t place = w.place;
+    cr_assert(eq(u64, one->kh, 5));
+    cr_assert(zero(int, memcmp(one->image, "abc", 3)));
+    cr_assert(eq(ptr, (void *)(uintptr_t)one->file, NULL));
+    one = bsi_kept_next(&w);
+    cr_assert(eq(ptr, (void *)(uintptr_t)one->image, NULL));
+    cr_assert(eq(str, (char *)(uintptr_t)one->column, "qty"));
+    cr_assert(eq(u64, bsi_kept_at(&w, place)->kh, 5));
+    cr_assert(not(zero(ptr, (void *)(uintptr_t)bsi_kept_next(&w))));
+    cr_assert(zero(ptr, (void *)(uintptr_t)bsi_kept_next(&w)));
+    bsi_kept_free(&read);
+    bsi_kept_free(&l);
     FX_OK(bsi_store_holds(&hh, &n, s, NULL, &err), err);
     cr_assert(eq(sz, n, 1));
     cr_assert(eq(str, hh->rule, "delete-guard"));
