@@ -128,6 +128,16 @@ uint64_t bsi_row_store_count(const bsi_row_store *s) {
 
 uint64_t bsi_row_store_spilled(const bsi_row_store *s) { return atomic_load(&s->spill_bytes); }
 
+bool bsi_row_store_each(const bsi_row_store *s, void (*fn)(void *ctx, const bsi_row *rows, size_t count), void *ctx) {
+    if (atomic_load(&s->spill_bytes)) return false;
+    for (size_t i = 0; i < (size_t)s->lanes * PARTS; i++) {
+        const part *p = &s->part[i];
+        if (p->open) fn(ctx, p->open->row, p->open->count);
+        for (const chunk *c = p->full; c; c = c->next) fn(ctx, c->row, c->count);
+    }
+    return true;
+}
+
 void bsi_row_store_reset(bsi_row_store *s) {
     for (size_t i = 0; i < (size_t)s->lanes * PARTS; i++) {
         part *p = &s->part[i];

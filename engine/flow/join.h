@@ -21,6 +21,8 @@ bsi_row_store *bsi_row_store_open(int lanes, uint64_t memory_bytes, const char *
 bomsync_status bsi_row_store_add(bsi_row_store *s, int lane, const bsi_row *row, bomsync_error *err);
 uint64_t bsi_row_store_count(const bsi_row_store *s);
 uint64_t bsi_row_store_spilled(const bsi_row_store *s); /* bytes */
+/** All rows, some at a time, while nobody adds any. False, and none: some were spilled. */
+bool bsi_row_store_each(const bsi_row_store *s, void (*fn)(void *ctx, const bsi_row *rows, size_t count), void *ctx);
 void bsi_row_store_reset(bsi_row_store *s); /* empty again, its memory kept */
 void bsi_row_store_close(bsi_row_store *s);
 

@@ -247,13 +247,14 @@ bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi
     for (size_t i = 0; i < s->open_count; i++) exacts += n->exact[i] != BSI_REF_NONE;
     /* else the snapshot is shuffled or volatile; what was settled without the image is not even in the list of blocks */
     bool better = !s->settled && exacts * 2 >= BSI_MIN(s->image.count, s->scan.blocks);
+    if (s->o->upsert && s->scan.blocks * 2 < s->image.count) better = part = false; /* some records among many: their blocks do not come again */
     bomsync_status st = BOMSYNC_OK;
     if (ahead && n->refs) p->ahead = true;
     else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
     else if (better) image_in_place(s, n, x, p);
     else if (edit) image_as_before(s, n, x, p);
     p->orphan = x->orphan;
-    if ((better || n->refs) && s->scan.file_count == 1 && !part) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
+    if ((better || n->refs) && s->scan.file_count == 1 && !s->scope && !s->o->upsert) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
     return st;
 }
 

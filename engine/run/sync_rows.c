@@ -215,6 +215,7 @@ typedef struct old_rows_run {
     bomsync_error *err;
     bsi_row_store *rows;      /* of this round */
     unsigned from, to;        /* its partitions */
+    bsi_key_filter wanted;    /* only these are asked for */
 } old_rows_run;
 
 static void fail_run(old_rows_run *r, bomsync_status st, const bomsync_error *err) {
@@ -234,6 +235,7 @@ static void add_old_rows(void *ctx, size_t lane) {
         bomsync_status st = bsi_store_rows(&rows, s->store, s->base[s->open_state[i]], &err);
         for (uint32_t k = 0; !st && k < rows.count; k++) {
             if (BSI_JOIN_PART(rows.kh[k]) - r->from >= r->to - r->from) continue;
+            if (r->wanted.word && !bsi_key_filter_has(&r->wanted, rows.kh[k])) continue;
             bsi_row row = {rows.kh[k], rows.rh[k], s->open_state[i] << 16 | k};
             st = bsi_row_store_add(r->rows, (int)lane, &row, &err);
         }
@@ -244,22 +246,39 @@ static void add_old_rows(void *ctx, size_t lane) {
     }
 }
 
+static void want_rows(void *ctx, const bsi_row *rows, size_t count) {
+    for (size_t i = 0; i < count; i++) bsi_key_filter_add(ctx, rows[i].kh);
+}
+
+/* An upsert does not ask what is gone: of the state only rows with its keys are joined, which are few mostly. With --tiers none all are. */
+static bsi_key_filter wanted_rows(const bsi_sync *s) {
+    uint64_t count = bsi_row_store_count(s->n_rows);
+    if (!s->o->upsert || !s->tier_sequence || count * 4 > (uint64_t)s->feed->records) return (bsi_key_filter){0};
+    bsi_key_filter f = bsi_key_filter_for(count);
+    if (bsi_row_store_each(s->n_rows, want_rows, &f)) return f;
+    free(f.word);
+    return (bsi_key_filter){0};
+}
+
 /* Old rows lie in the store: only those of some partitions at a time are taken out, as many as there is memory for. */
 enum { ROUNDS_MOST = 4 }; /* each goes through all of them: with more, what is too much costs less in the spill file */
 static bomsync_status join_rows(bsi_sync *s, bsi_join_out *out, bomsync_error *err) {
     uint64_t bytes = (uint64_t)s->open_state_count * (s->feed->block_size.records * 3 / 2) * sizeof(bsi_row); /* about */
     uint64_t room = bsi_sync_room(s);
+    bsi_key_filter wanted = wanted_rows(s);
+    if (wanted.word) bytes = 0;
     unsigned rounds = (unsigned)BSI_MIN(bytes / room + 1, (uint64_t)ROUNDS_MOST), per = (BSI_JOIN_PARTS + rounds - 1) / rounds;
     bsi_row_store *old = bsi_row_store_open(s->workers, room, s->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (unsigned from = 0; from < BSI_JOIN_PARTS && !st; from += per) {
-        old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old};
+        old_rows_run r = {.s = s, .err = err, .from = from, .to = BSI_MIN(from + per, BSI_JOIN_PARTS), .rows = old, .wanted = wanted};
         if (s->open_state_count) bsi_parallel(s->workers, (size_t)s->workers, add_old_rows, &r);
         st = (bomsync_status)atomic_load(&r.status);
         if (!st) st = bsi_join_range(out, s->n_rows, old, from, r.to, s->workers, err);
         bsi_row_store_reset(old);
     }
     bsi_row_store_close(old);
+    free(wanted.word);
     return st;
 }
 

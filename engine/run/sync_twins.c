@@ -25,8 +25,7 @@ typedef struct search {
     bsi_sync *s;
     uint64_t *kh;           /* candidates: a hash table, 0: free; one that is 0 itself stands in its last slot, behind the others */
     uint64_t mask;
-    uint64_t *filter;       /* 2^filter_bits bits: their top bits tell the word, and others two bits of it */
-    unsigned filter_bits;
+    bsi_key_filter filter;
     uint64_t *is_open;      /* bit a state block: its rows were joined */
     pthread_mutex_t lock;   /* guards what is below */
     bsi_ref *hit;           /* blocks that hold one */
@@ -35,22 +34,17 @@ typedef struct search {
     bomsync_error *err;
 } search;
 
-/* With one bit for each, the filter lets pass each 28th where it is as large as it may be and the candidates of 100 million records are in it;
- * what it lets pass is looked for in a table that is larger than the cache. */
-static inline uint64_t filter_mask(uint64_t kh) { return 1ull << (kh >> 26 & 63) | 1ull << (kh >> 32 & 63); }
-
 /* Found by their low bits, as the filter looks at the high ones. */
 static void list_candidates(search *r, const uint64_t *kh, size_t count) {
     for (r->mask = 63; r->mask < count * 2;) r->mask = r->mask * 2 + 1;
     r->kh = bsi_vast_calloc(r->mask + 2, sizeof *r->kh);
-    r->filter_bits = bsi_filter_bits(count);
-    r->filter = bsi_calloc((size_t)1 << (r->filter_bits - 6), sizeof *r->filter);
+    r->filter = bsi_key_filter_for(count);
     for (size_t i = 0; i < count; i++) {
         uint64_t h = kh[i] & r->mask;
         while (r->kh[h] && r->kh[h] != kh[i]) h = (h + 1) & r->mask;
         r->kh[h] = kh[i];
         if (!kh[i]) r->kh[r->mask + 1] = 1;
-        r->filter[kh[i] >> (70 - r->filter_bits)] |= filter_mask(kh[i]);
+        bsi_key_filter_add(&r->filter, kh[i]);
     }
 }
 
@@ -79,8 +73,7 @@ static void search_task(void *ctx, size_t index) {
     search *r = ctx;
     bsi_sync *s = r->s;
     bomsync_error err = BOMSYNC_ERROR_INIT;
-    const uint64_t *filter = r->filter;
-    const unsigned shift = 70 - r->filter_bits;
+    const bsi_key_filter filter = r->filter;
     size_t end = BSI_MIN((index + 1) * AT_ONCE, s->base_count);
     for (size_t i = index * AT_ONCE; i < end; i++) {
         if (bsi_bit_has(r->is_open, i)) continue;
@@ -91,8 +84,7 @@ static void search_task(void *ctx, size_t index) {
             return;
         }
         for (uint32_t k = 0; k < rows.count; k++) {
-            uint64_t mask = filter_mask(rows.kh[k]);
-            if ((filter[rows.kh[k] >> shift] & mask) != mask || !is_candidate(r, rows.kh[k])) continue;
+            if (!bsi_key_filter_has(&filter, rows.kh[k]) || !is_candidate(r, rows.kh[k])) continue;
             add_hit(r, s->base[i]);
             break;
         }
@@ -165,7 +157,7 @@ bomsync_status bsi_sync_twins(bool *opened, bsi_sync *s, const uint64_t *kh, siz
     bomsync_status st = r.status;
     if (!st && r.hit_count) st = open_twins(opened, s, &r, err);
     free(r.is_open);
-    free(r.filter);
+    free(r.filter.word);
     bsi_vast_free(r.kh);
     free(r.hit);
     return st;
