@@ -135,16 +135,21 @@ void bsi_generation_free(bsi_generation *g);
 bomsync_status bsi_store_state(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, bomsync_error *err);
 bomsync_status bsi_store_state_by(bsi_ref **refs, size_t *count, bsi_store *s, uint64_t state_list, int workers, bomsync_error *err);
 
-enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4, BSI_IMAGE_LINES = 8 }; /* the last as BSI_CUT_LINES */
+enum { BSI_IMAGE_EXACT = 1, BSI_IMAGE_LONE_CR = 2, BSI_IMAGE_AT_END = 4, BSI_IMAGE_LINES = 8 /* as BSI_CUT_LINES */, BSI_IMAGE_PART_SHIFT = 8 };
 typedef struct bsi_image_entry {   /* 56 bytes, stored as it is (little endian) */
     bsi_hash128 fp;       /* with secret, layout mixed in */
     bsi_hash128 plain;    /* unseeded XXH3-128 of its bytes, for the snapshot digest */
     bsi_ref ref;          /* state block with just its records if EXACT, else BSI_REF_NONE */
     uint32_t bytes;       /* length of the block */
     uint32_t records;
-    uint32_t flags;
+    uint32_t flags;       /* above BSI_IMAGE_PART_SHIFT: bsi_image_part of the partition that all its records are of; 0: not known, or of several */
     uint32_t blanks;
 } bsi_image_entry;
+/** 24 bits that tell most partitions apart, never 0. */
+static inline uint32_t bsi_image_part(const void *name, size_t bytes) {
+    uint32_t part = (uint32_t)(bsi_xxh64(name, bytes) >> 40);
+    return part ? part : 1;
+}
 /** A read view of an image: entries stay in the mapping until the store is closed or the writer commits. */
 typedef struct bsi_image_piece {
     const bsi_image_entry *entry;

@@ -45,6 +45,8 @@ static inline bool bsi_sync_whole(const bsi_sync *s, size_t open) {
 /** What is written of the image; freed after the commit. */
 typedef struct bsi_next_image {
     bsi_image_edits edits;
+    bsi_image_edits stored; /* of a view: the same of the whole image */
+    bsi_image_edit all;     /* of one: it is put anew */
     bsi_image_entry *whole;
     bsi_ref *orphan;
 } bsi_next_image;

@@ -92,7 +92,7 @@ static bomsync_status open_snapshot(bsi_sync *s, char *const *paths, size_t n, b
 
 static void snapshot_digest(bsi_sync *s) {
     static const uint8_t unknown[32];
-    bool same = !s->scan.block_count && !s->scan.brief_count && s->scan.ascending && s->scan.run_count == 1 && s->scan.blocks == s->image.count && s->scan.file_count == 1;
+    bool same = !s->scan.block_count && !s->scan.brief_count && s->scan.ascending && s->scan.run_count == 1 && s->scan.blocks == s->image.count && s->scan.file_count == 1 && !s->view;
     if (same && memcmp(s->feed->image_digest, unknown, 32) != 0) { /* kept only of snapshots in one file */
         memcpy(s->snapshot_digest, s->feed->image_digest, 32);
         return;
@@ -271,15 +271,18 @@ static bomsync_status run(bsi_sync *s, bsi_generation *g, bomsync_error *err) {
     int64_t t = bsi_now_ns();
     bsi_scan_start(&s->scan, s->tmp, s->feed->image_list && s->tier_block && !s->scope);
     if (s->feed->image_list) st = bsi_store_image(&s->image, s->store, s->feed->image_list, err);
+    if (!st) st = bsi_sync_scope_open(s, err);
     if (st) return st;
     bsi_isa isa;
     st = bsi_isa_choose(&isa, s->o->read.isa ? s->o->read.isa : "auto", err);
     if (st) return st;
     snprintf(s->isa_name, sizeof s->isa_name, "%s", isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar");
-    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_size = s->feed->block_size, .tier_block = s->tier_block && !s->scope,
+    bsi_scan_options so = {.read = &s->o->read, .isa = isa, .workers = s->workers, .block_size = s->feed->block_size, .tier_block = s->tier_block && (!s->scope || s->view),
                            .tier_sequence = s->tier_sequence, .secret = bsi_store_secret(s->store), .image = &s->image,
                            .mark = s->feed->mark, .mark_count = s->feed->mark_count, .image_digest = s->feed->image_digest, .store = s->store, .tmp = s->tmp,
                            .keep_stream_bytes = true, .streams_twice = true};
+    static const uint8_t unknown[32];
+    if (s->view) so.mark_count = 0, so.image_digest = unknown; /* they are of the whole image */
     st = bsi_reconcile_open(s, err);
     if (s->reconcile) {
         bsi_reconcile_scan(s, &so);
@@ -349,6 +352,7 @@ static void release(bsi_sync *s) {
     bsi_sync_forget_guard(s);
     bsi_scan_close(&s->scan);
     bsi_image_free(&s->image);
+    bsi_sync_scope_close(s);
     bsi_generation_free(s->last);
     if (s->feed) bsi_feed_free(s->feed);
     bsi_kept_free(&s->old_kept);

@@ -74,6 +74,7 @@ typedef struct bsi_sync {
     int64_t sequence, as_of;
     char **scope;               /* partitions, NULL: all */
     size_t scope_count;
+    struct bsi_scope_view *view; /* image is a part of the feed's (sync_scope.c); NULL: it is all of it */
     /* rows of the blocks that no image entry settles */
     uint32_t *block_part;       /* [open_count] number in block_parts if all its rows have one partition, else UINT32_MAX; or NULL */
     bsi_parts block_parts;
@@ -162,7 +163,7 @@ void bsi_sync_ahead_start(bsi_sync *s);                                /* while 
 bool bsi_sync_ahead_end(bsi_sync *s);                                  /* waits. True: the lists are there, and still right */
 /** sync_image.c: the state block of which an open block has just the rows, in order, none changed; or BSI_REF_NONE. Rows were joined. */
 bsi_ref bsi_sync_same_as_state(const bsi_sync *s, size_t open);
-bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact); /* sync_image.c: of a block in the new image; exact or BSI_REF_NONE */
+bsi_image_entry bsi_sync_entry(const bsi_sync *s, const bsi_scan_block *b, size_t open, bsi_ref exact); /* sync_image.c: of a block in the new image; exact or BSI_REF_NONE */
 
 /* sync_amend.c */
 bool bsi_amend_possible(const bsi_sync *s);
@@ -283,6 +284,23 @@ bomsync_status bsi_sync_evidence(bsi_sync *s, char *const *paths, size_t path_co
 bomsync_status bsi_sync_counts(bsi_sync *s, bomsync_error *err);       /* after reading: expected counts, trailers, file records */
 bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err);        /* both degrees: holds, kept deletes */
 void bsi_sync_forget_guard(bsi_sync *s);                               /* what it decided */
+
+/* sync_scope.c */
+typedef struct bsi_scope_view {
+    bsi_image stored;     /* the feed's whole image */
+    uint64_t *from;       /* [image.piece_count] where the piece stands in it */
+    struct bsi_scope_unknown {
+        uint64_t index;   /* in it */
+        bsi_ref ref;
+    } *unknown;           /* exact entries whose records may be of any partition: they match nothing, their state blocks are joined */
+    size_t unknown_count, unknown_cap;
+} bsi_scope_view;
+bomsync_status bsi_sync_scope_open(bsi_sync *s, bomsync_error *err);   /* before the scan: of a snapshot of some partitions image becomes a view */
+/** Edits of the view become edits of the whole image, at the end of x; entries that are not known and whose state block is in `gone` go. */
+void bsi_sync_scope_edits(const bsi_sync *s, bsi_image_edits *x, const bsi_image_edit *edit, size_t count, const bsi_ref_set *gone, const bsi_ref_set *named);
+/** Orphans without those that have an entry which stays. Returns how many are left. */
+size_t bsi_sync_scope_orphans(const bsi_sync *s, bsi_ref *orphan, size_t count, const bsi_ref_set *gone, const bsi_ref_set *named);
+void bsi_sync_scope_close(bsi_sync *s);
 
 /* sync_kept.c */
 bsi_kept_row *bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k);    /* its texts and image are copied; one thread at a time */

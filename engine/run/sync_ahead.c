@@ -20,7 +20,7 @@ struct bsi_sync_ahead {
 
 static void entries(void *ctx, bsi_image_entry *out, size_t first, size_t count) {
     const bsi_sync *s = ctx;
-    for (size_t i = 0; i < count; i++) out[i] = bsi_sync_entry(&s->scan.block[first + i], s->first_ref[first + i]);
+    for (size_t i = 0; i < count; i++) out[i] = bsi_sync_entry(s, &s->scan.block[first + i], first + i, s->first_ref[first + i]);
 }
 
 static void *write_lists(void *ctx) {

@@ -29,12 +29,18 @@ bsi_ref bsi_sync_same_as_state(const bsi_sync *s, size_t open) {
     return rows.count == s->row_base[open + 1] - s->row_base[open] ? s->base[BSI_FATE_PLACE(first) >> 16] : BSI_REF_NONE;
 }
 
-bsi_image_entry bsi_sync_entry(const bsi_scan_block *b, bsi_ref exact) {
+/* That all records of a block are of, as an entry tells it. */
+static uint32_t part_of(const bsi_sync *s, size_t open) {
+    uint32_t part = s->block_part && s->feed->slots.partition >= 0 ? s->block_part[open] : UINT32_MAX;
+    return part == UINT32_MAX ? 0 : bsi_image_part(s->block_parts.name[part], s->block_parts.len[part]) << BSI_IMAGE_PART_SHIFT;
+}
+
+bsi_image_entry bsi_sync_entry(const bsi_sync *s, const bsi_scan_block *b, size_t open, bsi_ref exact) {
     bool skippable = exact != BSI_REF_NONE;
     bsi_image_entry e = {.fp = b->fp, .plain = b->plain, .ref = skippable ? exact : BSI_REF_NONE, .bytes = b->bytes,
                          .records = b->records, .blanks = b->blanks};
     e.flags = (skippable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
-              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u) | (b->flags & BSI_CUT_LINES ? BSI_IMAGE_LINES : 0u);
+              (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u) | (b->flags & BSI_CUT_LINES ? BSI_IMAGE_LINES : 0u) | part_of(s, open);
     return e;
 }
 
@@ -45,7 +51,7 @@ static const bsi_image_entry *entries_of_blocks(bsi_sync *s, const bsi_ref *exac
     bsi_scan_forget(&s->scan); /* while it is known how many they are */
     for (size_t i = 0; i < s->scan.block_count; i++) {
         bsi_scan_block b = s->scan.block[i];
-        v[i] = bsi_sync_entry(&b, exact[i]);
+        v[i] = bsi_sync_entry(s, &b, i, exact[i]);
     }
     s->scan.block_count = 0;
     return v;
@@ -78,7 +84,7 @@ static const bsi_image_edit *edited_image(bsi_sync *s, const bsi_ref *exact, siz
 }
 
 static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *count, size_t *exact_count) {
-    size_t extra = s->scope || s->o->upsert ? s->image.count : 0;
+    size_t extra = (s->scope && !s->view) || s->o->upsert ? s->image.count : 0;
     bsi_image_entry *v = bsi_vast_alloc(sizeof *v * (s->scan.blocks + extra + 1));
     uint8_t *used = extra ? bsi_calloc(s->image.count / 8 + 1, 1) : NULL;
     bsi_image_walk w = {.image = &s->image};
@@ -91,7 +97,7 @@ static bsi_image_entry *new_image(bsi_sync *s, const bsi_ref *exact, size_t *cou
                 *e = *bsi_image_next(&w, k);
                 if (used) used[k >> 3] |= (uint8_t)(1u << (k & 7));
             } else {
-                *e = bsi_sync_entry(&s->scan.block[k], exact[k]);
+                *e = bsi_sync_entry(s, &s->scan.block[k], k, exact[k]);
             }
             *exact_count += (e->flags & BSI_IMAGE_EXACT) != 0;
         }
@@ -202,18 +208,23 @@ static void cover(const bsi_sync *s, const bsi_next_state *n, bsi_ref_set *cover
         if (n->exact[i] != BSI_REF_NONE) bsi_ref_add(covered, n->exact[i]);
 }
 
+/* State blocks of before that stay, and that no entry stands for now. */
+static void orphans_in_place(const bsi_sync *s, const bsi_next_state *n, const bsi_ref_set *covered, bsi_next_image *x, bsi_publish *p) {
+    bsi_ref *open = bsi_vast_alloc(sizeof *open * (s->open_state_count + 1));
+    size_t count = 0;
+    for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
+        if (!bsi_is_amended(s, s->open_state[i])) open[count++] = s->base[s->open_state[i]];
+    x->orphan = bsi_orphans_after(&p->orphan_count, open, count, &n->replaced, n->loose, n->loose_count, covered);
+    bsi_vast_free(open);
+}
+
 /* Most blocks are in place: only what stands between them is put anew. */
 static void image_in_place(bsi_sync *s, const bsi_next_state *n, bsi_next_image *x, bsi_publish *p) {
     bsi_ref_set covered = {0};
     cover(s, n, &covered);
     p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
-    bsi_ref *open = bsi_vast_alloc(sizeof *open * (s->open_state_count + 1));
-    size_t count = 0;
-    for (size_t i = 0; i < s->open_state_count; i++) /* those that were changed in place have entries, or are replaced */
-        if (!bsi_is_amended(s, s->open_state[i])) open[count++] = s->base[s->open_state[i]];
-    x->orphan = bsi_orphans_after(&p->orphan_count, open, count, &n->replaced, n->loose, n->loose_count, &covered);
+    orphans_in_place(s, n, &covered, x, p);
     bsi_vast_free(covered.slot);
-    bsi_vast_free(open);
     p->edit_image = true;
 }
 
@@ -238,9 +249,35 @@ static void image_as_before(bsi_sync *s, bsi_next_state *n, bsi_next_image *x, b
     p->edit_image = true;
 }
 
+/* The same of some partitions: what is made of the view is put into the whole image. */
+static void image_of_scope(bsi_sync *s, bsi_next_state *n, bool better, bsi_next_image *x, bsi_publish *p) {
+    bsi_ref_set covered = {0};
+    if (!better) {
+        image_as_before(s, n, x, p);
+    } else if (s->scan.ascending) {
+        cover(s, n, &covered);
+        p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
+        orphans_in_place(s, n, &covered, x, p);
+    } else {
+        size_t count, exacts;
+        cover(s, n, &covered);
+        x->whole = new_image(s, n->exact, &count, &exacts);
+        x->all = (bsi_image_edit){.end = s->image.count, .entry = x->whole, .count = count};
+        p->image_edit = &x->all;
+        p->image_edit_count = 1;
+        orphans_in_place(s, n, &covered, x, p);
+    }
+    bsi_sync_scope_edits(s, &x->stored, p->image_edit, p->image_edit_count, &n->replaced, &covered);
+    p->orphan_count = bsi_sync_scope_orphans(s, x->orphan, p->orphan_count, &n->replaced, &covered);
+    p->image_edit = x->stored.edit;
+    p->image_edit_count = x->stored.count;
+    p->edit_image = true;
+    bsi_vast_free(covered.slot);
+}
+
 bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
     bool ahead = bsi_sync_ahead_end(s); /* else the list of blocks is used up below */
-    bool part = s->scope || s->o->upsert;
+    bool part = (s->scope && !s->view) || s->o->upsert;
     if (s->all_held || (!s->last && !edit)) return BOMSYNC_OK;
     if (!edit && !part && s->open_count == 0 && s->scan.blocks == s->image.count && s->scan.ascending) return BOMSYNC_OK;
     uint64_t exacts = s->scan.blocks - s->open_count - s->settled;
@@ -250,6 +287,8 @@ bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi
     if (s->o->upsert && s->scan.blocks * 2 < s->image.count) better = part = false; /* some records among many: their blocks do not come again */
     bomsync_status st = BOMSYNC_OK;
     if (ahead && n->refs) p->ahead = true;
+    else if (s->view && (edit || better)) image_of_scope(s, n, better, x, p);
+    else if (s->view) p->edit_image = false;
     else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
     else if (better) image_in_place(s, n, x, p);
     else if (edit) image_as_before(s, n, x, p);
@@ -260,6 +299,7 @@ bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi
 
 void bsi_sync_image_release(bsi_next_image *x) {
     bsi_image_edits_free(&x->edits);
+    bsi_image_edits_free(&x->stored);
     bsi_vast_free(x->whole);
     bsi_vast_free(x->orphan);
 }

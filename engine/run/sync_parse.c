@@ -296,7 +296,7 @@ static void parse_task(void *ctx, size_t index) {
             bsi_parse_block(&w, s->scan.file[b->file].layout, bsi_store_secret(s->store), p, n, false);
             st = take_block(r, lane, &w, i + k, p, n, &err);
             if (r->keep_bytes) keep_rows(r, &w, i + k);
-            s->block_part[i + k] = s->o->baseline ? UINT32_MAX : one_partition(r, &w);
+            s->block_part[i + k] = one_partition(r, &w);
             if (r->made) count_made(&r->made[lane], &w, s->feed->slots.partition, 1);
             p += b->bytes;
         }
@@ -333,7 +333,7 @@ static bool early_first(void *ctx, const bsi_layout *layout, bsi_scan_block *b, 
     }
     b->tag = ref;
     if (r->made) count_made(&r->made[lane], w, r->s->feed->slots.partition, 1);
-    if (!r->s->o->baseline) b->part = one_partition(r, w);
+    b->part = one_partition(r, w);
     return false;
 }
 

@@ -180,7 +180,7 @@ static bomsync_status open_once(bool *again, bsi_sync *s, bomsync_error *err) {
     if (s->settled) return BOMSYNC_OK; /* bsi_reconcile_old finds them */
     bomsync_status st = bsi_sync_base(s, err);
     if (st) return st;
-    if (!matched) {
+    if (!matched && !s->view) {
         s->open_state = bsi_vast_alloc(sizeof(uint64_t) * (s->base_count + 1));
         for (size_t i = 0; i < s->base_count; i++) s->open_state[s->open_state_count++] = i;
         return bsi_amend_place(again, s, err);

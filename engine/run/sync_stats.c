@@ -49,7 +49,7 @@ static bool same_order(const bsi_sync *s) {
 
 /* Blocks were opened in great number: what for? */
 static const char *why_opened(const bsi_sync *s, uint64_t skipped) {
-    if (s->scope) return "a snapshot of some partitions is compared record by record";
+    if (s->scope && !s->view) return "a snapshot of some partitions is compared record by record";
     if (!s->tier_block) return "blocks were not compared, as --tiers says";
     if (!s->image.count) return "there is no image of the last snapshot to compare blocks with";
     uint64_t changes = 0; /* in blocks of this snapshot: deletes open none of them */
