@@ -62,6 +62,7 @@ typedef struct bsi_image_mark {
 enum { BSI_ORDER_BLOCKS = 64 };
 typedef struct bsi_order {
     uint32_t times; /* so many came like this, one after the other, 4: or more; 0: the last snapshot stood as the state does, and nothing follows */
+    bool bytes;     /* they stand as the state does, in other bytes than those of the image: the blocks are some of all */
     uint32_t count;
     uint64_t low[BSI_ORDER_BLOCKS]; /* ascending: half of the unseeded digest */
 } bsi_order;

@@ -70,6 +70,7 @@ typedef struct bsi_sync {
     uint64_t settled;           /* blocks without a change that this found: not in scan.block any more */
     bsi_order order;            /* of this snapshot, if it stands in another one than the state: as the feed gets it; else zeros */
     bool reorder;               /* and so did the last ones: the state is put into it */
+    bool reimage;               /* it has other bytes than the image, and so had the last ones: the image gets them */
     bool evidence, sequence_given, as_of_given;
     int64_t sequence, as_of;
     char **scope;               /* partitions, NULL: all */
@@ -265,6 +266,8 @@ bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL
 /** How does this snapshot stand? Sets order and reorder. count: so many of its blocks are not, record by record, blocks of the state; strays: some of
  *  them, each given to bsi_order_add. bsi_order_of_rows finds them itself, once it is known what happened to each record. */
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count);
+/** The same of a snapshot that was reconciled and stands as the state does, but has other bytes than the image: some of all blocks. Sets order and reimage. */
+void bsi_order_judge_bytes(bsi_sync *s, const bsi_order *some);
 void bsi_order_add(bsi_order *strays, uint64_t low);                   /* the low half of the unseeded digest */
 void bsi_order_of_rows(bsi_sync *s);
 void bsi_order_keep(bsi_sync *s);                                      /* in the feed, for the next sync: once it is decided what is published */

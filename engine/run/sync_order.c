@@ -16,6 +16,10 @@
  * What is done then is an edit like any other (run/sync_state.c): records of a block that stand otherwise in the state leave their place
  * and are put behind the one that precedes them in the snapshot, as if they were created. It is no change, and makes no generation by itself.
  *
+ * The same is asked of a snapshot whose records stand as they did, but whose blocks have other bytes than those of the image: an export that got
+ * other line ends, quotes or columns from some day on is the same again the next night, and the third one in that form becomes the image's. One with a column
+ * that differs each night never is.
+ *
  * Tried and dropped: to do so the second time. Who syncs the same shuffled file once more would have its whole state written. And to do so
  * for less than half of the blocks: the few blocks of small feeds that stand otherwise, since records are kept back, are the same each night.
  */
@@ -49,14 +53,25 @@ static bool alike(const bsi_order *a, const bsi_order *b) {
 /* Of few records all are joined as fast as blocks are skipped: their state keeps its order. */
 static bool possible(const bsi_sync *s) { return s->last && !s->scope && !s->o->upsert && s->feed->records >= BSI_RECONCILE_RECORDS; }
 
+static uint32_t times_of(const bsi_sync *s, const bsi_order *now) {
+    const bsi_order *before = &s->feed->order;
+    return before->times && before->bytes == now->bytes && alike(before, now) ? BSI_MIN(before->times, (uint32_t)TIMES) + 1 : 1;
+}
+
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count) {
     s->order.times = 0;
     s->reorder = false;
     if (!possible(s) || count * 2 <= s->scan.blocks) return;
-    const bsi_order *before = &s->feed->order;
     s->order = *strays;
-    s->order.times = before->times && alike(before, strays) ? BSI_MIN(before->times, (uint32_t)TIMES) + 1 : 1;
+    s->order.times = times_of(s, strays);
     s->reorder = s->order.times == TIMES && !s->o->dry_run && !s->all_held; /* once: what stands otherwise still, as records are kept back, does so the next time */
+}
+
+void bsi_order_judge_bytes(bsi_sync *s, const bsi_order *some) {
+    s->order = *some;
+    s->order.bytes = true;
+    s->order.times = times_of(s, &s->order);
+    s->reimage = s->order.times >= TIMES && !s->o->dry_run;
 }
 
 void bsi_order_of_rows(bsi_sync *s) {

@@ -725,17 +725,19 @@ static bomsync_status subtract(bsi_reconcile *r, bomsync_error *err) {
 /* Blocks without a claim stand otherwise than the state's. */
 static void judge_order(bsi_reconcile *r) {
     const bsi_scan *scan = &r->s->scan;
-    bsi_order strays = {0};
+    bsi_order strays = {0}, all = {0};
     uint64_t count = 0;
     for (size_t i = 0; i < scan->brief_count; i++) {
+        bsi_order_add(&all, scan->brief[i].plain.lo);
         if (scan->brief[i].tag & TAG_CLAIM) continue;
         bsi_order_add(&strays, scan->brief[i].plain.lo);
         count++;
     }
     bsi_order_judge(r->s, &strays, count);
+    if (count * 2 <= scan->brief_count) bsi_order_judge_bytes(r->s, &all);
 }
 
-/* The state is put into the order of this snapshot: for that the place of each record must be known, and the join tells it. */
+/* The state is put into the order of this snapshot, or the image gets its bytes: for that the place of each record must be known, and the join tells it. */
 static bomsync_status open_all(bsi_reconcile *r, bomsync_error *err) {
     bsi_sync_end_digest(r->s);
     bsi_scan_expand(&r->s->scan);
@@ -767,7 +769,7 @@ bomsync_status bsi_reconcile_run(bsi_sync *s, bomsync_error *err) {
     if (!st) st = bsi_sync_base(s, err);
     if (!st) st = subtract(r, err);
     if (!st && r->settled && r->claims) judge_order(r);
-    if (!st && r->settled) st = s->reorder ? open_all(r, err) : cut_down(r, err);
+    if (!st && r->settled) st = s->reorder || s->reimage ? open_all(r, err) : cut_down(r, err);
     bsi_sync_end_digest(s);
     bsi_scan_forget_brief(&s->scan);
     for (size_t i = 0; i < s->scan.block_count; i++) s->scan.block[i].tag = BSI_NO_TAG; /* they spoke of the lists */

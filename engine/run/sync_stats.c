@@ -77,6 +77,10 @@ static const char *way(const bsi_sync *s, const char **why) {
         *why = "the snapshots before came in this order, too: the state is put into it, so that blocks can be skipped from now on";
         return "reorder";
     }
+    if (s->reimage) {
+        *why = "the snapshots before had the same bytes, other than the image's: it gets them, so that blocks can be skipped from now on";
+        return "reimage";
+    }
     const char *path = s->open_count == 0 && !s->item_count && s->t.records_in ? "unchanged" : skipped ? "skip and join" : "join";
     if (!s->t.records_in) *why = "the snapshot has no records";
     else if (!base) return path;

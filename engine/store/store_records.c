@@ -72,9 +72,11 @@ static void read_block_size(bsi_feed *f, bsi_reader *r) {
     f->block_size = (bsi_block_size){(uint32_t)records, (uint32_t)least};
 }
 
+#define ORDER_BYTES 16u /* in the number of times */
+
 static void put_order(bsi_buf *b, const bsi_order *o) {
     if (!o->times) return;
-    bsi_buf_varint(b, o->times);
+    bsi_buf_varint(b, o->times | (o->bytes ? ORDER_BYTES : 0u));
     bsi_buf_varint(b, o->count);
     bsi_buf_add(b, o->low, o->count * sizeof *o->low);
 }
@@ -85,7 +87,7 @@ static void read_order(bsi_feed *f, bsi_reader *r) {
         r->ok = false;
         return;
     }
-    f->order = (bsi_order){.times = (uint32_t)times, .count = (uint32_t)count};
+    f->order = (bsi_order){.times = (uint32_t)times & ~ORDER_BYTES, .bytes = times & ORDER_BYTES, .count = (uint32_t)count};
     bsi_read_bytes(r, f->order.low, count * sizeof *f->order.low);
 }
 
