@@ -265,6 +265,7 @@ bool bsi_is_claimed(const bsi_claims *c, uint64_t state);              /* c NULL
 /* sync_order.c */
 /** How does this snapshot stand? Sets order and reorder. count: so many of its blocks are not, record by record, blocks of the state; strays: some of
  *  them, each given to bsi_order_add. bsi_order_of_rows finds them itself, once it is known what happened to each record. */
+bool bsi_order_matters(const bsi_sync *s); /* of few records all are joined as fast as blocks are skipped: their state keeps its order */
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count);
 /** The same of a snapshot that was reconciled and stands as the state does, but has other bytes than the image: some of all blocks. Sets order and reimage. */
 void bsi_order_judge_bytes(bsi_sync *s, const bsi_order *some);

@@ -50,8 +50,7 @@ static bool alike(const bsi_order *a, const bsi_order *b) {
 
 /* ---- do most stand otherwise, and did they before? ---- */
 
-/* Of few records all are joined as fast as blocks are skipped: their state keeps its order. */
-static bool possible(const bsi_sync *s) { return s->last && !s->scope && !s->o->upsert && s->feed->records >= BSI_RECONCILE_RECORDS; }
+bool bsi_order_matters(const bsi_sync *s) { return s->last && !s->scope && !s->o->upsert && s->feed->records >= BSI_RECONCILE_RECORDS; }
 
 static uint32_t times_of(const bsi_sync *s, const bsi_order *now) {
     const bsi_order *before = &s->feed->order;
@@ -61,7 +60,7 @@ static uint32_t times_of(const bsi_sync *s, const bsi_order *now) {
 void bsi_order_judge(bsi_sync *s, const bsi_order *strays, uint64_t count) {
     s->order.times = 0;
     s->reorder = false;
-    if (!possible(s) || count * 2 <= s->scan.blocks) return;
+    if (!bsi_order_matters(s) || count * 2 <= s->scan.blocks) return;
     s->order = *strays;
     s->order.times = times_of(s, strays);
     s->reorder = s->order.times == TIMES && !s->o->dry_run && !s->all_held; /* once: what stands otherwise still, as records are kept back, does so the next time */
@@ -75,7 +74,7 @@ void bsi_order_judge_bytes(bsi_sync *s, const bsi_order *some) {
 }
 
 void bsi_order_of_rows(bsi_sync *s) {
-    if (s->settled || s->all_new || !possible(s)) return; /* settled: it was judged before */
+    if (s->settled || s->all_new || !bsi_order_matters(s)) return; /* settled: it was judged before */
     bsi_order strays = {0};
     uint64_t count = 0;
     bool few = (s->open_count - s->amended_count) * 2 <= s->scan.blocks; /* whatever they are */
@@ -89,6 +88,6 @@ void bsi_order_of_rows(bsi_sync *s) {
 
 void bsi_order_keep(bsi_sync *s) {
     bool unknown = s->settled && !s->tier_sequence;
-    if (s->all_held || unknown || (s->last && !possible(s))) return; /* it says nothing of the order */
+    if (s->all_held || unknown || (s->last && !bsi_order_matters(s))) return; /* it says nothing of the order */
     s->feed->order = s->order;
 }

@@ -35,7 +35,9 @@
 #include "run/sync.h"
 
 enum {
-    PROBE_BYTES = 24 << 10, /* about 20 blocks */
+    PROBE_BYTES = 24 << 10, /* about 20 usual blocks */
+    PROBE_BLOCKS = 20,
+    PROBE_MOST = 2 << 20,
     PROBE_PLACES = 48,
     PROBE_ENTRIES = 64,     /* of the image's either end */
     LANE_SHIFT = 56,        /* a tag: lane, bits for rows that must be looked at and for claims, place in the lane's list */
@@ -110,16 +112,25 @@ static bomsync_status outcome(bsi_reconcile *r, bomsync_error *err) {
 
 typedef struct probe {
     bsi_sync *s;
+    size_t bytes; /* that are looked at in one place */
     bsi_buf buf;
     uint64_t fp[PROBE_PLACES * 64]; /* low halves of fingerprints */
     size_t count;
 } probe;
 
+/* Bytes of some blocks, as long as the image's first ones. Where rows are wide, blocks are: of a few the borders would not even be found. */
+static size_t probe_bytes(const bsi_image *image) {
+    uint64_t bytes = 0, count = BSI_MIN(image->count, (uint64_t)PROBE_ENTRIES);
+    bsi_image_walk w = {.image = image};
+    for (uint64_t i = 0; i < count; i++) bytes += bsi_image_next(&w, i)->bytes;
+    return (size_t)BSI_MIN(BSI_MAX(bytes / count * PROBE_BLOCKS, (uint64_t)PROBE_BYTES), (uint64_t)PROBE_MOST);
+}
+
 /* Fingerprints of blocks from a line start behind `offset` on; the first may begin elsewhere than in the scan. */
 static bomsync_status probe_at(probe *p, uint32_t file, uint64_t offset, bool sure, size_t most, bomsync_error *err) {
     bsi_scan_file *f = &p->s->scan.file[file];
-    bsi_buf_reserve(&p->buf, PROBE_BYTES + 64);
-    ssize_t got = bsi_source_pread(f->source, p->buf.data, PROBE_BYTES, offset, err);
+    bsi_buf_reserve(&p->buf, p->bytes + 64);
+    ssize_t got = bsi_source_pread(f->source, p->buf.data, p->bytes, offset, err);
     if (got < 0) return err->status;
     const uint8_t *at = p->buf.data, *end = at + got;
     if (!sure) {
@@ -163,7 +174,7 @@ static bomsync_status ends_known(probe *p, bool *known, bomsync_error *err) {
     bomsync_status st = probe_at(p, 0, scan->file[0].body, true, 8, err);
     size_t blocks = p->count, found = st ? 0 : known_between(p, 0, most);
     p->count = 0;
-    if (!st) st = probe_at(p, last, size > body + PROBE_BYTES ? size - PROBE_BYTES : body, size <= body + PROBE_BYTES, 64, err);
+    if (!st) st = probe_at(p, last, size > body + p->bytes ? size - p->bytes : body, size <= body + p->bytes, 64, err);
     blocks += p->count;
     found += st ? 0 : known_between(p, n - most, n);
     p->count = 0;
@@ -231,6 +242,7 @@ bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     if (!may_reconcile(s)) return BOMSYNC_OK;
     probe *p = bsi_calloc(1, sizeof *p);
     p->s = s;
+    p->bytes = probe_bytes(&s->image);
     bool known;
     bomsync_status st = ends_known(p, &known, err);
     if (!st && !known) st = some_known(p, &known, err);

@@ -116,8 +116,31 @@ static bool in_order(const bsi_sync *s, size_t open) {
     return first == UINT64_MAX || (last - first) >> 16 <= 16;
 }
 
-/* Its good rows are put where the snapshot has them: the state is to stand in its order, and they do not (sync_order.c). */
-static bool moves(const bsi_sync *s, size_t open) { return s->reorder && !in_order(s, open); }
+static bool stays(uint64_t fate) {
+    return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
+}
+
+/* All of its rows are written again anyway. Then it is known what stands before it, too: a block whose first row changed is never looked at alone
+ * (sync_reconcile.c). */
+static bool all_written(const bsi_sync *s, size_t open) {
+    for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++)
+        if (!creates(s, k) && !(stays(s->fate[k]) && s->fate[k] & BSI_FATE_CHANGED)) return false;
+    return true;
+}
+
+/* Its good rows are put where the snapshot has them, and they stand otherwise: since the state is to stand in its order (sync_order.c), or since
+ * they changed, as in exports that have what changed last in front. Where those stay in the state blocks that they were in, each of these has rows that its
+ * block of the snapshot has not, and is joined night after night. */
+static bool moves(const bsi_sync *s, size_t open) {
+    if (!s->reorder && !(bsi_order_matters(s) && all_written(s, open))) return false;
+    return !in_order(s, open);
+}
+
+static bool any_moves(const bsi_sync *s) {
+    bool any = s->reorder;
+    for (size_t i = bsi_sync_next_joined(s, 0); !any && i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) any = moves(s, i);
+    return any;
+}
 
 typedef struct u64_list {
     uint64_t *v;
@@ -142,10 +165,6 @@ static void bits_to_list(u64_list *l, const bit_set *b) {
         for (uint64_t v = b->word[w]; v; v &= v - 1) u64_add(l, (uint64_t)w << 6 | (uint64_t)__builtin_ctzll(v));
 }
 
-static bool stays(uint64_t fate) {
-    return (fate & BSI_FATE_MATCHED) && !(fate & (BSI_FATE_BAD | BSI_FATE_CONFLICT | BSI_FATE_DUPLICATE));
-}
-
 /* What the joined blocks of the snapshot hold is written again, each as a block of its own, but for those that are one. */
 static void touch_all(const bsi_sync *s, bit_set *t) {
     for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
@@ -168,12 +187,14 @@ static void touched_blocks(const bsi_sync *s, bit_set *t) {
     for (int pass = 0; pass < 3; pass++) {
         u64_list more = {0};
         for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
-            bool touches = false, aligned = pass && in_order(s, i);
+            bool touches = false, aligned = pass && in_order(s, i), moved = !pass && moves(s, i);
             for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
                 uint64_t f = s->fate[k];
                 if (creates(s, k)) touches = true;
                 if (!stays(f)) continue;
-                if (f & BSI_FATE_CHANGED) {
+                if (moved) {
+                    u64_add(&more, BSI_FATE_PLACE(f) >> 16);
+                } else if (f & BSI_FATE_CHANGED) {
                     touches = true;
                     if (!pass) u64_add(&more, BSI_FATE_PLACE(f) >> 16);
                 } else if (aligned && bsi_bit_has(t->word, BSI_FATE_PLACE(f) >> 16)) {
@@ -232,15 +253,15 @@ static void add_insert(anchors *x, uint64_t now, bool aligned) {
 }
 
 static void pass_open(anchors *x, const bsi_sync *s, size_t open) {
-    bool ordered = in_order(s, open), moved = s->reorder && !ordered, aligned = ordered || (moved && bsi_sync_whole(s, open));
+    bool ordered = in_order(s, open), moved = moves(s, open), aligned = ordered || (moved && bsi_sync_whole(s, open));
     for (uint64_t k = s->row_base[open]; k < s->row_base[open + 1]; k++) {
         if (creates(s, k) || (moved && stays(s->fate[k]))) add_insert(x, (uint64_t)open << 16 | (k - s->row_base[open]), aligned);
         else if (stays(s->fate[k])) pass_to(x, BSI_FATE_PLACE(s->fate[k]) + 1);
     }
 }
 
-static void list_inserts(anchors *x, const bsi_sync *s) {
-    if (!s->t.created && !s->reorder) return;
+static void list_inserts(anchors *x, const bsi_sync *s, bool any_moves) {
+    if (!s->t.created && !any_moves) return;
     bsi_amend_walk amended = {0};
     x->walk.image = &s->image;
     for (size_t at = 0; at < s->scan.run_count; at++) {
@@ -290,7 +311,7 @@ static bsi_edit_pair *list_pairs(size_t *count, const bsi_sync *s, const bit_set
     *count = 0;
     for (size_t i = bsi_sync_next_joined(s, 0); i < s->open_count; i = bsi_sync_next_joined(s, i + 1)) {
         bool aligned = in_order(s, i);
-        if (!aligned && s->reorder) continue; /* they are put elsewhere */
+        if (!aligned && moves(s, i)) continue; /* they are put elsewhere */
         for (uint64_t k = s->row_base[i]; k < s->row_base[i + 1]; k++) {
             uint64_t f = s->fate[k], was = BSI_FATE_PLACE(f);
             if (!stays(f) || !bsi_bit_has(touched->word, was >> 16)) continue;
@@ -320,14 +341,15 @@ bomsync_status bsi_sync_state_edit(bsi_sync *s, bsi_next_state *n, bomsync_error
     anchors x = {.matched = BSI_REF_NONE};
     size_t pairs;
     u64_list touched = {0};
+    bool move = any_moves(s);
     touched_blocks(s, &bits);
-    list_inserts(&x, s);
+    list_inserts(&x, s, move);
     place_inserts(&x, s, &bits);
     bsi_edit_pair *pair = list_pairs(&pairs, s, &bits);
     bits_to_list(&touched, &bits);
     free(bits.word);
     size_t gone_count = s->gone_count;
-    uint64_t *left = s->reorder ? list_left(&gone_count, s) : NULL;
+    uint64_t *left = move ? list_left(&gone_count, s) : NULL;
     bsi_row_source now = {.scan = &s->scan, .secret = bsi_store_secret(s->store), .slot_count = s->feed->slots.count};
     bsi_row_source was = {.store = s->store, .refs = s->base, .cache = s->cache, .slot_count = s->feed->slots.count};
     bomsync_status st = bsi_sync_learn(s, (uint64_t)(s->t.created + s->t.updated), err);
