@@ -2,6 +2,7 @@
 import csv
 import json
 import pathlib
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 
 from suite.bench import Against, Bench, FLOOR, RIVAL, SELF, Skip, Wrong, talk
 from suite.cases import CLUSTERED, MAIN, NOTHING, OPTIONS, RANDOM, base_of, old_of, pair, shuffle_of
-from suite.data import KEY, disk_bytes, shuffled, touched, warm
+from suite.data import KEY, disk_bytes, feed, shuffled, touched, warm
 from suite.goals import Goal, times
 from suite.measure import check_run, execute
 from suite.peers import same_counts
@@ -96,6 +97,77 @@ def series(bench):
     bench.value("series", "five more generations, after `gc --keep 1`", times(1.1), after / early, f"{after:.4f} s", "generations 2 to 6", f"{early:.4f} s")
     bench.series = seconds
     bench.data.drop(store, *files)
+
+
+def lines_where(source, target, wanted):
+    """The header, and the lines (by number, from 1) that wanted() gives back; None leaves one out."""
+    with open(source, "rb") as f, open(target, "wb") as out:
+        out.write(f.readline())
+        for number, line in enumerate(f, 1):
+            line = wanted(number, line)
+            if line:
+                out.write(line)
+    return target
+
+
+def parts(bench):
+    """What comes in other ways than as all of it: one plant, some records, some that are broken, what changed in front."""
+    old, p = old_of(bench), bench.peers
+    base = base_of(bench)
+    names = ["plant.csv", "some.csv", "some-changed.csv", "broken.csv", "front.csv"]
+    plant, some, changed, broken, front = (bench.folder / name for name in names)
+    lines_where(old, plant, lambda n, line: line if line.startswith(b"1000,") else None)
+    lines_where(old, some, lambda n, line: line if n % 1000 == 0 else None)
+    count = touched(some, changed, 0.5, 1)
+    lines_where(old, broken, lambda n, line: line if n % 1000 else line.split(b",", 8)[0] + b",broken\n")
+    bad = bench.data.folder / "store-broken"
+    bench.data.call("init", "--store", bad)
+    bench.data.call("sync", "-q", "--store", bad, *feed(), "--baseline", broken, codes=(0, 4, 5))
+    moved = in_front(old, front)
+    warm(plant, some, changed, broken, front)
+    bench.compare("parts", "sync --scope of one plant of four, nothing changed", bench.sync(base, "--scope", "partition=1000", plant), NOTHING,
+                  [Against(p.wc(plant), kind=FLOOR)])
+    bench.compare("parts", f"sync --mode upsert of {bench.lines // 1000:,} records, half of them changed",
+                  bench.sync(base, "--mode", "upsert", changed), (0, count, 0), [Against(p.wc(old), kind=FLOOR)])
+    bench.compare("parts", "sync, nothing changed, 0.1 % broken as the night before", bench.sync(bad, broken, codes=(4, 5)), NOTHING,
+                  [Against(p.wc(broken), kind=FLOOR)])
+    bench.compare("parts", "sync, 1 % changed, and all of it in front", bench.sync(base, front), (0, moved, 0), [Against(p.wc(front), kind=FLOOR)])
+    after = bench.data.fresh(base, "after-front")
+    bench.data.call("sync", "-q", "--store", after, "--complete", front)
+    bench.compare("parts", "that snapshot once more", bench.sync(after, front), NOTHING, [Against(p.wc(front), kind=FLOOR)])
+    bench.data.drop(plant, some, changed, broken, front, bad, after, bench.folder / "copy")
+
+
+def in_front(source, target):
+    """Each hundredth record with another quantity, and in front, as in an export by the last change. Gives how many."""
+    def changed(number, line):
+        if number % 100:
+            return None
+        fields = line.split(b",", 8)  # those in front of qty hold no quotes
+        return b",".join([*fields[:7], b"4711", fields[8]])
+
+    lines_where(source, target, changed)
+    with open(source, "rb") as f, open(target, "ab") as out:
+        f.readline()
+        out.writelines(line for number, line in enumerate(f, 1) if number % 100)
+    return lines_of(target.parent, source) // 100
+
+
+def lines_of(folder, path):
+    """Records of a file of gen, which have a line each."""
+    return int(subprocess.run(["wc", "-l", path], cwd=folder, check=True, capture_output=True).stdout.split()[0]) - 1
+
+
+def export(bench):
+    """The state as CSV, sorted by key."""
+    old = old_of(bench)
+    base, target, copy = base_of(bench), bench.folder / "export.csv", bench.folder / "peer.csv"
+    count = f"{shlex.join(bench.data.bomsync)} export --store {shlex.quote(str(base))} | wc -l"
+    ours = bench.bomsync("export", "--store", base, "-q", "-o", target, before=lambda: target.unlink(missing_ok=True), check=["sh", "-c", count],
+                         counts=lambda out: (int(out) - 1, 0, 0))
+    bench.compare("export", "export of all records, sorted by key", ours, (bench.lines, 0, 0), [Against(bench.peers.duckdb_export(old, copy))])
+    bench.peers.forget_database()
+    bench.data.drop(target, copy)
 
 
 def mixes(bench):
@@ -237,6 +309,6 @@ def of_shape(shape):
     return run
 
 
-MORE = {"disk": disk, "series": series, "mixes": mixes, **{s.replace(" ", "-"): of_shape(s) for s in SHAPES},
+MORE = {"disk": disk, "series": series, "parts": parts, "export": export, "mixes": mixes, **{s.replace(" ", "-"): of_shape(s) for s in SHAPES},
         "scale": scale, "real": real, "rates": rates}
 ONLY_WHEN_ASKED = {"scale", "real", "rates"}

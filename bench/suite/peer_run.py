@@ -5,6 +5,7 @@
     version       of the module
     duckdb-load   CREATE TABLE from the file, in a database file
     duckdb-chunks the same, and COPY of it to zstd JSON lines
+    duckdb-export COPY of the stored table to CSV, in the order of the key
     duckdb-stored the stored table full-joined with the file
     duckdb-join   both files full-joined
     polars-join   the same in Polars
@@ -62,6 +63,13 @@ def duckdb_chunks(o):
     return count_of(connection)
 
 
+def duckdb_export(o):
+    connection = connect(o)
+    key = ", ".join(f'"{k}"' for k in o["key"])
+    connection.execute(f"copy (select * from old order by {key}) to '{o['copy']}' (format csv, header)")
+    return count_of(connection)
+
+
 def polars_join(o):
     import polars
 
@@ -89,6 +97,8 @@ def job(name, o):
         return count_of(duckdb_load(o))
     if name == "duckdb-chunks":
         return duckdb_chunks(o)
+    if name == "duckdb-export":
+        return duckdb_export(o)
     if name == "duckdb-stored":
         return duckdb_join(o, "old")
     if name == "duckdb-join":

@@ -149,6 +149,15 @@ class Peers:
         return self.python_job("DuckDB, and COPY to zstd JSON", "duckdb", "duckdb-chunks", self.forget_database, old=old, database=self.database(),
                                copy=self.folder / "peer.json.zst")
 
+    def duckdb_export(self, old, target):
+        """The table is loaded here, untimed."""
+        program = self.python_job("DuckDB, COPY in the order of the key", "duckdb", "duckdb-export", old=old, database=self.database(), copy=target)
+        if isinstance(program, Program):
+            load = self.python_job("", "duckdb", "duckdb-load", old=old, database=self.database())
+            self.database().unlink(missing_ok=True)
+            subprocess.run(load.command(), check=True, capture_output=True)
+        return program
+
     def forget_database(self):
         for path in self.folder.glob("peer.duckdb*"):
             path.unlink()
