@@ -143,6 +143,7 @@ static void start_record(const apply_run *r, lane *l, const bsi_delta_key *k) {
     for (uint32_t i = 0; i < r->slots.key_count; i++) {
         uint64_t n = 0;
         p = bsi_varint_get(p, end, &n);
+        if (!p) return; /* never: who read the delta made it */
         l->field[i] = (bsi_field){p, (uint32_t)n, false};
         p += n;
     }

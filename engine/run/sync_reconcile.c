@@ -123,6 +123,7 @@ static size_t probe_bytes(const bsi_image *image) {
     uint64_t bytes = 0, count = BSI_MIN(image->count, (uint64_t)PROBE_ENTRIES);
     bsi_image_walk w = {.image = image};
     for (uint64_t i = 0; i < count; i++) bytes += bsi_image_next(&w, i)->bytes;
+    if (!count) return PROBE_BYTES;
     return (size_t)BSI_MIN(BSI_MAX(bytes / count * PROBE_BLOCKS, (uint64_t)PROBE_BYTES), (uint64_t)PROBE_MOST);
 }
 

@@ -169,7 +169,7 @@ static void choose_parts(bsi_table *t) {
     t->part = bsi_calloc(t->parts, sizeof *t->part);
     t->lane = bsi_calloc((size_t)t->o.workers, sizeof *t->lane);
     for (int i = 0; i < t->o.workers; i++) t->lane[i].open = bsi_calloc(t->parts, sizeof *t->lane[i].open);
-    uint64_t room = t->o.memory_bytes / 8 / (t->parts * (uint64_t)t->o.workers);
+    uint64_t chunks = t->parts * (uint64_t)t->o.workers, room = t->o.memory_bytes / 8 / BSI_MAX(chunks, (uint64_t)1);
     t->chunk_bytes = (size_t)BSI_MIN(BSI_MAX(room, (uint64_t)CHUNK_LEAST), (uint64_t)CHUNK_MOST);
 }
 

@@ -32,7 +32,7 @@ static void put_entry(bsi_buf *b, const bsi_kept *k) {
 }
 
 static void make_room(bsi_kept_list *l, size_t bytes) {
-    if (l->len + bytes <= l->cap) return;
+    if (l->bytes && l->len + bytes <= l->cap) return;
     l->cap = BSI_MAX(l->cap * 2, l->len + bytes + 4096);
     l->bytes = bsi_vast_realloc(l->bytes, l->cap);
 }
