@@ -307,7 +307,7 @@ size_t bsi_sync_scope_orphans(const bsi_sync *s, bsi_ref *orphan, size_t count, 
 void bsi_sync_scope_close(bsi_sync *s);
 
 /* sync_kept.c */
-bsi_kept_row *bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k);    /* its texts and image are copied; one thread at a time */
+void bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k);             /* its texts and image are copied; one thread at a time */
 void bsi_sync_kept_find(bsi_sync *s, bsi_join_out *out);               /* takes from out->fresh what is known not to be in the state; sets s->absent */
 void bsi_sync_kept_add(bsi_sync *s, bsi_kept *k);                      /* copied; its since is taken over from the last run */
 bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err);    /* what the guard let through */

@@ -23,14 +23,13 @@ static void *copy_to(bsi_arena *a, const void *p, size_t n) {
 
 static const char *copy_text(bsi_arena *a, const char *text) { return text ? copy_to(a, text, strlen(text) + 1) : NULL; }
 
-bsi_kept_row *bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k) {
+void bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k) {
     if (s->bad_count == s->bad_cap) s->bad = bsi_vast_realloc(s->bad, (s->bad_cap = s->bad_cap ? s->bad_cap * 2 : 16) * sizeof *s->bad);
     bsi_kept_row *b = &s->bad[s->bad_count++];
     *b = *k;
     b->partition = copy_text(&s->bad_bytes, k->partition);
     b->value = copy_text(&s->bad_bytes, k->value);
     if (k->image) b->image = copy_to(&s->bad_bytes, k->image, k->image_bytes);
-    return b;
 }
 
 /* ---- those of before, by key ---- */
