@@ -130,14 +130,20 @@ class Peers:
     def database(self, name="peer"):
         return self.folder / f"{name}.duckdb"
 
-    def duckdb_stored(self, old, new):
+    def duckdb_on_table(self, title, job, old, **options):
         """The table is loaded here, untimed: it is to DuckDB what the store is to bomsync."""
-        program = self.python_job("DuckDB, stored table", "duckdb", "duckdb-stored", old=old, new=new, database=self.database())
+        program = self.python_job(title, "duckdb", job, old=old, database=self.database(), **options)
         if isinstance(program, Program):
             load = self.python_job("", "duckdb", "duckdb-load", old=old, database=self.database())
             self.database().unlink(missing_ok=True)
             subprocess.run(load.command(), check=True, capture_output=True)
         return program
+
+    def duckdb_stored(self, old, new):
+        return self.duckdb_on_table("DuckDB, stored table", "duckdb-stored", old, new=new)
+
+    def duckdb_export(self, old, target):
+        return self.duckdb_on_table("DuckDB, COPY in the order of the key", "duckdb-export", old, copy=target)
 
     def duckdb_join(self, old, new):
         return self.python_job("DuckDB, both files", "duckdb", "duckdb-join", old=old, new=new)
@@ -148,15 +154,6 @@ class Peers:
     def duckdb_chunks(self, old):
         return self.python_job("DuckDB, and COPY to zstd JSON", "duckdb", "duckdb-chunks", self.forget_database, old=old, database=self.database(),
                                copy=self.folder / "peer.json.zst")
-
-    def duckdb_export(self, old, target):
-        """The table is loaded here, untimed."""
-        program = self.python_job("DuckDB, COPY in the order of the key", "duckdb", "duckdb-export", old=old, database=self.database(), copy=target)
-        if isinstance(program, Program):
-            load = self.python_job("", "duckdb", "duckdb-load", old=old, database=self.database())
-            self.database().unlink(missing_ok=True)
-            subprocess.run(load.command(), check=True, capture_output=True)
-        return program
 
     def forget_database(self):
         for path in self.folder.glob("peer.duckdb*"):

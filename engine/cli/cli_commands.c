@@ -416,7 +416,7 @@ static const char sync_text[] =
 static const char export_text[] = "Prints the state of a feed as CSV: a header, then one line a key, sorted by key. "
                                   "The order of the columns is that of "
                                   "the feed's first snapshot. All cores sort it; what does not fit into 256 MB waits in a "
-                                  "file without a name in $TMPDIR or /tmp, which takes about as much room as the output.";
+                                  "file without a name in $TMPDIR or /tmp, which takes somewhat more room than the output.";
 static const char log_text[] = "Lists the generations, oldest first.";
 static const char show_text[] =
     "Shows one generation in numbers: by feed and partition, with its chunks and files. Without G the newest.";

@@ -185,6 +185,12 @@ bomsync_status bsi_fsync_path(const char *path, bomsync_error *err); /* file or 
 bomsync_status bsi_mkdirs(const char *path, bomsync_error *err);      /* mode 0700 */
 bomsync_status bsi_remove_tree(const char *path, bomsync_error *err); /* no links followed; absent is fine */
 bomsync_status bsi_write_file(const char *path, const void *p, size_t n, bomsync_error *err); /* 0600, O_EXCL, fsynced */
+/** Files without a name, for what does not fit into memory. The folder is $TMPDIR or /tmp where nobody names one; -1 and errno: none could be made. */
+const char *bsi_temp_folder(void);
+int bsi_temp_open(const char *folder);
+/** All n bytes at a place. The folder is named where it went wrong. Any thread. */
+bomsync_status bsi_temp_write(int fd, const void *p, size_t n, uint64_t at, const char *folder, bomsync_error *err);
+bomsync_status bsi_temp_read(int fd, void *p, size_t n, uint64_t at, bomsync_error *err);
 bomsync_status bsi_read_file(bsi_buf *out, const char *path, size_t max, bomsync_error *err);
 
 #endif

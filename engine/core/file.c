@@ -39,6 +39,33 @@ void bsi_file_expect(const char *path, uint64_t most) {
     close(fd);
 }
 
+const char *bsi_temp_folder(void) {
+    const char *tmp = getenv("TMPDIR");
+    return tmp && *tmp ? tmp : "/tmp";
+}
+
+int bsi_temp_open(const char *folder) { return open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600); }
+
+bomsync_status bsi_temp_write(int fd, const void *p, size_t n, uint64_t at, const char *folder, bomsync_error *err) {
+    for (size_t done = 0; done < n;) {
+        ssize_t k = pwrite(fd, (const char *)p + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return bsi_fail_errno(err, errno, folder, "could not write a temporary file in \"%s\"", folder);
+        done += (size_t)k;
+    }
+    return BOMSYNC_OK;
+}
+
+bomsync_status bsi_temp_read(int fd, void *p, size_t n, uint64_t at, bomsync_error *err) {
+    for (size_t done = 0; done < n;) {
+        ssize_t k = pread(fd, (char *)p + done, n - done, (off_t)(at + done));
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) return bsi_fail_errno(err, k ? errno : EIO, NULL, "could not read a temporary file");
+        done += (size_t)k;
+    }
+    return BOMSYNC_OK;
+}
+
 bomsync_status bsi_fsync_path(const char *path, bomsync_error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) return bsi_fail_errno(err, errno, path, "could not open \"%s\" to sync it", path);

@@ -59,7 +59,7 @@ static size_t whole_pages(size_t bytes) { return (bytes + PAGE - 1) & ~(size_t)(
 
 static int new_file(size_t bytes) {
     pthread_mutex_lock(&lock);
-    int fd = tmp ? open(tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
+    int fd = tmp ? bsi_temp_open(tmp) : -1;
     pthread_mutex_unlock(&lock);
     if (fd >= 0 && fallocate(fd, 0, 0, (off_t)bytes)) {
         close(fd);

@@ -61,18 +61,14 @@ bsi_row_store *bsi_row_store_open(int lanes, uint64_t memory_bytes, const char *
 
 static bomsync_status spill_chunk(bsi_row_store *s, part *p, chunk *c, bomsync_error *err) {
     pthread_mutex_lock(&s->lock);
-    if (s->fd < 0) s->fd = open(s->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (s->fd < 0) s->fd = bsi_temp_open(s->tmp);
     int fd = s->fd, errnum = errno;
     pthread_mutex_unlock(&s->lock);
     if (fd < 0) return bsi_fail_errno(err, errnum, s->tmp, "could not make a temporary file in \"%s\"", s->tmp);
     size_t bytes = c->count * sizeof c->row[0];
     uint64_t at = atomic_fetch_add(&s->spill_bytes, bytes);
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(fd, (char *)c->row + done, bytes - done, (off_t)(at + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return bsi_fail_errno(err, errno, s->tmp, "could not write a temporary file in \"%s\"", s->tmp);
-        done += (size_t)n;
-    }
+    bomsync_status st = bsi_temp_write(fd, c->row, bytes, at, s->tmp, err);
+    if (st) return st;
     if (p->out_count == p->out_cap) {
         p->out_cap = p->out_cap ? p->out_cap * 2 : 16;
         p->out = bsi_realloc(p->out, p->out_cap * sizeof *p->out);
@@ -192,14 +188,8 @@ static bomsync_status each_chunk(bsi_row_store *s, size_t p, rows_fn *fn, void *
         for (chunk *c = q->full; c && !st; c = c->next) st = fn(ctx, c->row, c->count);
         if (q->open && !st) st = fn(ctx, q->open->row, q->open->count);
         for (size_t i = 0; i < q->out_count && !st; i++) {
-            size_t bytes = q->out[i].count * sizeof(bsi_row), done = 0;
-            do { /* a chunk that was spilled has rows */
-                ssize_t n = pread(s->fd, (char *)buf + done, bytes - done, (off_t)(q->out[i].offset + done));
-                if (n < 0 && errno == EINTR) continue;
-                if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
-                done += (size_t)n;
-            } while (done < bytes);
-            st = fn(ctx, buf, q->out[i].count);
+            st = bsi_temp_read(s->fd, buf, q->out[i].count * sizeof(bsi_row), q->out[i].offset, err);
+            if (!st) st = fn(ctx, buf, q->out[i].count);
         }
     }
     return st;

@@ -52,18 +52,14 @@ bsi_twins *bsi_twins_open(int lanes, uint64_t memory_bytes, const char *tmp) {
 
 static bomsync_status spill(bsi_twins *t, part *p, bomsync_error *err) {
     pthread_mutex_lock(&t->lock);
-    if (t->fd < 0) t->fd = open(t->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (t->fd < 0) t->fd = bsi_temp_open(t->tmp);
     int fd = t->fd, errnum = errno;
     pthread_mutex_unlock(&t->lock);
     if (fd < 0) return bsi_fail_errno(err, errnum, t->tmp, "could not make a temporary file in \"%s\"", t->tmp);
     size_t bytes = sizeof p->open->kh;
     uint64_t at = atomic_fetch_add(&t->spill_bytes, bytes);
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(fd, (char *)p->open->kh + done, bytes - done, (off_t)(at + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return bsi_fail_errno(err, errno, t->tmp, "could not write a temporary file in \"%s\"", t->tmp);
-        done += (size_t)n;
-    }
+    bomsync_status st = bsi_temp_write(fd, p->open->kh, bytes, at, t->tmp, err);
+    if (st) return st;
     if (p->spilled_count == p->spilled_cap) {
         p->spilled_cap = p->spilled_cap ? p->spilled_cap * 2 : 16;
         p->spilled = bsi_realloc(p->spilled, p->spilled_cap * sizeof *p->spilled);
@@ -166,14 +162,7 @@ static void insert_all(find_run *r, table *x, const uint64_t *kh, uint64_t n) {
 }
 
 static bomsync_status read_chunk(uint64_t kh[CHUNK], const find_run *r, const part *p, size_t i, bomsync_error *err) {
-    const size_t bytes = CHUNK * sizeof *kh;
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pread(r->t->fd, (char *)kh + done, bytes - done, (off_t)(p->spilled[i] + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
-        done += (size_t)n;
-    }
-    return BOMSYNC_OK;
+    return bsi_temp_read(r->t->fd, kh, CHUNK * sizeof *kh, p->spilled[i], err);
 }
 
 static bomsync_status insert_spilled(find_run *r, table *x, const part *p, bomsync_error *err) {

@@ -270,6 +270,10 @@ typedef struct bsi_kept {     /* texts and image are borrowed */
     int64_t since;            /* first seen, unix seconds */
     uint8_t hold[32];         /* digest of the hold it belongs to, zeros: an exception */
 } bsi_kept;
+static inline bool bsi_kept_is_exception(const bsi_kept *k) {
+    static const uint8_t none[32];
+    return memcmp(k->hold, none, sizeof none) == 0;
+}
 /** Many of them, packed as they are stored. Zero-initialise; bsi_kept_free. */
 typedef struct bsi_kept_list {
     uint8_t *bytes;
@@ -289,6 +293,7 @@ typedef struct bsi_kept_walk {
 const bsi_kept *bsi_kept_next(bsi_kept_walk *w);               /* good until the next call; NULL: that was all */
 const bsi_kept *bsi_kept_at(bsi_kept_walk *w, size_t place);   /* that of an earlier step; next goes on behind it */
 void bsi_kept_walk_end(bsi_kept_walk *w);
+bool bsi_kept_exceptions(const bsi_kept_list *l);              /* is one an exception? */
 /** E_INTEGRITY unless all of it can be read. */
 bomsync_status bsi_store_kept(bsi_kept_list *out, bsi_store *s, const char *feed, bomsync_error *err);
 

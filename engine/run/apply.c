@@ -226,12 +226,12 @@ static uint32_t key_bytes(const apply_run *r, const bsi_rows *w, uint32_t i) { r
 
 static bomsync_status gather_hashes(apply_run *r, lane *l, size_t block, const bsi_layout *layout, bomsync_error *err) {
     (void)block, (void)layout;
+    const bsi_rows *w = &l->rows;
+    const uint64_t *hash = r->slots.key_count ? w->kh : w->rh;
     bomsync_status st = BOMSYNC_OK;
-    for (uint32_t i = 0; i < l->rows.count && !st; i++) {
-        if (l->rows.bad[i]) continue;
-        uint64_t hash = hash_of(r, &l->rows, i);
-        st = bsi_twins_add(r->hashes, (int)(l - r->lane), &hash, 1, err);
-    }
+    if (!w->bad_count) return bsi_twins_add(r->hashes, (int)(l - r->lane), hash, w->count, err);
+    for (uint32_t i = 0; i < w->count && !st; i++)
+        if (!w->bad[i]) st = bsi_twins_add(r->hashes, (int)(l - r->lane), &hash[i], 1, err);
     return st;
 }
 
@@ -386,7 +386,7 @@ bomsync_status bomsync_apply(const char *state, const char *const *deltas, size_
     if (!err) err = &own;
     if (!read) read = &plain;
     apply_run r = {.path = deltas, .slots = {.partition = -1}, .workers = read->workers > 0 ? read->workers : bsi_usable_cores(),
-                   .memory_bytes = read->memory_bytes ? read->memory_bytes : BSI_MEMORY_BYTES, .tmp = read->tmp ? read->tmp : bsi_table_tmp()};
+                   .memory_bytes = read->memory_bytes ? read->memory_bytes : BSI_MEMORY_BYTES, .tmp = read->tmp ? read->tmp : bsi_temp_folder()};
     bomsync_status st = BOMSYNC_OK;
     pthread_mutex_init(&r.lock, NULL);
     bsi_vast_limit(r.memory_bytes / 4, 0, r.tmp);

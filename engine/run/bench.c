@@ -443,7 +443,7 @@ static bomsync_status look_at(input *in, const char *path, bomsync_error *err) {
 
 static bomsync_status set_up(bench *b, bomsync_error *err) {
     const bomsync_bench_options *o = b->o;
-    const char *env = getenv("TMPDIR"), *tmp = o->read.tmp ? o->read.tmp : env && *env ? env : "/tmp";
+    const char *tmp = o->read.tmp ? o->read.tmp : bsi_temp_folder();
     if (!o->key_count) return bsi_fail(err, BOMSYNC_E_USAGE, "bench needs --key");
     bomsync_status st = look_at(&b->old, o->snapshot, err);
     if (!st && o->second) st = look_at(&b->now, o->second, err);

@@ -223,11 +223,7 @@ static bomsync_status publish_deletes(decision *d, const bsi_hold *h, const char
 
 /* What is still open in the feed decides the exit code. */
 static bomsync_status open_code(decision *d, const uint8_t *without) {
-    static const uint8_t none[32];
-    bomsync_status st = BOMSYNC_OK;
-    bsi_kept_walk w = {.list = &d->kept};
-    for (const bsi_kept *k; (k = bsi_kept_next(&w));)
-        if (memcmp(k->hold, none, 32) == 0) st = BOMSYNC_EXCEPTIONS;
+    bomsync_status st = bsi_kept_exceptions(&d->kept) ? BOMSYNC_EXCEPTIONS : BOMSYNC_OK;
     for (size_t i = 0; i < d->hold_count; i++)
         if (strcmp(d->hold[i].state, "held") == 0 && memcmp(d->hold[i].digest, without, 32) != 0) st = BOMSYNC_HELD;
     return st;

@@ -327,7 +327,7 @@ static bomsync_status propose_keys(bsi_diff_run *d, bomsync_sink talk, bomsync_e
 bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bomsync_sink talk, bool json, bomsync_error *err) {
     bsi_diff_run d = {.o = o, .workers = o->read.workers > 0 ? o->read.workers : bsi_usable_cores(), .slots = {.partition = -1},
                   .memory_bytes = o->read.memory_bytes ? o->read.memory_bytes : BSI_MEMORY_BYTES};
-    d.tmp = o->read.tmp ? o->read.tmp : getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+    d.tmp = o->read.tmp ? o->read.tmp : bsi_temp_folder();
     if (getrandom(d.secret.bytes, sizeof d.secret.bytes, 0) < 0) return bsi_fail(err, BOMSYNC_E_USAGE, "could not draw random bytes");
     bsi_item *item = NULL;
     size_t count = 0;

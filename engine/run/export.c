@@ -58,7 +58,7 @@ static bomsync_status open_table(export_run *x, bomsync_error *err) {
         rows += st ? 0 : r.count;
     }
     x->table = bsi_table_open(&(bsi_table_options){.slots = &x->feed->slots, .key_count = x->feed->slots.key_count, .workers = x->workers,
-                                                   .rows = looked ? rows * x->count / looked : 0, .memory_bytes = BSI_MEMORY_BYTES, .tmp = bsi_table_tmp()});
+                                                   .rows = looked ? rows * x->count / looked : 0, .memory_bytes = BSI_MEMORY_BYTES, .tmp = bsi_temp_folder()});
     for (size_t i = 0; i < x->count && !st; i += every) {
         st = bsi_store_data(&d, x->store, x->refs[i], err);
         if (!st && d.count) st = fields_of(f, x, &d, (uint32_t)(i / every) % d.count, err);
@@ -99,12 +99,11 @@ static void export_task(void *ctx, size_t index) {
 }
 
 static bomsync_status export_kept(export_run *x, bomsync_error *err) {
-    static const uint8_t none[32];
     bsi_field *f = bsi_alloc(sizeof *f * (x->feed->slots.count + 1));
     bomsync_status st = BOMSYNC_OK;
     bsi_kept_walk w = {.list = &x->kept};
     for (const bsi_kept *k; !st && (k = bsi_kept_next(&w));) {
-        if (!k->image || memcmp(k->hold, none, 32) != 0) continue;
+        if (!k->image || !bsi_kept_is_exception(k)) continue;
         if (bsi_image_fields(f, x->feed->slots.count, k->image, k->body_bytes, k->image_bytes, k->slot_count)) st = bsi_table_add(x->table, 0, f, err);
     }
     bsi_kept_walk_end(&w);
@@ -126,7 +125,7 @@ bomsync_status bomsync_export(const char *store, const char *feed_name, int64_t 
     if (!err) err = &own;
     if (as && !source && strcmp(as, "published") != 0)
         return bsi_fail(err, BOMSYNC_E_USAGE, "--as is published or source, not \"%s\"", as);
-    bsi_vast_limit(BSI_MEMORY_BYTES / 4, 0, bsi_table_tmp());
+    bsi_vast_limit(BSI_MEMORY_BYTES / 4, 0, bsi_temp_folder());
     bomsync_status st = bsi_open_read(&x.store, store, err);
     if (!st) st = bsi_pick_feed(&x.feed, x.store, feed_name, err);
     if (!st) st = generation == 0 ? BOMSYNC_OK : bsi_state_at(&x.refs, &x.count, x.store, x.feed, generation, err);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "flow/join.h"
+#include "run/csv_out.h"
 #include "run/manifest.h"
 
 bomsync_status bsi_put(bomsync_sink out, const void *p, size_t n, bomsync_error *err) {
@@ -498,13 +499,7 @@ static void key_csv(bsi_buf *b, const bsi_kept *k, uint32_t keys) {
     if (keys > 64 || !k->image || !bsi_image_fields(f, keys, k->image, k->body_bytes, k->image_bytes, k->slot_count)) return;
     for (uint32_t i = 0; i < keys; i++) {
         if (i) bsi_buf_byte(b, ',');
-        bool quote = memchr(f[i].p, ',', f[i].len) || memchr(f[i].p, '"', f[i].len) || memchr(f[i].p, '\n', f[i].len) || memchr(f[i].p, '\r', f[i].len);
-        if (quote) bsi_buf_byte(b, '"');
-        for (uint32_t n = 0; n < f[i].len; n++) {
-            if (f[i].p[n] == '"') bsi_buf_byte(b, '"');
-            bsi_buf_byte(b, f[i].p[n]);
-        }
-        if (quote) bsi_buf_byte(b, '"');
+        bsi_csv_field(b, f[i].p, f[i].len);
     }
 }
 
@@ -572,11 +567,10 @@ bomsync_status bomsync_exceptions(const char *store, const char *feed_name, bool
         bsi_feed *feed = NULL;
         bsi_kept_list kept = {0};
         bsi_kept_walk w = {.list = &kept};
-        static const uint8_t none[32];
         st = bsi_store_feed(&feed, s, names[i], err);
         if (!st) st = bsi_store_kept(&kept, s, names[i], err);
         for (const bsi_kept *k; !st && (k = bsi_kept_next(&w));) {
-            if (memcmp(k->hold, none, 32) == 0) exception_out(&b, names[i], k, feed->slots.key_count, json, csv);
+            if (bsi_kept_is_exception(k)) exception_out(&b, names[i], k, feed->slots.key_count, json, csv);
             if (b.len < EXCEPTIONS_AT_ONCE) continue;
             st = bsi_put(out, b.data, b.len, err);
             b.len = 0;
@@ -703,11 +697,10 @@ bomsync_status bomsync_store_status(const char *store, bool json, bomsync_sink o
         bsi_kept_walk w = {.list = &kept};
         bsi_hold *h = NULL;
         size_t holds = 0, exceptions = 0, waiting = 0;
-        static const uint8_t none[32];
         st = bsi_store_feed(&feed, s, names[i], err);
         if (!st) st = bsi_store_kept(&kept, s, names[i], err);
         if (!st) st = bsi_store_holds(&h, &holds, s, names[i], err);
-        for (const bsi_kept *k; (k = bsi_kept_next(&w));) exceptions += memcmp(k->hold, none, 32) == 0;
+        for (const bsi_kept *k; (k = bsi_kept_next(&w));) exceptions += bsi_kept_is_exception(k);
         for (size_t j = 0; j < holds; j++) waiting += strcmp(h[j].state, "held") == 0;
         held |= waiting > 0;
         open |= exceptions > 0;
@@ -741,7 +734,7 @@ bomsync_status bomsync_doctor(const char *store, bool json, bomsync_sink out, bo
     bomsync_status st = bsi_isa_choose(&isa, "auto", err);
     if (st) return st;
     const char *name = isa == BSI_ISA_AVX512 ? "avx512" : isa == BSI_ISA_AVX2 ? "avx2" : "scalar";
-    const char *env = getenv("TMPDIR"), *tmp = store ? store : env ? env : "/tmp";
+    const char *tmp = store ? store : bsi_temp_folder();
     struct statvfs v;
     uint64_t space = statvfs(tmp, &v) == 0 ? (uint64_t)v.f_bavail * v.f_frsize : 0;
     bool uring = access("/proc/sys/kernel/io_uring_disabled", R_OK) != 0;

@@ -40,7 +40,7 @@ void bsi_scan_start(bsi_scan *scan, const char *tmp, bool direct) {
         if (!f->layout || !bsi_source_cold(f->source)) continue;
         a->cold[i] = a->any = true;
         add_parts(a, f);
-        if (direct && (f->spill_fd = open(tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)) < 0) direct = false;
+        if (direct && (f->spill_fd = bsi_temp_open(tmp)) < 0) direct = false;
     }
     if (a->parts) {
         bsi_memory_large(); /* its buffers */
@@ -74,7 +74,7 @@ bomsync_status bsi_scan_blocks(bsi_scan *scan, const bsi_scan_options *o, bomsyn
     for (size_t f = 0; f < scan->file_count; f++) {
         bsi_scan_file *file = &scan->file[f];
         if (!file->layout || (bsi_source_random(file->source) && !bsi_source_pack(file->source))) continue;
-        file->spill_fd = open(o->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+        file->spill_fd = bsi_temp_open(o->tmp);
         if (file->spill_fd < 0) return bsi_fail_errno(err, errno, o->tmp, "could not make a temporary file in \"%s\"", o->tmp);
     }
     for (size_t f = 0; f < scan->file_count; f++)

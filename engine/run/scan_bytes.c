@@ -76,13 +76,7 @@ void bsi_scan_add_hole(bsi_scan_file *f, uint64_t at, uint64_t bytes, int64_t li
 
 bomsync_status bsi_scan_spill(uint64_t *place, bsi_scan_file *f, const uint8_t *p, size_t n, const char *tmp, bomsync_error *err) {
     uint64_t at = *place = atomic_fetch_add(&f->spill_bytes, n);
-    for (size_t done = 0; done < n;) {
-        ssize_t k = pwrite(f->spill_fd, p + done, n - done, (off_t)(at + done));
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return bsi_fail_errno(err, errno, tmp, "could not write a temporary file in \"%s\"", tmp);
-        done += (size_t)k;
-    }
-    return BOMSYNC_OK;
+    return bsi_temp_write(f->spill_fd, p, n, at, tmp, err);
 }
 
 static bomsync_status refuse_changed(const bsi_scan_file *f, uint64_t offset, bomsync_error *err) {
@@ -180,12 +174,8 @@ static bomsync_status read_again(bsi_scan_file *f, uint64_t offset, uint64_t spi
         if (got < 0) return err->status;
         if ((size_t)got != n) return refuse_changed(f, offset, err);
     } else {
-        for (size_t done = 0; done < n;) {
-            ssize_t got = pread(f->spill_fd, buf->data + done, n - done, (off_t)(spilled + done));
-            if (got < 0 && errno == EINTR) continue;
-            if (got <= 0) return bsi_fail_errno(err, got ? errno : EIO, NULL, "could not read a temporary file");
-            done += (size_t)got;
-        }
+        bomsync_status st = bsi_temp_read(f->spill_fd, buf->data, n, spilled, err);
+        if (st) return st;
     }
     buf->len = n;
     return BOMSYNC_OK;

@@ -386,8 +386,7 @@ bomsync_status bomsync_sync(const bomsync_sync_options *o, bomsync_result *resul
     if (!st) bsi_store_expect(o->store);
     if (!st) st = bsi_store_open(&s.store, o->store, o->dry_run ? BSI_STORE_READ : BSI_STORE_WRITE, o->wait_seconds, err);
     if (!st) {
-        const char *dir = getenv("TMPDIR");
-        s.tmp = o->read.tmp ? bsi_strdup(o->read.tmp) : o->dry_run ? bsi_strdup(dir ? dir : "/tmp") : bsi_format("%s/tmp", o->store);
+        s.tmp = o->read.tmp ? bsi_strdup(o->read.tmp) : o->dry_run ? bsi_strdup(bsi_temp_folder()) : bsi_format("%s/tmp", o->store);
         st = run(&s, g, err);
     }
     if (!st) st = publish(&s, g, err);

@@ -311,7 +311,6 @@ void bsi_sync_bad_add(bsi_sync *s, const bsi_kept_row *k);             /* its te
 void bsi_sync_kept_find(bsi_sync *s, bsi_join_out *out);               /* takes from out->fresh what is known not to be in the state; sets s->absent */
 void bsi_sync_kept_add(bsi_sync *s, bsi_kept *k);                      /* copied; its since is taken over from the last run */
 bomsync_status bsi_sync_keep_back(bsi_sync *s, bomsync_error *err);    /* what the guard let through */
-bool bsi_kept_exceptions(const bsi_kept_list *l);                      /* does one belong to no hold? */
 void bsi_sync_kept_index_close(bsi_sync *s);
 
 /* sync_publish.c */

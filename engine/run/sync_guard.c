@@ -257,13 +257,14 @@ static bomsync_status all_held(bsi_sync *s, const char *rule) {
 
 typedef struct gone_key {
     const uint8_t *key; /* as a row image of the key slots alone */
-    uint32_t bytes;
+    uint32_t bytes, part;
     size_t item;
     uint64_t kh;
 } gone_key;
 
-static int by_key(const void *a, const void *b) {
+static int by_part_and_key(const void *a, const void *b) {
     const gone_key *x = a, *y = b;
+    if (x->part != y->part) return x->part < y->part ? -1 : 1;
     int c = memcmp(x->key, y->key, BSI_MIN(x->bytes, y->bytes));
     return c ? c : (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
@@ -275,7 +276,8 @@ typedef struct gone_keys {
     bsi_arena bytes;
 } gone_keys;
 
-static bomsync_status list_gone(gone_keys *g, bsi_sync *s, uint32_t part, bomsync_error *err) {
+/* why: [parts] the rule that holds the deletes of each, NULL: none does. Partitions may be many, so their deletes are listed at once. */
+static bomsync_status list_gone(gone_keys *g, bsi_sync *s, const char *const *why, bomsync_error *err) {
     bsi_row_source was = {.store = s->store, .refs = s->base, .slot_count = s->feed->slots.count};
     bsi_row_reader b;
     bsi_row_reader_open(&b, &was);
@@ -284,7 +286,7 @@ static bomsync_status list_gone(gone_keys *g, bsi_sync *s, uint32_t part, bomsyn
     bsi_buf key = {0};
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < s->item_count && !st; i++) {
-        if (s->item[i].op != 'd' || s->item[i].part != part) continue;
+        if (s->item[i].op != 'd' || !why[s->item[i].part]) continue;
         bsi_block_rows rows;
         uint32_t key_bytes;
         st = bsi_row_fetch(f, &b, s->item[i].was, err);
@@ -295,9 +297,9 @@ static bomsync_status list_gone(gone_keys *g, bsi_sync *s, uint32_t part, bomsyn
         uint8_t *copy = bsi_arena_take(&g->bytes, key.len);
         memcpy(copy, key.data, key.len);
         if (g->count == g->cap) g->v = bsi_vast_realloc(g->v, (g->cap = g->cap ? g->cap * 2 : 16) * sizeof *g->v);
-        g->v[g->count++] = (gone_key){copy, (uint32_t)key.len, i, rows.kh[s->item[i].was & 0xffff]};
+        g->v[g->count++] = (gone_key){.key = copy, .bytes = (uint32_t)key.len, .part = s->item[i].part, .item = i, .kh = rows.kh[s->item[i].was & 0xffff]};
     }
-    bsi_sort(g->v, g->count, sizeof *g->v, by_key);
+    bsi_sort(g->v, g->count, sizeof *g->v, by_part_and_key);
     bsi_buf_free(&key);
     free(f);
     bsi_row_reader_close(&b);
@@ -305,26 +307,33 @@ static bomsync_status list_gone(gone_keys *g, bsi_sync *s, uint32_t part, bomsyn
 }
 
 /* Hold the deletes of one partition: they become kept, their items go. */
-static bomsync_status hold_part(bsi_sync *s, uint32_t part, const char *rule, bomsync_error *err) {
-    gone_keys g = {0};
-    bomsync_status st = list_gone(&g, s, part, err);
+static void hold_part(bsi_sync *s, const gone_key *g, size_t count, const char *rule) {
+    const char *name = s->parts.name[g->part];
     uint8_t digest[32];
     bsi_sha *h = bsi_sha_open();
     bsi_sha_add(h, s->feed_name, strlen(s->feed_name) + 1);
-    bsi_sha_add(h, s->parts.name[part], s->parts.len[part]);
-    for (size_t i = 0; i < g.count; i++) bsi_sha_add(h, g.v[i].key, g.v[i].bytes);
+    bsi_sha_add(h, name, s->parts.len[g->part]);
+    for (size_t i = 0; i < count; i++) bsi_sha_add(h, g[i].key, g[i].bytes);
     bsi_sha_close(h, digest);
-    if (!st) hold_add(s, digest, s->parts.name[part], rule, (int64_t)g.count);
-    for (size_t i = 0; i < g.count && !st; i++) {
-        bsi_kept k = {.kh = g.v[i].kh, .key_read = true, .rule = "held-delete", .byte = -1, .line = -1, .partition = s->parts.name[part],
-                      .since = s->effective_time, .slot_count = s->feed->slots.key_count, .image = g.v[i].key, .image_bytes = g.v[i].bytes,
-                      .body_bytes = g.v[i].bytes};
+    hold_add(s, digest, name, rule, (int64_t)count);
+    for (size_t i = 0; i < count; i++) {
+        bsi_kept k = {.kh = g[i].kh, .key_read = true, .rule = "held-delete", .byte = -1, .line = -1, .partition = name, .since = s->effective_time,
+                      .slot_count = s->feed->slots.key_count, .image = g[i].key, .image_bytes = g[i].bytes, .body_bytes = g[i].bytes};
         memcpy(k.hold, digest, 32);
         bsi_sync_kept_add(s, &k);
-        s->item[g.v[i].item].op = 0; /* held */
+        s->item[g[i].item].op = 0; /* held */
     }
-    s->t.deletes_held += (int64_t)g.count;
-    s->t.deleted -= (int64_t)g.count;
+    s->t.deletes_held += (int64_t)count;
+    s->t.deleted -= (int64_t)count;
+}
+
+static bomsync_status hold_deletes(bsi_sync *s, const char *const *why, bomsync_error *err) {
+    gone_keys g = {0};
+    bomsync_status st = list_gone(&g, s, why, err);
+    for (size_t from = 0, to; from < g.count && !st; from = to) {
+        for (to = from + 1; to < g.count && g.v[to].part == g.v[from].part;) to++;
+        hold_part(s, &g.v[from], to - from, why[g.v[from].part]);
+    }
     bsi_vast_free(g.v);
     bsi_arena_free(&g.bytes);
     return st;
@@ -380,17 +389,19 @@ bomsync_status bsi_sync_guard(bsi_sync *s, bomsync_error *err) {
         if (s->item[i].op == 'c') made[s->item[i].part]++;
     }
     bool too_many = s->t.deleted > BSI_MAX((int64_t)50, base / 100);
-    bomsync_status st = BOMSYNC_OK;
-    for (uint32_t p = 0; p < parts && !st; p++) {
+    const char **why = bsi_calloc(parts + 1, sizeof *why);
+    bool any = false;
+    for (uint32_t p = 0; p < parts; p++) {
         if (!gone[p]) continue;
         int64_t part_base = base_of_part(s, p);
-        const char *why = NULL;
-        if (!s->evidence) why = "no-evidence";
-        else if (too_many) why = "delete-guard";
-        else if (gone[p] > BSI_MAX((int64_t)50, part_base / 100) || (gone[p] >= part_base && !made[p])) why = "partition-guard";
-        else if (s->all_blocked || s->part_blocked[p]) why = "key-unreadable";
-        if (why) st = hold_part(s, p, why, err);
+        if (!s->evidence) why[p] = "no-evidence";
+        else if (too_many) why[p] = "delete-guard";
+        else if (gone[p] > BSI_MAX((int64_t)50, part_base / 100) || (gone[p] >= part_base && !made[p])) why[p] = "partition-guard";
+        else if (s->all_blocked || s->part_blocked[p]) why[p] = "key-unreadable";
+        any |= why[p] != NULL;
     }
+    bomsync_status st = any ? hold_deletes(s, why, err) : BOMSYNC_OK;
+    free(why);
     free(gone);
     free(made);
     if (!st && s->t.deletes_held) { /* close ranks */

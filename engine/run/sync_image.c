@@ -219,12 +219,9 @@ static void orphans_in_place(const bsi_sync *s, const bsi_next_state *n, const b
 }
 
 /* Most blocks are in place: only what stands between them is put anew. */
-static void image_in_place(bsi_sync *s, const bsi_next_state *n, bsi_next_image *x, bsi_publish *p) {
-    bsi_ref_set covered = {0};
-    cover(s, n, &covered);
+static void image_in_place(bsi_sync *s, const bsi_next_state *n, const bsi_ref_set *covered, bsi_next_image *x, bsi_publish *p) {
     p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
-    orphans_in_place(s, n, &covered, x, p);
-    bsi_vast_free(covered.slot);
+    orphans_in_place(s, n, covered, x, p);
     p->edit_image = true;
 }
 
@@ -249,30 +246,43 @@ static void image_as_before(bsi_sync *s, bsi_next_state *n, bsi_next_image *x, b
     p->edit_image = true;
 }
 
-/* The same of some partitions: what is made of the view is put into the whole image. */
+/* Blocks moved: all entries of a view are put anew, as one edit. */
+static void view_anew(bsi_sync *s, const bsi_next_state *n, const bsi_ref_set *covered, bsi_next_image *x, bsi_publish *p) {
+    size_t exacts;
+    x->all.end = s->image.count;
+    x->all.entry = x->whole = new_image(s, n->exact, &x->all.count, &exacts);
+    p->image_edit = &x->all;
+    p->image_edit_count = 1;
+    orphans_in_place(s, n, covered, x, p);
+}
+
+/* Of some partitions: what is made of the view is put into the whole image. */
 static void image_of_scope(bsi_sync *s, bsi_next_state *n, bool better, bsi_next_image *x, bsi_publish *p) {
     bsi_ref_set covered = {0};
-    if (!better) {
-        image_as_before(s, n, x, p);
-    } else if (s->scan.ascending) {
-        cover(s, n, &covered);
-        p->image_edit = edited_image(s, n->exact, &p->image_edit_count);
-        orphans_in_place(s, n, &covered, x, p);
-    } else {
-        size_t count, exacts;
-        cover(s, n, &covered);
-        x->whole = new_image(s, n->exact, &count, &exacts);
-        x->all = (bsi_image_edit){.end = s->image.count, .entry = x->whole, .count = count};
-        p->image_edit = &x->all;
-        p->image_edit_count = 1;
-        orphans_in_place(s, n, &covered, x, p);
-    }
+    if (better) cover(s, n, &covered);
+    if (!better) image_as_before(s, n, x, p);
+    else if (s->scan.ascending) image_in_place(s, n, &covered, x, p);
+    else view_anew(s, n, &covered, x, p);
     bsi_sync_scope_edits(s, &x->stored, p->image_edit, p->image_edit_count, &n->replaced, &covered);
     p->orphan_count = bsi_sync_scope_orphans(s, x->orphan, p->orphan_count, &n->replaced, &covered);
     p->image_edit = x->stored.edit;
     p->image_edit_count = x->stored.count;
     p->edit_image = true;
     bsi_vast_free(covered.slot);
+}
+
+/* Of all of the feed, or of what cannot be told from it. */
+static bomsync_status image_of_all(bsi_sync *s, bsi_next_state *n, bool edit, bool better, bool whole, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
+    bsi_ref_set covered = {0};
+    if (whole || n->refs || !s->image.count || (better && !s->scan.ascending)) return whole_image(s, n, x, p, err);
+    if (better) {
+        cover(s, n, &covered);
+        image_in_place(s, n, &covered, x, p);
+        bsi_vast_free(covered.slot);
+    } else if (edit) {
+        image_as_before(s, n, x, p);
+    }
+    return BOMSYNC_OK;
 }
 
 bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi_next_image *x, bsi_publish *p, bomsync_error *err) {
@@ -287,11 +297,8 @@ bomsync_status bsi_sync_image_put(bsi_sync *s, bsi_next_state *n, bool edit, bsi
     if (s->o->upsert && s->scan.blocks * 2 < s->image.count) better = part = false; /* some records among many: their blocks do not come again */
     bomsync_status st = BOMSYNC_OK;
     if (ahead && n->refs) p->ahead = true;
-    else if (s->view && (edit || better)) image_of_scope(s, n, better, x, p);
-    else if (s->view) p->edit_image = false;
-    else if (part || n->refs || !s->image.count || (better && !s->scan.ascending)) st = whole_image(s, n, x, p, err);
-    else if (better) image_in_place(s, n, x, p);
-    else if (edit) image_as_before(s, n, x, p);
+    else if (!s->view) st = image_of_all(s, n, edit, better, part, x, p, err);
+    else if (edit || better) image_of_scope(s, n, better, x, p);
     p->orphan = x->orphan;
     if ((better || n->refs) && s->scan.file_count == 1 && !s->scope && !s->o->upsert) memcpy(p->image_snapshot_digest, s->snapshot_digest, 32);
     return st;

@@ -83,24 +83,11 @@ void bsi_sync_kept_index_close(bsi_sync *s) {
     bsi_vast_free(s->old_kept_index);
 }
 
-static bool is_exception(const bsi_kept *k) {
-    static const uint8_t none[32];
-    return memcmp(k->hold, none, sizeof none) == 0;
-}
-
 void bsi_sync_kept_add(bsi_sync *s, bsi_kept *k) {
     int64_t since = since_before(s, k);
     if (since >= 0) k->since = since;
     bsi_kept_put(&s->kept, k);
-    s->exceptions += is_exception(k);
-}
-
-bool bsi_kept_exceptions(const bsi_kept_list *l) {
-    bsi_kept_walk w = {.list = l};
-    bool any = false;
-    for (const bsi_kept *k; !any && (k = bsi_kept_next(&w));) any = is_exception(k);
-    bsi_kept_walk_end(&w);
-    return any;
+    s->exceptions += bsi_kept_is_exception(k);
 }
 
 /* ---- keys that the state does not have ---- */

@@ -318,7 +318,7 @@ static void put_rows(bsi_difference *d, const bsi_rows *w, void put(bsi_differen
 
 static int spill_file(bsi_reconcile *r) {
     pthread_mutex_lock(&r->lock);
-    if (r->fd < 0) r->fd = open(r->s->tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (r->fd < 0) r->fd = bsi_temp_open(r->s->tmp);
     int fd = r->fd;
     pthread_mutex_unlock(&r->lock);
     return fd;
@@ -331,12 +331,7 @@ static uint32_t *spill_part(bsi_reconcile *r, key_part *p) {
     int fd = atomic_load(&r->kept) < r->s->memory_bytes / BSI_RECONCILE_SHARE ? -1 : spill_file(r);
     if (fd < 0) return NULL;
     p->place = atomic_fetch_add(&r->spilled, bytes);
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pwrite(fd, (const char *)p->kh + done, bytes - done, (off_t)(p->place + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return NULL;
-        done += (size_t)n;
-    }
+    if (bsi_temp_write(fd, p->kh, bytes, p->place, r->s->tmp, NULL)) return NULL;
     uint32_t *kh = p->kh;
     p->kh = NULL;
     return kh;
@@ -519,14 +514,7 @@ static void add_hit(lane *l, size_t place) {
 }
 
 static bomsync_status read_part(uint32_t *kh, int fd, const key_part *p, bomsync_error *err) {
-    const size_t bytes = BSI_RECONCILE_PART * sizeof *kh;
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = pread(fd, (char *)kh + done, bytes - done, (off_t)(p->place + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return bsi_fail_errno(err, n ? errno : EIO, NULL, "could not read a temporary file");
-        done += (size_t)n;
-    }
-    return BOMSYNC_OK;
+    return bsi_temp_read(fd, kh, BSI_RECONCILE_PART * sizeof *kh, p->place, err);
 }
 
 static void find_listed(void *ctx, size_t index) {

@@ -20,6 +20,8 @@
 
 /* ---- which entries ---- */
 
+typedef enum where { OTHER, WITHIN, UNKNOWN } where;
+
 typedef struct builder {
     bsi_scope_view *v;
     bsi_image image;  /* the view */
@@ -27,6 +29,8 @@ typedef struct builder {
     uint32_t *part;   /* of the scope */
     size_t parts;
     bool *certain;    /* [parts] no other partition looks like it */
+    uint32_t last;    /* of the entry before: its neighbours mostly are of the same, and the scope may name many */
+    where last_is;
 } builder;
 
 static bool is_in(const bsi_sync *s, const char *name) {
@@ -49,14 +53,18 @@ static void list_parts(builder *b, const bsi_sync *s) {
     }
 }
 
-typedef enum where { OTHER, WITHIN, UNKNOWN } where;
-
-static where where_is(const builder *b, const bsi_image_entry *e) {
-    uint32_t part = e->flags >> BSI_IMAGE_PART_SHIFT;
+static where find_part(const builder *b, uint32_t part) {
     if (!part) return UNKNOWN;
     for (size_t i = 0; i < b->parts; i++)
         if (b->part[i] == part) return b->certain[i] ? WITHIN : UNKNOWN;
     return OTHER;
+}
+
+static where where_is(builder *b, const bsi_image_entry *e) {
+    uint32_t part = e->flags >> BSI_IMAGE_PART_SHIFT;
+    if (part != b->last) b->last_is = find_part(b, part);
+    b->last = part;
+    return b->last_is;
 }
 
 static void add_unknown(bsi_scope_view *v, uint64_t index, const bsi_image_entry *e) {
@@ -99,7 +107,7 @@ static void list_orphans(builder *b) {
 
 bomsync_status bsi_sync_scope_open(bsi_sync *s, bomsync_error *err) {
     if (!s->scope || !s->tier_block || !s->last || !s->image.count || s->feed->slots.partition < 0) return BOMSYNC_OK;
-    builder b = {.v = s->view = bsi_calloc(1, sizeof *s->view)};
+    builder b = {.v = s->view = bsi_calloc(1, sizeof *s->view), .last_is = UNKNOWN};
     s->view->stored = s->image;
     list_parts(&b, s);
     bomsync_status st = BOMSYNC_OK;

@@ -17,7 +17,6 @@
 #include "run/table.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -26,6 +25,7 @@
 #include "core/limits.h"
 #include "core/vast.h"
 #include "run/csv_out.h"
+#include "run/query.h"
 
 enum {
     PART_BYTES = 6 << 20, /* that a part aims at */
@@ -56,10 +56,9 @@ typedef struct lane {
 
 struct bsi_table {
     bsi_table_options o;
-    bsi_buf sample;       /* keys, one behind the other, each after its length */
+    bsi_buf sample;       /* rows, one behind the other */
     uint64_t *sample_at;
     size_t samples, sample_cap;
-    uint64_t sample_bytes; /* of whole rows */
     atomic_bool ready;    /* what follows is there: from the first row on */
     size_t parts, chunk_bytes;
     const uint8_t **begin; /* [parts] the least key of each; of the first: nothing */
@@ -70,11 +69,6 @@ struct bsi_table {
     uint64_t end;         /* of the file */
     atomic_ullong held;
 };
-
-const char *bsi_table_tmp(void) {
-    const char *tmp = getenv("TMPDIR");
-    return tmp && *tmp ? tmp : "/tmp";
-}
 
 bsi_table *bsi_table_open(const bsi_table_options *o) {
     bsi_table *t = bsi_calloc(1, sizeof *t);
@@ -196,7 +190,7 @@ static void list_chunk(part *p, chunk c) {
 
 static bomsync_status put_in_file(bsi_table *t, uint64_t *at, const uint8_t *p, size_t n, bomsync_error *err) {
     pthread_mutex_lock(&t->lock);
-    if (t->fd < 0) t->fd = open(t->o.tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (t->fd < 0) t->fd = bsi_temp_open(t->o.tmp);
     int fd = t->fd, errnum = errno;
     *at = t->end;
     t->end += n;
@@ -206,13 +200,7 @@ static bomsync_status put_in_file(bsi_table *t, uint64_t *at, const uint8_t *p, 
         bsi_hint(err, "name another folder with TMPDIR");
         return err->status;
     }
-    for (size_t done = 0; done < n;) {
-        ssize_t k = pwrite(fd, p + done, n - done, (off_t)(*at + done));
-        if (k < 0 && errno == EINTR) continue;
-        if (k < 0) return bsi_fail_errno(err, errno, t->o.tmp, "could not write a temporary file in \"%s\"", t->o.tmp);
-        done += (size_t)k;
-    }
-    return BOMSYNC_OK;
+    return bsi_temp_write(fd, p, n, *at, t->o.tmp, err);
 }
 
 /* A chunk stays in memory as it is, or goes to the file and is filled again. */
@@ -288,13 +276,9 @@ typedef struct writing {
 static bomsync_status read_chunks(const bsi_table *t, const part *p, uint8_t *to, bomsync_error *err) {
     for (size_t i = 0; i < p->count; i++) {
         const chunk *c = &p->chunk[i];
+        bomsync_status st = c->p ? BOMSYNC_OK : bsi_temp_read(t->fd, to, c->bytes, c->offset, err);
+        if (st) return st;
         if (c->p) memcpy(to, c->p, c->bytes);
-        for (size_t done = 0; !c->p && done < c->bytes;) {
-            ssize_t k = pread(t->fd, to + done, c->bytes - done, (off_t)(c->offset + done));
-            if (k < 0 && errno == EINTR) continue;
-            if (k <= 0) return bsi_fail_errno(err, k ? errno : EIO, NULL, "could not read a temporary file");
-            done += (size_t)k;
-        }
         to += c->bytes;
     }
     return BOMSYNC_OK;
@@ -331,14 +315,14 @@ static bomsync_status put(const writing *w, const uint8_t *p, uint64_t n, bomsyn
     enum { AT_ONCE = 1 << 20 };
     for (uint64_t done = 0; done < n;) {
         size_t some = (size_t)BSI_MIN(n - done, (uint64_t)AT_ONCE);
-        int errnum = w->out.write(w->out.ctx, (const char *)p + done, some);
-        if (errnum) return bsi_fail_errno(err, errnum, NULL, "could not write the output");
+        bomsync_status st = bsi_put(w->out, p + done, some, err);
+        if (st) return st;
         done += some;
     }
     return BOMSYNC_OK;
 }
 
-/* Where the text of a part's rows ends. */
+/* The text of a part's rows; gives where it ends. */
 static uint8_t *gather(uint8_t *to, const row_at *row, size_t count) {
     for (size_t i = 0; i < count; i++) {
         uint32_t key = u32_at(row[i].p), text = u32_at(row[i].p + 4);

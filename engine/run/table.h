@@ -29,7 +29,4 @@ bomsync_status bsi_table_add(bsi_table *t, int lane, const bsi_field *f, bomsync
 bomsync_status bsi_table_write(bsi_table *t, bomsync_sink out, bomsync_error *err);
 void bsi_table_close(bsi_table *t); /* NULL is fine */
 
-/** The folder for such files where nobody names one. */
-const char *bsi_table_tmp(void);
-
 #endif

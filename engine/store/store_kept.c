@@ -129,6 +129,14 @@ const bsi_kept *bsi_kept_next(bsi_kept_walk *w) {
 
 void bsi_kept_walk_end(bsi_kept_walk *w) { bsi_buf_free(&w->texts); }
 
+bool bsi_kept_exceptions(const bsi_kept_list *l) {
+    bsi_kept_walk w = {.list = l};
+    bool any = false;
+    for (const bsi_kept *k; !any && (k = bsi_kept_next(&w));) any = bsi_kept_is_exception(k);
+    bsi_kept_walk_end(&w);
+    return any;
+}
+
 /* ---- in the store ---- */
 
 /* The number stands right in front of the first entry. */

@@ -10,7 +10,7 @@ import os
 import random
 import sys
 
-from harness import CHECKOUT, Suite, options, same, write
+from harness import Suite, options, programs_of, same, with_tiny, write
 from laws import usable_isas
 
 WORDS = ["", "a", "b", "steel", "bolt M8", "x" * 30, "pump, 3 m", 'tube 1/2"', "F\u00fchrung", "\u00e9", "\u4e2d\u6587", "\U0001f529", "line\nend", "cr\rlf\r\n", '"q"', "NULL"]
@@ -203,7 +203,7 @@ def batch(folder, bom, programs, seed, isas, count):
 
 
 def main():
-    o = options("align", 20, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("align", 20, with_tiny)
     if not o.bomsync:
         print("skipped: no --bomsync given")
         print("0 passed, 0 failed, 1 skipped")
@@ -211,7 +211,7 @@ def main():
     suite = Suite("align", o)
     isas = usable_isas(suite.bom, suite.base)
     os.remove(os.path.join(suite.base, "isa.csv"))
-    programs = [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
+    programs = programs_of(suite, o)
     for i in range(o.count):
         suite.run("tables %d" % i, batch, suite.bom, programs, "%d %d" % (o.seed, i), isas, 25)
     return suite.end()

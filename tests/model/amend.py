@@ -4,11 +4,10 @@ moved, columns that come and go, exceptions, deletes that are withheld. Blocks s
 the same bytes, the same kept rows, the same state. Also by build/tests/bomsync_tiny, whose units of 96 to 1024 bytes put the border of two workers
 next to every block.
 """
-import os
 import random
 import sys
 
-from harness import CHECKOUT, NOW, Suite, options, same, write
+from harness import NOW, Suite, options, programs_of, same, with_tiny, write
 
 FEED = ["--key", "p,k", "--partition", "p", "--now", NOW]
 
@@ -203,9 +202,9 @@ def size_is_kept(folder, bom, seed):
 
 
 def main():
-    o = options("amend", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("amend", 60, with_tiny)
     suite = Suite("amend", o)
-    programs = [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
+    programs = programs_of(suite, o)
     blocks = []
     for i in range(o.count):
         suite.run("table %d" % i, lambda folder, bom, seed: blocks.append(run_one(folder, bom, programs, seed)), suite.bom, o.seed + i)

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from harness import CHECKOUT, NOW, Suite, options, same, write
+from harness import NOW, Suite, options, same, with_tiny, write
 from laws import usable_isas
 
 HEAD = "k,v,w"
@@ -140,7 +140,7 @@ def real_borders(folder, bom, pattern, isas):
 
 
 def main():
-    o = options("borders", extra=lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("borders", extra=with_tiny)
     if not o.bomsync:
         print("skipped: no --bomsync given")
         print("0 passed, 0 failed, %d skipped" % (3 * len(PATTERNS)))

@@ -214,6 +214,16 @@ class Suite:
         return 1 if self.failed else 0
 
 
+def with_tiny(p):
+    """For options(): --tiny names the program whose units and limits are so small that little tables meet them."""
+    p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny"))
+
+
+def programs_of(suite, o):
+    """The program, and the tiny one if it is there: a test draws one of them."""
+    return [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
+
+
 def options(name, count=50, extra=None):
     p = argparse.ArgumentParser(prog=name)
     p.add_argument("--bomsync", help="the program under test")

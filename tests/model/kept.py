@@ -6,12 +6,11 @@ change, come and go; line ends inside quotes, blank lines, LF, CRLF or CR, one f
 build/tests/bomsync_tiny, whose units of 96 to 1024 bytes put the border of two workers next to every block.
 """
 import gzip
-import os
 import random
 import re
 import sys
 
-from harness import CHECKOUT, Suite, options, same, write
+from harness import Suite, options, programs_of, same, with_tiny, write
 
 FEED = ["--key", "p,k", "--partition", "p"]
 LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -173,9 +172,9 @@ def scope_leaves_the_others(folder, bom, seed):
 
 
 def main():
-    o = options("kept", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("kept", 60, with_tiny)
     suite = Suite("kept", o)
-    programs = [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
+    programs = programs_of(suite, o)
     for i in range(o.count):
         suite.run("nights %d" % i, lambda folder, bom, seed: run_one(folder, bom, programs, seed), suite.bom, o.seed + i)
     suite.bom.path = programs[0]

@@ -6,12 +6,11 @@ records to be put in, with changes, moves, copies and broken records. Blocks tha
 partitions, against `--tiers none`: the same bytes, exceptions, holds and states. Also by build/tests/bomsync_tiny, whose units of 96 to 1024
 bytes put the border of two workers next to every block.
 """
-import os
 import random
 import sys
 
 from amend import amended, engineered, spoilt, text
-from harness import CHECKOUT, NOW, Suite, options, same, write
+from harness import NOW, Suite, options, programs_of, same, with_tiny, write
 
 FEED = ["--key", "p,k", "--partition", "p", "--now", NOW]
 HEAD = ["p", "k", "v", "t"]
@@ -119,9 +118,9 @@ def one_plant_again(folder, bom, seed):
 
 
 def main():
-    o = options("parts", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("parts", 60, with_tiny)
     suite = Suite("parts", o)
-    programs = [suite.bom.path] + ([os.path.abspath(o.tiny)] if os.path.exists(o.tiny) else [])
+    programs = programs_of(suite, o)
     found = []
     for i in range(o.count):
         suite.run("nights %d" % i, lambda folder, bom, seed: found.append(run_one(folder, bom, programs, seed)), suite.bom, o.seed + i)

@@ -15,7 +15,7 @@ import os
 import random
 import sys
 
-from harness import CHECKOUT, NOW, Suite, options, same, write
+from harness import NOW, Suite, options, same, with_tiny, write
 
 HEAD = "p,k,v,t,seen"
 ORDERS = ("shuffled", "reversed", "stamped", "blocks", "stretches", "stretches")
@@ -282,7 +282,7 @@ def run_front(folder, bom, seed):
 
 
 def main():
-    o = options("reconcile", 60, lambda p: p.add_argument("--tiny", default=os.path.join(CHECKOUT, "build", "tests", "bomsync_tiny")))
+    o = options("reconcile", 60, with_tiny)
     o.bomsync = os.path.abspath(o.tiny)
     suite = Suite("reconcile", o)
     taken = []

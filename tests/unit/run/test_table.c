@@ -100,7 +100,7 @@ static void check(uint64_t seed, size_t n, bool spread, int workers, uint64_t me
     state = seed;
     for (size_t i = 0; i < n; i++) draw_row(&r[i], i, spread);
     bsi_table *t = bsi_table_open(&(bsi_table_options){.slots = &slots, .key_count = KEYS, .workers = workers, .rows = samples ? 400000 : n,
-                                                       .memory_bytes = memory_bytes, .tmp = bsi_table_tmp()}); /* said to be many: so there are parts */
+                                                       .memory_bytes = memory_bytes, .tmp = bsi_temp_folder()}); /* said to be many: so there are parts */
     for (size_t i = 0; i < samples && n; i++) {
         fields(f, &r[draw(n)]);
         bsi_table_sample(t, f);
