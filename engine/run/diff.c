@@ -363,11 +363,11 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
     bsi_diff_side *side_of[] = {&d.old, &d.now};
     for (int i = 0; i < 2; i++) {
         bsi_scan_close(&side_of[i]->scan);
-        free(side_of[i]->settled);
         free(side_of[i]->rows.v);
         free(side_of[i]->left);
         free(side_of[i]->left_out);
     }
+    bsi_diff_keys_free(&d.keys);
     bsi_slots_free(&d.slots);
     return st;
 }

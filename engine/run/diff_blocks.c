@@ -3,12 +3,13 @@
  *   OLD -> cut, fingerprint -> an image in memory        NEW -> cut, fingerprint, matched with that image
  *   blocks that match are equal; their keys are still hashed once, because a key that stands twice must be found
  *   wherever its copies are.
+ *   blocks that do not match are joined record by record; if they are most of NEW, what differs in them is found first (diff_reconcile.c).
  */
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/limits.h"
-#include "flow/twins.h"
 #include "run/diff_inner.h"
 
 enum { PIECE_ENTRIES = 64, SPAN_BYTES = 64 << 10 };
@@ -30,9 +31,7 @@ typedef struct key_run {
     stretch *stretch;
     size_t count, cap;
     bsi_twins *twins;      /* first pass: where the keys go */
-    const uint64_t *dup;   /* second pass: keys to find, ascending */
-    size_t dup_count;
-    uint8_t *filter;       /* 2^20 bits of them */
+    bsi_diff_keys dup;     /* second pass: keys to find */
     uint8_t *hit;          /* [entries] blocks to look at after all */
     atomic_bool any_hit;
     atomic_flag lock;
@@ -61,10 +60,8 @@ static void plan_stretches(key_run *r) {
 }
 
 static bool wanted(const key_run *r, const bsi_rows *w) {
-    for (uint32_t i = 0; i < w->count; i++) {
-        uint32_t h = (uint32_t)(w->kh[i] >> 44);
-        if ((r->filter[h >> 3] >> (h & 7) & 1) && bsi_u64_has(r->dup, r->dup_count, w->kh[i])) return true;
-    }
+    for (uint32_t i = 0; i < w->count; i++)
+        if (bsi_diff_keys_has(&r->dup, w->kh[i])) return true;
     return false;
 }
 
@@ -75,7 +72,7 @@ static void mark_blocks(key_run *r, const bsi_layout *layout, uint64_t entry, ui
         uint32_t bytes = bsi_image_next(&walk, entry)->bytes;
         bsi_parse_block(w, layout, &r->d->secret, p, bytes, true);
         p += bytes;
-        if (!w->bad_count && !(r->dup && wanted(r, w))) continue;
+        if (!w->bad_count && !(r->dup.count && wanted(r, w))) continue;
         r->hit[entry] = 1;
         atomic_store(&r->any_hit, true);
     }
@@ -128,32 +125,31 @@ static bool is_hit(void *ctx, uint64_t index, const bsi_image_entry *e) {
     return ((const uint8_t *)ctx)[index];
 }
 
+/* Keys that stand more than once in NEW, and those of probe that matched blocks have. */
+static bomsync_status find_twins(key_run *r, const uint64_t *probe, size_t probes, bomsync_error *err) {
+    uint64_t *dup = NULL;
+    size_t dups = 0;
+    if (r->status) return r->status;
+    bomsync_status st = bsi_twins_find(&dup, &dups, r->twins, probe, probes, r->d->workers, err);
+    if (!st) bsi_diff_keys_make(&r->dup, dup, dups);
+    return st;
+}
+
 /* Matched blocks that hold a key that stands elsewhere too, or a record that cannot be read, are compared record by record
  * after all. *opened: there were some. */
-static bomsync_status open_twins(key_run *r, bool *opened, bomsync_error *err) {
+static bomsync_status open_twins(key_run *r, bool *opened) {
     bsi_diff_run *d = r->d;
-    *opened = false;
-    size_t probes, dups = 0;
-    uint64_t *probe = bsi_diff_open_keys(d, &probes, false), *dup = NULL;
-    if (!r->status) r->status = bsi_twins_find(&dup, &dups, r->twins, probe, probes, d->workers, err);
-    free(probe);
-    if (!r->status && dups) {
+    if (r->dup.count) {
         plan_stretches(r);
-        r->dup = dup;
-        r->dup_count = dups;
-        r->filter = bsi_calloc(1 << 17, 1);
-        for (size_t i = 0; i < dups; i++) r->filter[dup[i] >> 47] |= (uint8_t)(1u << (dup[i] >> 44 & 7));
         bsi_parallel(d->workers, r->count, keys_task, r);
     }
-    free(dup);
-    if (!r->status && atomic_load(&r->any_hit)) {
-        for (uint64_t i = 0; i < r->image.count; i++)
-            if (r->hit[i]) d->old.settled[i] = 0;
-        bsi_scan_forget(&d->now.scan);
-        bsi_scan_reopen(&d->now.scan, &r->image, is_hit, r->hit);
-        *opened = true;
-    }
-    return r->status;
+    *opened = !r->status && atomic_load(&r->any_hit);
+    if (!*opened) return r->status;
+    for (uint64_t i = 0; i < r->image.count; i++)
+        if (r->hit[i]) d->old.scan.block[i].tag = BSI_NO_TAG;
+    bsi_scan_forget(&d->now.scan);
+    bsi_scan_reopen(&d->now.scan, &r->image, is_hit, r->hit);
+    return BOMSYNC_OK;
 }
 
 static void key_run_init(key_run *r, bsi_diff_run *d, bomsync_error *err) {
@@ -172,7 +168,7 @@ static void key_run_release(key_run *r) {
     free(r->rows);
     free(r->buf);
     free(r->stretch);
-    free(r->filter);
+    bsi_diff_keys_free(&r->dup);
     free(r->hit);
     free(r->entry);
     free(r->piece);
@@ -207,29 +203,65 @@ static bomsync_status scan_both(bsi_diff_run *d, key_run *keys, bomsync_error *e
     so.matched_ctx = keys;
     st = bsi_scan_blocks(&d->now.scan, &so, err);
     if (!st) st = keys->status;
-    d->old.settled = bsi_calloc(n + 1, 1);
     for (size_t i = 0; i < d->now.scan.run_count && !st; i++) {
         const bsi_scan_run *r = &d->now.scan.run[i];
-        if (r->matched) memset(d->old.settled + r->first, 1, r->count);
+        for (uint64_t k = r->first; r->matched && k < r->first + r->count; k++) d->old.scan.block[k].tag = BSI_DIFF_SETTLED;
     }
     return st;
 }
 
+static bomsync_status parse_both(bsi_diff_run *d, bomsync_error *err) {
+    bomsync_status st = bsi_diff_parse(d, &d->old, err);
+    return st ? st : bsi_diff_parse(d, &d->now, err);
+}
+
+static bool any_matched(const bsi_scan *scan) {
+    for (size_t i = 0; i < scan->run_count; i++)
+        if (scan->run[i].matched) return true;
+    return false;
+}
+
+/* All rows of open blocks. */
+static bomsync_status take_open(bsi_diff_run *d, key_run *keys, bomsync_error *err) {
+    bomsync_status st = parse_both(d, err);
+    if (st || !any_matched(&d->now.scan)) return st;
+    size_t probes;
+    bool opened = false;
+    uint64_t *probe = bsi_diff_open_keys(d, &probes, false);
+    st = find_twins(keys, probe, probes, err);
+    free(probe);
+    if (!st) st = open_twins(keys, &opened);
+    return !st && opened ? parse_both(d, err) : st;
+}
+
+/* Those that may differ alone. */
+static bomsync_status take_left(bsi_diff_run *d, key_run *keys, bsi_diff_reconcile *r, bomsync_error *err) {
+    bool opened, matched = any_matched(&d->now.scan);
+    bomsync_status st = find_twins(keys, d->keys.kh, matched ? d->keys.count : 0, err); /* else those of NEW are in open blocks in any case */
+    if (st) return st;
+    size_t n = d->keys.count, more = keys->dup.count;
+    uint64_t *kh = bsi_alloc((n + more + 1) * sizeof *kh);
+    if (n) memcpy(kh, d->keys.kh, n * sizeof *kh);
+    if (more) memcpy(kh + n, keys->dup.kh, more * sizeof *kh);
+    bsi_diff_keys_make(&d->keys, kh, n + more);
+    bsi_diff_reconcile_settle(r);
+    st = matched ? open_twins(keys, &opened) : BOMSYNC_OK;
+    return st ? st : parse_both(d, err);
+}
 
 bomsync_status bsi_diff_blocks(bsi_diff_run *d, bomsync_error *err) {
     key_run keys;
+    bsi_diff_reconcile *left = NULL;
     key_run_init(&keys, d, err);
     bomsync_status st = scan_both(d, &keys, err);
     d->records_old = d->old.scan.file[0].records;
     d->records_new = d->now.scan.file[0].records;
-    if (!st) st = bsi_diff_parse(d, &d->old, err);
-    if (!st) st = bsi_diff_parse(d, &d->now, err);
-    bool opened = false;
-    if (!st) st = open_twins(&keys, &opened, err);
+    if (!st) st = bsi_diff_reconcile_open(&left, d, keys.twins, err);
+    if (!st) st = left ? take_left(d, &keys, left, err) : take_open(d, &keys, err);
+    bsi_diff_reconcile_close(left);
     key_run_release(&keys);
-    if (!st && opened) st = bsi_diff_parse(d, &d->old, err);
-    if (!st && opened) st = bsi_diff_parse(d, &d->now, err);
     for (size_t i = 0; i < d->now.scan.run_count; i++)
         if (d->now.scan.run[i].matched) d->same_records += (int64_t)d->now.scan.run[i].records;
+    d->same_records += d->now.same_rows;
     return st;
 }

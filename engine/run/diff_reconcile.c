@@ -1,0 +1,244 @@
+/* run/diff_reconcile.c - two files in which hardly a block is the same, and hardly a record is not.
+ *
+ * The same records in another order, as two systems export them; or other delimiters, quotes, line ends, an order of columns of their own.
+ * No block of NEW stands in OLD then, and to join all records by their keys takes seconds and a gigabyte for ten million. So the two sets
+ * are subtracted first, as sync does with its state (sync_reconcile.c):
+ *
+ *   OLD, open blocks ──> hashes of their rows ──┐                         and the upper half of each key hash,
+ *   NEW, open blocks ──> hashes of their rows ──┴──> difference               in the order of the file
+ *   what is left: rows that only one side has ──> their keys among those halves ──> the few blocks that are really open
+ *
+ * Rows of these blocks with another key are the same on both sides, wherever they stand. That holds since all copies of a key that is not
+ * simply unchanged are looked at: on one side more often than on the other it is left over; as often on both, it stands more than once in
+ * NEW, which flow/twins.h finds; and those of records that cannot be read are added here.
+ *
+ * If more rows differ than the difference has room for, a reading of both files was in vain, and all open rows are joined.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "core/vast.h"
+#include "flow/difference.h"
+#include "run/diff_inner.h"
+
+#define SEEN 0ull /* the tag of a block without records that cannot be read, until it is clear whether it stays open */
+
+typedef struct key_list { /* of one side */
+    bsi_diff_side *side;
+    uint32_t *upper; /* of the key hash of each record of its open blocks that are not settled */
+    uint64_t *start; /* [tasks + 1] where a task's begin */
+} key_list;
+
+typedef struct lane {
+    bsi_difference *difference;
+    uint64_t *odd; /* keys of records that cannot be read */
+    size_t odds, odd_cap;
+    size_t task;   /* that it is at, and where in it */
+    uint64_t at;
+    uint64_t *good; /* key hashes, for the twins */
+    size_t good_cap;
+} lane;
+
+struct bsi_diff_reconcile {
+    bsi_diff_run *d;
+    key_list old, now, *list; /* list: that which is filled */
+    bsi_twins *twins;
+    lane *lane; /* [workers] */
+    size_t most;
+    atomic_bool unsure; /* a block has other records than when it was cut: whoever reads it next tells why */
+};
+
+/* ---- does it pay? ---- */
+
+static uint64_t open_records(const bsi_diff_side *s) {
+    uint64_t n = 0;
+    for (size_t i = 0; i < s->scan.block_count; i++)
+        if (s->scan.block[i].tag != BSI_DIFF_SETTLED) n += s->scan.block[i].records;
+    return n;
+}
+
+/* If most blocks are open, most are not so for a record that differs. But a file without half of the records of the other differs. */
+static bool pays(const bsi_diff_run *d, uint64_t old, uint64_t now) {
+    if (!strstr(d->tiers, "block") || now < BSI_RECONCILE_RECORDS || now * 2 < (uint64_t)d->records_new) return false;
+    return (old > now ? old - now : now - old) <= BSI_DIFF_ROWS;
+}
+
+/* ---- the rows of both sides ---- */
+
+static void start_list(key_list *l, bsi_diff_side *s, uint64_t records) {
+    size_t tasks = bsi_diff_tasks(s);
+    *l = (key_list){.side = s, .upper = bsi_vast_alloc((records + 1) * sizeof *l->upper), .start = bsi_calloc(tasks + 1, sizeof *l->start)};
+    for (size_t t = 0; t < tasks; t++) {
+        size_t end = BSI_MIN((t + 1) * BSI_DIFF_TASK_BLOCKS, s->scan.block_count);
+        l->start[t + 1] = l->start[t];
+        for (size_t i = t * BSI_DIFF_TASK_BLOCKS; i < end; i++)
+            if (s->scan.block[i].tag != BSI_DIFF_SETTLED) l->start[t + 1] += s->scan.block[i].records;
+    }
+}
+
+static void add_odd(lane *l, uint64_t kh) {
+    if (l->odds == l->odd_cap) l->odd = bsi_realloc(l->odd, (l->odd_cap = l->odd_cap ? l->odd_cap * 2 : 64) * sizeof *l->odd);
+    l->odd[l->odds++] = kh;
+}
+
+static void list_upper(bsi_diff_reconcile *r, lane *l, size_t task, const bsi_rows *w) {
+    if (l->task != task) l->at = r->list->start[task];
+    l->task = task;
+    uint32_t *to = r->list->upper + l->at;
+    for (uint32_t i = 0; i < w->count; i++) to[i] = (uint32_t)(w->kh[i] >> 32);
+    l->at += w->count;
+}
+
+/* Those that can be read, and those of which that can be said of the key. */
+static bomsync_status add_twins(bsi_diff_reconcile *r, lane *l, const bsi_rows *w, bomsync_error *err) {
+    if (!w->bad_count) return bsi_twins_add(r->twins, bsi_lane(), w->kh, w->count, err);
+    if (l->good_cap < w->count) l->good = bsi_realloc(l->good, (l->good_cap = w->count) * sizeof *l->good);
+    uint32_t n = 0;
+    for (uint32_t i = 0, bad = 0; i < w->count; i++)
+        if (!w->bad[i] || w->bads[bad++].key_read) l->good[n++] = w->kh[i];
+    return bsi_twins_add(r->twins, bsi_lane(), l->good, n, err);
+}
+
+static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi_rows *w, bomsync_error *err) {
+    bsi_diff_reconcile *r = ctx;
+    lane *l = &r->lane[bsi_lane()];
+    bsi_diff_side *s = r->list->side;
+    bool is_new = s == &r->d->now;
+    if (w->count != s->scan.block[block].records) atomic_store(&r->unsure, true);
+    if (atomic_load_explicit(&r->unsure, memory_order_relaxed)) return BOMSYNC_OK;
+    if (!l->difference) l->difference = bsi_difference_open(r->most);
+    list_upper(r, l, task, w);
+    s->scan.block[block].tag = w->bad_count ? BSI_NO_TAG : SEEN;
+    for (uint32_t i = 0; i < w->bad_count; i++)
+        if (w->bads[i].key_read) add_odd(l, w->kh[w->bads[i].row]);
+    void (*put)(bsi_difference *, const uint64_t *, const uint64_t *, size_t) = is_new ? bsi_difference_add : bsi_difference_take;
+    if (!w->bad_count) put(l->difference, w->kh, w->rh, w->count);
+    for (uint32_t i = 0; w->bad_count && i < w->count; i++)
+        if (!w->bad[i]) put(l->difference, &w->kh[i], &w->rh[i], 1);
+    return is_new ? add_twins(r, l, w, err) : BOMSYNC_OK;
+}
+
+static bomsync_status take_side(bsi_diff_reconcile *r, key_list *list, bomsync_error *err) {
+    r->list = list;
+    for (int i = 0; i < r->d->workers; i++) r->lane[i].task = SIZE_MAX;
+    return bsi_diff_each(r->d, list->side, take_block, r, err);
+}
+
+/* ---- what differs ---- */
+
+static bool subtract(bsi_diff_reconcile *r, bsi_difference_row **added, size_t *more, bsi_difference_row **taken, size_t *less) {
+    bsi_difference *all = NULL;
+    for (int i = 0; i < r->d->workers; i++) {
+        bsi_difference *one = r->lane[i].difference;
+        if (!all) all = one;
+        else if (one) bsi_difference_merge(all, one);
+    }
+    return all && bsi_difference_settle(all, added, more, taken, less);
+}
+
+static bool find_keys(bsi_diff_reconcile *r) {
+    bsi_difference_row *added = NULL, *taken = NULL;
+    size_t more = 0, less = 0, n = 0;
+    if (atomic_load(&r->unsure) || !subtract(r, &added, &more, &taken, &less)) return false;
+    size_t count = more + less;
+    for (int i = 0; i < r->d->workers; i++) count += r->lane[i].odds;
+    uint64_t *kh = bsi_alloc((count + 1) * sizeof *kh);
+    for (size_t i = 0; i < more; i++) kh[n++] = added[i].kh;
+    for (size_t i = 0; i < less; i++) kh[n++] = taken[i].kh;
+    for (int i = 0; i < r->d->workers; i++)
+        for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
+    bsi_diff_keys_make(&r->d->keys, kh, n);
+    free(added);
+    free(taken);
+    return true;
+}
+
+/* ---- the blocks that stay open ---- */
+
+static bool has_upper(const bsi_diff_keys *k, uint32_t upper) {
+    uint64_t least = (uint64_t)upper << 32;
+    if (!bsi_diff_keys_may(k, least)) return false;
+    size_t lo = 0, hi = k->count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (k->kh[mid] < least) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo < k->count && k->kh[lo] >> 32 == upper;
+}
+
+static void settle_task(void *ctx, size_t task) {
+    bsi_diff_reconcile *r = ctx;
+    bsi_scan *scan = &r->list->side->scan;
+    const uint32_t *upper = r->list->upper + r->list->start[task];
+    size_t end = BSI_MIN((task + 1) * BSI_DIFF_TASK_BLOCKS, scan->block_count);
+    for (size_t i = task * BSI_DIFF_TASK_BLOCKS; i < end; i++) {
+        bsi_scan_block *b = &scan->block[i];
+        if (b->tag == BSI_DIFF_SETTLED) continue;
+        bool hit = b->tag != SEEN;
+        for (uint32_t k = 0; k < b->records && !hit; k++) hit = has_upper(&r->d->keys, upper[k]);
+        upper += b->records;
+        b->tag = hit ? BSI_NO_TAG : BSI_DIFF_SETTLED;
+    }
+}
+
+void bsi_diff_reconcile_settle(bsi_diff_reconcile *r) {
+    key_list *lists[] = {&r->old, &r->now};
+    for (int i = 0; i < 2; i++) {
+        r->list = lists[i];
+        bsi_parallel(r->d->workers, bsi_diff_tasks(r->list->side), settle_task, r);
+    }
+    r->d->reconciled = true;
+    r->d->same_records += (int64_t)(r->now.start[bsi_diff_tasks(&r->d->now)] - open_records(&r->d->now));
+}
+
+/* ---- the whole ---- */
+
+/* As if nobody had looked. */
+static void undo(bsi_diff_side *s) {
+    for (size_t i = 0; i < s->scan.block_count; i++)
+        if (s->scan.block[i].tag != BSI_DIFF_SETTLED) s->scan.block[i].tag = BSI_NO_TAG;
+}
+
+static void close_list(key_list *l) {
+    bsi_vast_free(l->upper);
+    free(l->start);
+}
+
+bomsync_status bsi_diff_reconcile_open(bsi_diff_reconcile **out, bsi_diff_run *d, bsi_twins *twins, bomsync_error *err) {
+    uint64_t old = open_records(&d->old), now = open_records(&d->now);
+    *out = NULL;
+    if (!pays(d, old, now)) return BOMSYNC_OK;
+    bsi_diff_reconcile *r = bsi_calloc(1, sizeof *r);
+    r->d = d;
+    r->twins = twins;
+    r->most = BSI_DIFF_ROWS;
+    r->lane = bsi_calloc((size_t)d->workers, sizeof *r->lane);
+    start_list(&r->old, &d->old, old);
+    start_list(&r->now, &d->now, now);
+    bomsync_status st = take_side(r, &r->old, err);
+    if (!st) st = take_side(r, &r->now, err);
+    if (!st && find_keys(r)) {
+        *out = r;
+        return BOMSYNC_OK;
+    }
+    undo(&d->old);
+    undo(&d->now);
+    bsi_diff_reconcile_close(r);
+    return st;
+}
+
+void bsi_diff_reconcile_close(bsi_diff_reconcile *r) {
+    if (!r) return;
+    for (int i = 0; i < r->d->workers; i++) {
+        bsi_difference_close(r->lane[i].difference);
+        free(r->lane[i].odd);
+        free(r->lane[i].good);
+    }
+    close_list(&r->old);
+    close_list(&r->now);
+    free(r->lane);
+    free(r);
+}
