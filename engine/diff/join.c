@@ -226,6 +226,7 @@ typedef struct join_run {
     pthread_mutex_t lock;
     size_t from;
     u64_list gone, fresh;
+    u64_list *differ; /* [PARTS], for bsi_join_differ */
     atomic_ullong conflicts, duplicates;
     bomsync_status status;
     bomsync_error *err;
@@ -318,16 +319,33 @@ static bomsync_status probe_old(void *ctx, const bsi_row *rows, size_t count) {
     return BOMSYNC_OK;
 }
 
-static void join_part(void *ctx, size_t index) {
-    join_run *r = ctx;
-    size_t p = r->from + index, most = rows_of(r->n, p);
-    if (!most && !rows_of(r->o, p)) return;
+static void start_table(table *t, join_run *r, size_t p) {
+    size_t most = rows_of(r->n, p);
     scratch *s = &r->scratch[bsi_lane()];
     s->gone.count = s->fresh.count = 0;
-    table t = {.r = r, .s = s, .mask = 15, .row = room(&s->rows, (most + 1) * sizeof *t.row), .next = room(&s->next, (most + 1) * sizeof *t.next)};
-    while (t.mask < most * 2) t.mask = t.mask * 2 + 1;
-    t.head = room(&s->head, (t.mask + 1) * sizeof *t.head);
-    memset(t.head, 0, (t.mask + 1) * sizeof *t.head);
+    *t = (table){.r = r, .s = s, .mask = 15, .row = room(&s->rows, (most + 1) * sizeof *t->row), .next = room(&s->next, (most + 1) * sizeof *t->next)};
+    while (t->mask < most * 2) t->mask = t->mask * 2 + 1;
+    t->head = room(&s->head, (t->mask + 1) * sizeof *t->head);
+    memset(t->head, 0, (t->mask + 1) * sizeof *t->head);
+}
+
+static void end_part(join_run *r, const scratch *s, bomsync_status st, const bomsync_error *err) {
+    pthread_mutex_lock(&r->lock);
+    if (st && !r->status) {
+        r->status = st;
+        if (r->err) *r->err = *err;
+    }
+    append(&r->gone, s->gone.v, s->gone.count);
+    append(&r->fresh, s->fresh.v, s->fresh.count);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void join_part(void *ctx, size_t index) {
+    join_run *r = ctx;
+    size_t p = r->from + index;
+    if (!rows_of(r->n, p) && !rows_of(r->o, p)) return;
+    table t;
+    start_table(&t, r, p);
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = each_chunk(r->n, p, take_new, &t, &err);
     if (!st) st = each_chunk(r->o, p, probe_old, &t, &err);
@@ -336,35 +354,32 @@ static void join_part(void *ctx, size_t index) {
         if (!(r->out->fate[t.row[i].at] & BSI_FATE_MATCHED)) settle_group(r, t.row, t.next, (uint32_t)i + 1, UINT64_MAX, 0);
     }
     for (size_t i = 0; i < t.count && !st && r->out->want_fresh; i++)
-        if (!(r->out->fate[t.row[i].at] & BSI_FATE_MATCHED)) append(&s->fresh, &t.row[i].kh, 1);
-    pthread_mutex_lock(&r->lock);
-    if (st && !r->status) {
-        r->status = st;
-        if (r->err) *r->err = err;
+        if (!(r->out->fate[t.row[i].at] & BSI_FATE_MATCHED)) append(&t.s->fresh, &t.row[i].kh, 1);
+    end_part(r, t.s, st, &err);
+}
+
+static void run_parts(join_run *r, size_t parts, int workers, void (*fn)(void *ctx, size_t index)) {
+    if (bsi_row_store_count(r->n) + bsi_row_store_count(r->o) < FEW_ROWS) workers = 1;
+    size_t lanes = (size_t)BSI_MAX(workers, 1);
+    r->scratch = bsi_calloc(lanes, sizeof *r->scratch);
+    pthread_mutex_init(&r->lock, NULL);
+    bsi_parallel(workers, parts, fn, r);
+    pthread_mutex_destroy(&r->lock);
+    for (size_t i = 0; i < lanes; i++) {
+        bsi_buf_free(&r->scratch[i].rows);
+        bsi_buf_free(&r->scratch[i].head);
+        bsi_buf_free(&r->scratch[i].next);
+        bsi_vast_free(r->scratch[i].gone.v);
+        bsi_vast_free(r->scratch[i].fresh.v);
     }
-    append(&r->gone, s->gone.v, s->gone.count);
-    append(&r->fresh, s->fresh.v, s->fresh.count);
-    pthread_mutex_unlock(&r->lock);
+    free(r->scratch);
 }
 
 bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, unsigned from, unsigned to, int workers, bomsync_error *err) {
     join_run r = {.out = out, .n = n, .o = o, .from = from, .err = err};
     r.gone = (u64_list){out->gone, out->gone_count, out->gone_count};
     r.fresh = (u64_list){out->fresh, out->fresh_count, out->fresh_count};
-    if (bsi_row_store_count(n) + bsi_row_store_count(o) < FEW_ROWS) workers = 1;
-    size_t lanes = (size_t)BSI_MAX(workers, 1);
-    r.scratch = bsi_calloc(lanes, sizeof *r.scratch);
-    pthread_mutex_init(&r.lock, NULL);
-    bsi_parallel(workers, to - from, join_part, &r);
-    pthread_mutex_destroy(&r.lock);
-    for (size_t i = 0; i < lanes; i++) {
-        bsi_buf_free(&r.scratch[i].rows);
-        bsi_buf_free(&r.scratch[i].head);
-        bsi_buf_free(&r.scratch[i].next);
-        bsi_vast_free(r.scratch[i].gone.v);
-        bsi_vast_free(r.scratch[i].fresh.v);
-    }
-    free(r.scratch);
+    run_parts(&r, to - from, workers, join_part);
     bsi_sort(r.gone.v, r.gone.count, sizeof *r.gone.v, bsi_by_u64);
     out->gone = r.gone.v;
     out->gone_count = r.gone.count;
@@ -380,4 +395,61 @@ bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, i
     out->gone_count = out->fresh_count = 0;
     out->conflicts = out->duplicates = 0;
     return bsi_join_range(out, n, o, 0, PARTS, workers, err);
+}
+
+/* ---- only what differs ---- */
+
+static bomsync_status take_unmarked(void *ctx, const bsi_row *rows, size_t count) {
+    table *t = ctx;
+    size_t first = t->count;
+    take_new(ctx, rows, count);
+    for (size_t i = first; i < t->count; i++) t->row[i].at = false; /* has met its partner */
+    return BOMSYNC_OK;
+}
+
+static bomsync_status meet_old(void *ctx, const bsi_row *rows, size_t count) {
+    table *t = ctx;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t first = t->head[slot_of(t, rows[i].kh)];
+        bsi_row *n = first ? &t->row[first - 1] : NULL;
+        if (n && !t->next[first - 1] && !n->at && n->rh == rows[i].rh) n->at = true;
+        else append(&t->s->fresh, &rows[i].kh, 1);
+    }
+    return BOMSYNC_OK;
+}
+
+/* Partitions are by the top bits: one behind the other they ascend. */
+static void list_differing(join_run *r, size_t p, u64_list *l) {
+    l->count = bsi_vast_unique(l->v, l->count);
+    append(&r->differ[p], l->v, l->count);
+    l->count = 0;
+}
+
+static void differ_part(void *ctx, size_t p) {
+    join_run *r = ctx;
+    if (!rows_of(r->n, p) && !rows_of(r->o, p)) return;
+    table t;
+    start_table(&t, r, p);
+    bomsync_error err = BOMSYNC_ERROR_INIT;
+    bomsync_status st = each_chunk(r->n, p, take_unmarked, &t, &err);
+    if (!st) st = each_chunk(r->o, p, meet_old, &t, &err);
+    for (size_t i = 0; i < t.count && !st; i++)
+        if (!t.row[i].at) append(&t.s->fresh, &t.row[i].kh, 1);
+    list_differing(r, p, &t.s->fresh);
+    end_part(r, t.s, st, &err);
+}
+
+bomsync_status bsi_join_differ(uint64_t **kh, size_t *count, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err) {
+    u64_list differ[PARTS] = {{0}}, all = {0};
+    join_run r = {.n = n, .o = o, .differ = differ, .err = err};
+    run_parts(&r, PARTS, workers, differ_part);
+    for (size_t p = 0; p < PARTS; p++) all.cap += differ[p].count;
+    all.v = bsi_vast_alloc((all.cap + 1) * sizeof *all.v);
+    for (size_t p = 0; p < PARTS; p++) {
+        append(&all, differ[p].v, differ[p].count);
+        bsi_vast_free(differ[p].v);
+    }
+    *kh = all.v;
+    *count = all.count;
+    return r.status;
 }

@@ -56,4 +56,10 @@ bomsync_status bsi_join(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, i
 bomsync_status bsi_join_range(bsi_join_out *out, bsi_row_store *n, bsi_row_store *o, unsigned from, unsigned to, int workers,
                               bomsync_error *err);
 
+/**
+ * The keys whose rows are not simply one on either side and the same: those that only one side has, that changed, or that stand more than
+ * once. kh[count]: in no order, some several times; bsi_vast_free. at of the rows is not looked at. Neither side needs unique keys.
+ */
+bomsync_status bsi_join_differ(uint64_t **kh, size_t *count, bsi_row_store *n, bsi_row_store *o, int workers, bomsync_error *err);
+
 #endif

@@ -329,6 +329,7 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
                   .memory_bytes = o->read.memory_bytes ? o->read.memory_bytes : BSI_MEMORY_BYTES};
     d.tmp = o->read.tmp ? o->read.tmp : bsi_temp_folder();
     if (getrandom(d.secret.bytes, sizeof d.secret.bytes, 0) < 0) return bsi_fail(err, BOMSYNC_E_USAGE, "could not draw random bytes");
+    bsi_vast_limit(d.memory_bytes / 4, 0, d.tmp);
     bsi_item *item = NULL;
     size_t count = 0;
     bsi_parts parts = {0};
@@ -369,5 +370,6 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
     }
     bsi_diff_keys_free(&d.keys);
     bsi_slots_free(&d.slots);
+    bsi_vast_limit(BSI_VAST_NO_LIMIT, 0, NULL);
     return st;
 }

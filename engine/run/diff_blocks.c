@@ -10,7 +10,9 @@
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/vast.h"
 #include "run/diff_inner.h"
+#include "run/scan_probe.h"
 
 enum { PIECE_ENTRIES = 64, SPAN_BYTES = 64 << 10 };
 
@@ -131,7 +133,10 @@ static bomsync_status find_twins(key_run *r, const uint64_t *probe, size_t probe
     size_t dups = 0;
     if (r->status) return r->status;
     bomsync_status st = bsi_twins_find(&dup, &dups, r->twins, probe, probes, r->d->workers, err);
-    if (!st) bsi_diff_keys_make(&r->dup, dup, dups);
+    uint64_t *kh = st ? NULL : bsi_vast_alloc((dups + 1) * sizeof *kh);
+    if (kh && dups) memcpy(kh, dup, dups * sizeof *kh);
+    if (kh) bsi_diff_keys_make(&r->dup, kh, dups);
+    free(dup);
     return st;
 }
 
@@ -170,8 +175,42 @@ static void key_run_release(key_run *r) {
     free(r->stretch);
     bsi_diff_keys_free(&r->dup);
     free(r->hit);
-    free(r->entry);
+    bsi_vast_free(r->entry);
     free(r->piece);
+}
+
+/* ---- the blocks of both ---- */
+
+static void image_task(void *ctx, size_t index) {
+    key_run *r = ctx;
+    const bsi_image_piece *p = &r->piece[index];
+    for (uint64_t i = p->first; i < p->first + p->count; i++) {
+        const bsi_scan_block *b = &r->d->old.scan.block[i];
+        bool usable = b->records && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
+        r->entry[i] = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = i, .bytes = b->bytes, .records = b->records, .blanks = b->blanks,
+                                        .flags = (usable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
+                                                 (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u)};
+    }
+}
+
+/* Of OLD. In pieces, which let the scan split the work. */
+static void make_image(key_run *r) {
+    size_t n = r->d->old.scan.block_count;
+    r->entry = bsi_vast_alloc(sizeof *r->entry * (n + 1));
+    r->piece_count = (n + PIECE_ENTRIES - 1) / PIECE_ENTRIES;
+    r->piece = bsi_alloc(sizeof *r->piece * (r->piece_count + 1));
+    for (size_t i = 0; i < r->piece_count; i++)
+        r->piece[i] = (bsi_image_piece){.entry = r->entry + i * PIECE_ENTRIES, .first = i * PIECE_ENTRIES,
+                                        .count = (uint32_t)BSI_MIN((size_t)PIECE_ENTRIES, n - i * PIECE_ENTRIES)};
+    bsi_parallel(r->d->workers, r->piece_count, image_task, r);
+    r->image = (bsi_image){.piece = r->piece, .piece_count = r->piece_count, .count = n};
+}
+
+static bomsync_status most_known(bool *known, bsi_diff_run *d, const bsi_scan_options *so, bomsync_error *err) {
+    const bsi_scan_probe_options o = {so->image, &d->secret, d->o->read.isa, so->block_size, d->workers};
+    *known = true;
+    if (d->old.scan.file[0].records < BSI_RECONCILE_RECORDS || !bsi_scan_may_probe(&d->now.scan)) return BOMSYNC_OK;
+    return bsi_scan_probe(known, &d->now.scan, &o, err);
 }
 
 static bomsync_status scan_both(bsi_diff_run *d, key_run *keys, bomsync_error *err) {
@@ -181,27 +220,15 @@ static bomsync_status scan_both(bsi_diff_run *d, key_run *keys, bomsync_error *e
                            .tmp = d->tmp, .keep_stream_bytes = true, .no_plain = true};
     bomsync_status st = bsi_scan_blocks(&d->old.scan, &so, err);
     if (st) return st;
-    size_t n = d->old.scan.block_count;
-    bsi_image_entry *e = bsi_alloc(sizeof *e * (n + 1));
-    for (size_t i = 0; i < n; i++) {
-        const bsi_scan_block *b = &d->old.scan.block[i];
-        bool usable = b->records && !(b->flags & (BSI_CUT_OVERSIZE | BSI_CUT_NO_LINE_END));
-        e[i] = (bsi_image_entry){.fp = b->fp, .plain = b->plain, .ref = i, .bytes = b->bytes, .records = b->records, .blanks = b->blanks,
-                                 .flags = (usable ? BSI_IMAGE_EXACT : 0u) | (b->flags & BSI_CUT_LONE_CR ? BSI_IMAGE_LONE_CR : 0u) |
-                                          (b->flags & BSI_CUT_AT_END ? BSI_IMAGE_AT_END : 0u)};
-    }
-    keys->entry = e;
-    keys->piece_count = (n + PIECE_ENTRIES - 1) / PIECE_ENTRIES; /* pieces let the scan split the work */
-    keys->piece = bsi_alloc(sizeof *keys->piece * (keys->piece_count + 1));
-    for (size_t i = 0; i < keys->piece_count; i++)
-        keys->piece[i] = (bsi_image_piece){.entry = e + i * PIECE_ENTRIES, .first = i * PIECE_ENTRIES,
-                                        .count = (uint32_t)BSI_MIN((size_t)PIECE_ENTRIES, n - i * PIECE_ENTRIES)};
-    keys->image = (bsi_image){.piece = keys->piece, .piece_count = keys->piece_count, .count = n};
+    make_image(keys);
     so.image = &keys->image;
-    keys->hit = bsi_calloc(n + 1, 1);
+    keys->hit = bsi_calloc(keys->image.count + 1, 1);
     so.matched = take_keys;
     so.matched_ctx = keys;
-    st = bsi_scan_blocks(&d->now.scan, &so, err);
+    bool known = true;
+    if (so.tier_block && keys->image.count) st = most_known(&known, d, &so, err);
+    if (!known) so.image = NULL; /* looking for each block would take longer than reading NEW */
+    if (!st) st = bsi_scan_blocks(&d->now.scan, &so, err);
     if (!st) st = keys->status;
     for (size_t i = 0; i < d->now.scan.run_count && !st; i++) {
         const bsi_scan_run *r = &d->now.scan.run[i];
@@ -240,7 +267,7 @@ static bomsync_status take_left(bsi_diff_run *d, key_run *keys, bsi_diff_reconci
     bomsync_status st = find_twins(keys, d->keys.kh, matched ? d->keys.count : 0, err); /* else those of NEW are in open blocks in any case */
     if (st) return st;
     size_t n = d->keys.count, more = keys->dup.count;
-    uint64_t *kh = bsi_alloc((n + more + 1) * sizeof *kh);
+    uint64_t *kh = bsi_vast_alloc((n + more + 1) * sizeof *kh);
     if (n) memcpy(kh, d->keys.kh, n * sizeof *kh);
     if (more) memcpy(kh + n, keys->dup.kh, more * sizeof *kh);
     bsi_diff_keys_make(&d->keys, kh, n + more);

@@ -31,7 +31,7 @@ typedef struct bsi_diff_left {
 
 /** Some key hashes among many: a filter says no to most. */
 typedef struct bsi_diff_keys {
-    uint64_t *kh;        /* ascending, each once */
+    uint64_t *kh;        /* ascending, each once; bsi_vast_free */
     size_t count;
     uint64_t *filter;    /* a bit for the top bits of each; NULL: there are none */
     unsigned shift;
@@ -82,7 +82,7 @@ void bsi_diff_leave_out(bsi_diff_side *s, uint64_t kh);
 /** Key hashes of all rows and of records that cannot be read, ascending; malloc'ed. new_only: of NEW's rows alone. */
 uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only);
 
-/** Takes kh[count], malloc'ed, in any order. */
+/** Takes kh[count], from bsi_vast_alloc or NULL, in any order. */
 void bsi_diff_keys_make(bsi_diff_keys *k, uint64_t *kh, size_t count);
 void bsi_diff_keys_free(bsi_diff_keys *k);
 static inline bool bsi_diff_keys_may(const bsi_diff_keys *k, uint64_t kh) {
@@ -95,7 +95,7 @@ static inline bool bsi_diff_keys_has(const bsi_diff_keys *k, uint64_t kh) { retu
  * Which records of open blocks differ at all? (diff_reconcile.c)
  *
  * open:    reads all open blocks of both sides, and gives d->keys: those of records that only one side has, or that cannot be read. *out NULL:
- *          it does not pay, or more differ than can be told; then nothing is known
+ *          it does not pay; then nothing is known
  * settle:  d->keys must hold all keys to compare by now; open blocks without any of them are settled
  * Twins:   gets the keys of NEW's open blocks
  */

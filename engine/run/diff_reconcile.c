@@ -12,7 +12,8 @@
  * simply unchanged are looked at: on one side more often than on the other it is left over; as often on both, it stands more than once in
  * NEW, which flow/twins.h finds; and those of records that cannot be read are added here.
  *
- * If more rows differ than the difference has room for, a reading of both files was in vain, and all open rows are joined.
+ * If more rows differ than the difference has room for, both files are read again, and the hashes are put into partitions, in memory and
+ * above the cap in a file, and compared there (bsi_join_differ). That takes room for all rows, but there is no limit to it.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include "core/limits.h"
 #include "core/vast.h"
 #include "flow/difference.h"
+#include "flow/join.h"
 #include "run/diff_inner.h"
 
 #define SEEN 0ull /* the tag of a block without records that cannot be read, until it is clear whether it stays open */
@@ -46,7 +48,8 @@ struct bsi_diff_reconcile {
     key_list old, now, *list; /* list: that which is filled */
     bsi_twins *twins;
     lane *lane; /* [workers] */
-    size_t most;
+    bsi_row_store *old_rows, *new_rows; /* NULL: a difference is made */
+    bool listed;        /* upper halves, odd keys and twins were taken when the files were read first */
     atomic_bool unsure; /* a block has other records than when it was cut: whoever reads it next tells why */
 };
 
@@ -59,10 +62,9 @@ static uint64_t open_records(const bsi_diff_side *s) {
     return n;
 }
 
-/* If most blocks are open, most are not so for a record that differs. But a file without half of the records of the other differs. */
-static bool pays(const bsi_diff_run *d, uint64_t old, uint64_t now) {
-    if (!strstr(d->tiers, "block") || now < BSI_RECONCILE_RECORDS || now * 2 < (uint64_t)d->records_new) return false;
-    return (old > now ? old - now : now - old) <= BSI_DIFF_ROWS;
+/* If most blocks are open, most are not so for a record that differs. */
+static bool pays(const bsi_diff_run *d, uint64_t now) {
+    return strstr(d->tiers, "block") && now >= BSI_RECONCILE_RECORDS && now * 2 >= (uint64_t)d->records_new;
 }
 
 /* ---- the rows of both sides ---- */
@@ -101,6 +103,21 @@ static bomsync_status add_twins(bsi_diff_reconcile *r, lane *l, const bsi_rows *
     return bsi_twins_add(r->twins, bsi_lane(), l->good, n, err);
 }
 
+/* Into the difference, or in partitions, without those that cannot be read. */
+static bomsync_status put_rows(bsi_diff_reconcile *r, lane *l, bool is_new, const bsi_rows *w, bomsync_error *err) {
+    bsi_row_store *store = is_new ? r->new_rows : r->old_rows;
+    void (*put)(bsi_difference *, const uint64_t *, const uint64_t *, size_t) = is_new ? bsi_difference_add : bsi_difference_take;
+    bomsync_status st = BOMSYNC_OK;
+    if (!store && !l->difference) l->difference = bsi_difference_open(BSI_DIFF_ROWS);
+    if (!store && !w->bad_count) put(l->difference, w->kh, w->rh, w->count);
+    for (uint32_t i = 0; (store || w->bad_count) && i < w->count && !st; i++) {
+        if (w->bad[i]) continue;
+        if (store) st = bsi_row_store_add(store, bsi_lane(), &(bsi_row){w->kh[i], w->rh[i], 0}, err);
+        else put(l->difference, &w->kh[i], &w->rh[i], 1);
+    }
+    return st;
+}
+
 static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi_rows *w, bomsync_error *err) {
     bsi_diff_reconcile *r = ctx;
     lane *l = &r->lane[bsi_lane()];
@@ -108,15 +125,12 @@ static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi
     bool is_new = s == &r->d->now;
     if (w->count != s->scan.block[block].records) atomic_store(&r->unsure, true);
     if (atomic_load_explicit(&r->unsure, memory_order_relaxed)) return BOMSYNC_OK;
-    if (!l->difference) l->difference = bsi_difference_open(r->most);
+    bomsync_status st = put_rows(r, l, is_new, w, err);
+    if (st || r->listed) return st;
     list_upper(r, l, task, w);
     s->scan.block[block].tag = w->bad_count ? BSI_NO_TAG : SEEN;
     for (uint32_t i = 0; i < w->bad_count; i++)
         if (w->bads[i].key_read) add_odd(l, w->kh[w->bads[i].row]);
-    void (*put)(bsi_difference *, const uint64_t *, const uint64_t *, size_t) = is_new ? bsi_difference_add : bsi_difference_take;
-    if (!w->bad_count) put(l->difference, w->kh, w->rh, w->count);
-    for (uint32_t i = 0; w->bad_count && i < w->count; i++)
-        if (!w->bad[i]) put(l->difference, &w->kh[i], &w->rh[i], 1);
     return is_new ? add_twins(r, l, w, err) : BOMSYNC_OK;
 }
 
@@ -126,33 +140,67 @@ static bomsync_status take_side(bsi_diff_reconcile *r, key_list *list, bomsync_e
     return bsi_diff_each(r->d, list->side, take_block, r, err);
 }
 
+static bomsync_status take_both(bsi_diff_reconcile *r, bomsync_error *err) {
+    bomsync_status st = take_side(r, &r->old, err);
+    if (!st) st = take_side(r, &r->now, err);
+    r->listed = true;
+    return st;
+}
+
 /* ---- what differs ---- */
 
-static bool subtract(bsi_diff_reconcile *r, bsi_difference_row **added, size_t *more, bsi_difference_row **taken, size_t *less) {
+/* With the keys of records that cannot be read. */
+static void keys_are(bsi_diff_reconcile *r, uint64_t *kh, size_t count) {
+    size_t n = count;
+    for (int i = 0; i < r->d->workers; i++) n += r->lane[i].odds;
+    kh = bsi_vast_realloc(kh, (n + 1) * sizeof *kh);
+    for (int i = 0; i < r->d->workers; i++)
+        for (size_t k = 0; k < r->lane[i].odds; k++) kh[count++] = r->lane[i].odd[k];
+    bsi_diff_keys_make(&r->d->keys, kh, n);
+}
+
+/* False: more than can be told. */
+static bool subtract(bsi_diff_reconcile *r) {
     bsi_difference *all = NULL;
+    bsi_difference_row *added = NULL, *taken = NULL;
+    size_t more = 0, less = 0;
     for (int i = 0; i < r->d->workers; i++) {
         bsi_difference *one = r->lane[i].difference;
         if (!all) all = one;
         else if (one) bsi_difference_merge(all, one);
     }
-    return all && bsi_difference_settle(all, added, more, taken, less);
-}
-
-static bool find_keys(bsi_diff_reconcile *r) {
-    bsi_difference_row *added = NULL, *taken = NULL;
-    size_t more = 0, less = 0, n = 0;
-    if (atomic_load(&r->unsure) || !subtract(r, &added, &more, &taken, &less)) return false;
-    size_t count = more + less;
-    for (int i = 0; i < r->d->workers; i++) count += r->lane[i].odds;
-    uint64_t *kh = bsi_alloc((count + 1) * sizeof *kh);
-    for (size_t i = 0; i < more; i++) kh[n++] = added[i].kh;
-    for (size_t i = 0; i < less; i++) kh[n++] = taken[i].kh;
-    for (int i = 0; i < r->d->workers; i++)
-        for (size_t k = 0; k < r->lane[i].odds; k++) kh[n++] = r->lane[i].odd[k];
-    bsi_diff_keys_make(&r->d->keys, kh, n);
+    if (!all || !bsi_difference_settle(all, &added, &more, &taken, &less)) return false;
+    uint64_t *kh = bsi_vast_alloc((more + less + 1) * sizeof *kh);
+    for (size_t i = 0; i < more; i++) kh[i] = added[i].kh;
+    for (size_t i = 0; i < less; i++) kh[more + i] = taken[i].kh;
     free(added);
     free(taken);
+    keys_are(r, kh, more + less);
     return true;
+}
+
+static void forget_difference(bsi_diff_reconcile *r) {
+    for (int i = 0; i < r->d->workers; i++) {
+        bsi_difference_close(r->lane[i].difference);
+        r->lane[i].difference = NULL;
+    }
+}
+
+/* All rows by partition. */
+static bomsync_status partition(bsi_diff_reconcile *r, bomsync_error *err) {
+    bsi_diff_run *d = r->d;
+    uint64_t *kh = NULL;
+    size_t count = 0;
+    forget_difference(r);
+    r->old_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
+    r->new_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
+    bomsync_status st = take_both(r, err);
+    if (!st) st = bsi_join_differ(&kh, &count, r->new_rows, r->old_rows, d->workers, err);
+    bsi_row_store_close(r->old_rows);
+    bsi_row_store_close(r->new_rows);
+    if (!st) keys_are(r, kh, count);
+    else bsi_vast_free(kh);
+    return st;
 }
 
 /* ---- the blocks that stay open ---- */
@@ -210,17 +258,19 @@ static void close_list(key_list *l) {
 bomsync_status bsi_diff_reconcile_open(bsi_diff_reconcile **out, bsi_diff_run *d, bsi_twins *twins, bomsync_error *err) {
     uint64_t old = open_records(&d->old), now = open_records(&d->now);
     *out = NULL;
-    if (!pays(d, old, now)) return BOMSYNC_OK;
+    if (!pays(d, now)) return BOMSYNC_OK;
     bsi_diff_reconcile *r = bsi_calloc(1, sizeof *r);
     r->d = d;
     r->twins = twins;
-    r->most = BSI_DIFF_ROWS;
     r->lane = bsi_calloc((size_t)d->workers, sizeof *r->lane);
     start_list(&r->old, &d->old, old);
     start_list(&r->now, &d->now, now);
-    bomsync_status st = take_side(r, &r->old, err);
-    if (!st) st = take_side(r, &r->now, err);
-    if (!st && find_keys(r)) {
+    bomsync_status st = BOMSYNC_OK;
+    bool told = (old > now ? old - now : now - old) <= BSI_DIFF_ROWS; /* else more differ in any case */
+    if (told) st = take_both(r, err);
+    if (!st && !atomic_load(&r->unsure) && !(told && subtract(r))) st = partition(r, err);
+    if (!st && !atomic_load(&r->unsure)) {
+        forget_difference(r);
         *out = r;
         return BOMSYNC_OK;
     }
@@ -232,8 +282,8 @@ bomsync_status bsi_diff_reconcile_open(bsi_diff_reconcile **out, bsi_diff_run *d
 
 void bsi_diff_reconcile_close(bsi_diff_reconcile *r) {
     if (!r) return;
+    forget_difference(r);
     for (int i = 0; i < r->d->workers; i++) {
-        bsi_difference_close(r->lane[i].difference);
         free(r->lane[i].odd);
         free(r->lane[i].good);
     }

@@ -221,10 +221,16 @@ uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only
 
 enum { FILTER_BITS_LEAST = 10, FILTER_BITS_MOST = 24, FILTER_EACH = 32 };
 
+static bool ascend(const uint64_t *v, size_t n) {
+    for (size_t i = 1; i < n; i++)
+        if (v[i - 1] >= v[i]) return false;
+    return true;
+}
+
 void bsi_diff_keys_make(bsi_diff_keys *k, uint64_t *kh, size_t count) {
     unsigned bits = FILTER_BITS_LEAST;
     bsi_diff_keys_free(k);
-    count = bsi_vast_unique(kh, count);
+    if (!ascend(kh, count)) count = bsi_vast_unique(kh, count);
     while (bits < FILTER_BITS_MOST && ((size_t)1 << bits) < count * FILTER_EACH) bits++;
     *k = (bsi_diff_keys){.kh = kh, .count = count, .shift = 64 - bits};
     if (!count) return;
@@ -233,7 +239,7 @@ void bsi_diff_keys_make(bsi_diff_keys *k, uint64_t *kh, size_t count) {
 }
 
 void bsi_diff_keys_free(bsi_diff_keys *k) {
-    free(k->kh);
+    bsi_vast_free(k->kh);
     free(k->filter);
     *k = (bsi_diff_keys){0};
 }

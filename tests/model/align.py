@@ -2,7 +2,8 @@
 """Two files walked side by side against the same two files compared record by record (`--tiers none`): the same bytes.
 
 Random tables, sorted in many ways or not at all, then edited: records changed, added, deleted, doubled, moved, made unreadable;
-quotes, line ends in quotes, CRLF, lone CRs, blank lines; keys anywhere; both directions. Each table by the program itself and
+quotes, line ends in quotes, CRLF, lone CRs, blank lines; keys anywhere; both directions; one of them in another order, or with its columns
+in another order. Each table by the program itself and
 by build/tests/bomsync_tiny, whose reads of 192 bytes and units of 300 put a border next to every record; by 1, 2 and 7 workers,
 each instruction set, and each set of tiers.
 """
@@ -139,7 +140,9 @@ def disturb(shape, lines):
     for _ in range(r.choice([0, 0, 1, 2, 6])):
         i = r.randrange(len(lines) + 1)
         kind = r.random()
-        if shape.broken and kind < 0.6:
+        if shape.broken and kind < 0.3 and lines:             # a copy that cannot be read, but for its key
+            lines.insert(i, r.choice(lines).rstrip(b"\r\n") + r.choice([b"\xff", b"\x00", b",1"]) + shape.ending())
+        elif shape.broken and kind < 0.6:
             lines.insert(i, r.choice(BROKEN) + shape.ending())
         elif kind < 0.75 and lines:
             lines.insert(i, r.choice(lines))              # a copy far away
@@ -154,8 +157,31 @@ def disturb(shape, lines):
     return lines
 
 
-def table(shape, lines):
-    content = (",".join(shape.names)).encode() + shape.end.encode() + b"".join(lines)
+def other_order(shape, rows, lines):
+    """The same records as another system exports them: in another order, or with other columns in front."""
+    r = shape.rng
+    kind = r.random()
+    if kind < 0.5:
+        lines = list(lines)
+        r.shuffle(lines)
+    elif kind < 0.7:                                      # pieces of it
+        n = r.choice([2, 5, 20])
+        pieces = [lines[i:i + n] for i in range(0, len(lines), n)]
+        r.shuffle(pieces)
+        lines = [x for p in pieces for x in p]
+    else:
+        places = list(range(len(shape.names)))
+        r.shuffle(places)
+        order = [shape.names[i] for i in places]
+        if r.random() < 0.5:
+            rows = r.sample(rows, len(rows))
+        lines = [shape.line([row[i] for i in places]) + shape.ending() for row in rows]
+        return order, lines
+    return shape.names, lines
+
+
+def table(shape, lines, names=None):
+    content = (",".join(names or shape.names)).encode() + shape.end.encode() + b"".join(lines)
     return content[:-1] if shape.rng.random() < 0.1 and content.endswith(b"\n") else content
 
 
@@ -174,10 +200,18 @@ def one(folder, bom, programs, seed, isas):
     rows = shape.make(rng.choice([0, 1, 2, 5, 30, 120, 400]))
     lines = [shape.line(r) + shape.ending() for r in rows]
     a = disturb(shape, lines) if rng.random() < 0.5 else lines
-    b = edit(shape, lines, rows)
+    names = shape.names
+    if rng.random() < 0.3:
+        names, b = other_order(shape, rows, lines)
+        if names == shape.names and rng.random() < 0.7:
+            b = disturb(shape, b)
+    else:
+        b = edit(shape, lines, rows)
+    if names == shape.names and rng.random() < 0.3:
+        names, b = other_order(shape, rows, b) if rng.random() < 0.3 else (names, rng.sample(b, len(b)))
     if rng.random() < 0.5:
         b = disturb(shape, b)
-    old, new = write(folder, "old.csv", table(shape, a)), write(folder, "new.csv", table(shape, b))
+    old, new = write(folder, "old.csv", table(shape, a)), write(folder, "new.csv", table(shape, b, names))
     if rng.random() < 0.2:
         old, new = new, old
     args = ["diff", old, new, "--key", ",".join(shape.key)] + switches(rng, isas)
