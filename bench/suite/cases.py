@@ -133,6 +133,14 @@ def diff(bench):
     bench.compare("diff", "`diff` of two files, 0.1 % changed", bench.diff(old, new, KEY), counts, others)
 
 
+def diff_in_random_order(bench):
+    """Diff of two files, one of them in another order, as two systems export them."""
+    _, changed, counts = pair(bench, RANDOM)  # updates alone: the same in either direction
+    shuffle, p = shuffle_of(bench), bench.peers
+    others = [Against(p.duckdb_join(changed, shuffle)), Against(p.polars_join(changed, shuffle)), Against(p.qsv_diff(changed, shuffle))]
+    bench.compare("diff-shuffled", "`diff` of two files, 0.1 % changed, one in random order", bench.diff(changed, shuffle, KEY), counts, others)
+
+
 def narrow(bench):
     """Diff of two files of 9 columns."""
     lines = min(bench.lines, NARROW_LINES)
@@ -233,5 +241,6 @@ def workers(bench):
 
 
 MAIN = {"unchanged": unchanged, "clustered": clustered, "random": random01, "random1": random1, "shuffled": in_random_order,
-        "volatile": volatile_column, "first": first, "chunks": chunks, "diff": diff, "narrow": narrow, "cold": cold, "zstd": zstd, "gzip": gzip,
+        "volatile": volatile_column, "first": first, "chunks": chunks, "diff": diff, "diff-shuffled": diff_in_random_order,
+        "narrow": narrow, "cold": cold, "zstd": zstd, "gzip": gzip,
         "packed": packed, "workers": workers}
