@@ -20,6 +20,7 @@
 #define BSI_PART_PAST_BYTES (16u << 10)  /* read with it, as above */
 #define BSI_HEAD_BYTES (64u << 10)       /* first read for the header */
 #define BSI_EDIT_INSERTS (16u << 10)     /* records put behind one place: a worker takes so many, and those up to the end of their block */
+#define BSI_EDIT_BLOCKS 256              /* state blocks that change side by side: a worker takes so many, and those up to where one may end */
 #define BSI_QUIET_BLOCKS 8               /* of a worker's part: two chains of blocks meet after two or three */
 #define BSI_RECONCILE_RECORDS 200000     /* fewer records are joined as fast as they are reconciled, and keep the order of their state */
 #define BSI_RECONCILE_PART (256u << 10)  /* key hashes that are allocated, or spilled, at once: 1 MB */

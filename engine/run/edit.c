@@ -5,8 +5,10 @@
  *
  * A run is a stretch of touched blocks that stand side by side (or a place between two untouched ones). Its records are
  * streamed in their new order and cut where the snapshot's blocks end, so that the next unchanged block of the snapshot
- * finds one state block with just its records.
+ * finds one state block with just its records. A long stretch, as when each record changed, is several runs: one ends where a block of the
+ * snapshot begins with the first record of a state block, as a new block is begun there in any case.
  */
+#include "core/limits.h"
 #include "core/vast.h"
 #include "run/edit.h"
 
@@ -30,7 +32,8 @@ typedef struct ref_list { /* of the new blocks of a task's spans, one behind the
 typedef struct edit_run {
     bsi_edit *e;
     span *span;
-    size_t count, per_task;
+    size_t count;
+    size_t *from, tasks;          /* [tasks + 1] the first span of each */
     ref_list *ref, *loose;        /* [tasks] all new blocks; those that no block of the snapshot holds whole */
     atomic_int status;
     bomsync_error *err;
@@ -331,9 +334,9 @@ static void edit_task(void *ctx, size_t index) {
     if (e->now) bsi_row_reader_open(&d.now, e->now);
     d.f = bsi_alloc(sizeof *d.f * e->slots->count);
     d.g = bsi_alloc(sizeof *d.g * e->slots->count);
-    size_t end = BSI_MIN((index + 1) * r->per_task, r->count);
-    d.amended = first_amended(e, r->span[index * r->per_task].first);
-    for (size_t i = index * r->per_task; i < end && !st && !atomic_load(&r->status); i++) {
+    size_t end = r->from[index + 1];
+    d.amended = first_amended(e, r->span[r->from[index]].first);
+    for (size_t i = r->from[index]; i < end && !st && !atomic_load(&r->status); i++) {
         span *s = d.s = &r->span[i];
         s->ref = d.ref->count;
         size_t insert = s->insert, gone = s->gone, pair = s->pair;
@@ -389,6 +392,23 @@ static bool many_in_front(const bsi_edit *e, size_t from, uint64_t place) {
     return last < e->insert_count && stands_before(&e->insert[last]) == place;
 }
 
+/* Does a block of the snapshot begin with the first record of this state block, or is that in none? *pair: pairs before it are passed. */
+static bool begins_anew(const bsi_edit *e, uint64_t block, size_t *pair) {
+    while (*pair < e->pair_count && e->pair[*pair].was < block << 16) ++*pair;
+    const bsi_edit_pair *p = *pair < e->pair_count ? &e->pair[*pair] : NULL;
+    return p && p->was == block << 16 && !(p->aligned && p->now & 0xffff);
+}
+
+/* Behind the touched blocks of a run that starts with the one at `from`. */
+static size_t end_of_run(const bsi_edit *e, size_t from, size_t pair) {
+    size_t t = from + 1;
+    while (t < e->touched_count && e->touched[t] == e->touched[t - 1] + 1) {
+        if (t - from >= BSI_EDIT_BLOCKS && begins_anew(e, e->touched[t], &pair)) break;
+        t++;
+    }
+    return t;
+}
+
 /* Runs in list order, each with where its inserts, deletes and pairs begin. */
 static void plan(edit_run *r) {
     bsi_edit *e = r->e;
@@ -404,17 +424,33 @@ static void plan(edit_run *r) {
             s->first = s->end = place;
             ins = pass_inserts(e, ins, place);
         } else {
+            while (gone < e->gone_count && e->gone[gone] >> 16 < next) gone++;
+            while (pair < e->pair_count && e->pair[pair].was >> 16 < next) pair++;
+            t = end_of_run(e, t, pair);
             s->first = next;
-            s->end = next + 1;
-            for (t++; t < e->touched_count && e->touched[t] == s->end; t++) s->end++;
+            s->end = e->touched[t - 1] + 1;
             while (ins < e->insert_count && stands_before(&e->insert[ins]) <= s->end) ins++;
-            while (gone < e->gone_count && e->gone[gone] >> 16 < s->first) gone++;
-            while (pair < e->pair_count && e->pair[pair].was >> 16 < s->first) pair++;
         }
         s->insert_end = ins;
         s->gone = gone;
         s->pair = pair;
     }
+}
+
+static size_t work_of(const span *s) { return s->end - s->first + (s->insert_end - s->insert) / 16 + 1; }
+
+/* Runs that stand side by side make a task: about as much work in each, and some for each worker. */
+static void plan_tasks(edit_run *r) {
+    size_t all = 0, now = 0;
+    for (size_t i = 0; i < r->count; i++) all += work_of(&r->span[i]);
+    size_t each = BSI_MAX(all / ((size_t)BSI_MAX(r->e->workers, 1) * 4) + 1, (size_t)BSI_EDIT_BLOCKS);
+    r->from = bsi_alloc((all / each + 2) * sizeof *r->from);
+    for (size_t i = 0; i < r->count; i++) {
+        if (!now) r->from[r->tasks++] = i;
+        now += work_of(&r->span[i]);
+        if (now >= each) now = 0;
+    }
+    r->from[r->tasks] = r->count;
 }
 
 /* The tasks' lists one behind the other; .count becomes what stands before each. */
@@ -439,8 +475,8 @@ bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, 
     bsi_sort(e->pair, e->pair_count, sizeof *e->pair, pair_order);
     bsi_sort(e->insert, e->insert_count, sizeof *e->insert, insert_order);
     plan(&r);
-    r.per_task = BSI_MAX(r.count / ((size_t)BSI_MAX(e->workers, 1) * 4) + 1, (size_t)64);
-    size_t tasks = (r.count + r.per_task - 1) / r.per_task;
+    plan_tasks(&r);
+    size_t tasks = r.tasks;
     r.ref = bsi_calloc(tasks + 1, sizeof *r.ref);
     r.loose = bsi_calloc(tasks + 1, sizeof *r.loose);
     bsi_parallel(e->workers, tasks, edit_task, &r);
@@ -450,9 +486,11 @@ bomsync_status bsi_edit_run(bsi_state_edit **edits, size_t *count, bsi_edit *e, 
     *count = r.count;
     (*edits)[r.count] = (bsi_state_edit){.ref = ref, .count = made}; /* behind the last: the list that all of them share */
     e->loose = join_refs(r.loose, tasks, &e->loose_count);
-    for (size_t i = 0; i < r.count; i++)
-        (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),
-                                       .ref = ref + r.span[i].ref + r.ref[i / r.per_task].count, .count = r.span[i].ref_count};
+    for (size_t t = 0; t < tasks; t++)
+        for (size_t i = r.from[t]; i < r.from[t + 1]; i++)
+            (*edits)[i] = (bsi_state_edit){.first = BSI_MIN(r.span[i].first, e->base_count), .end = BSI_MIN(r.span[i].end, e->base_count),
+                                           .ref = ref + r.span[i].ref + r.ref[t].count, .count = r.span[i].ref_count};
+    free(r.from);
     free(r.ref);
     free(r.loose);
     bsi_vast_free(r.span);
