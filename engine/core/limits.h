@@ -41,6 +41,9 @@
 #define BSI_SEGMENT_BLOCKS 256           /* blocks in one LMDB value: about 128 kB with its rows */
 #define BSI_RECONCILE_FEW (32u << 10)    /* rows that may differ, of both sides: 1.2 MB of cells a worker, which stay in the L2 cache */
 #define BSI_RECONCILE_ROWS (180u << 10)  /* where these were too few: 10 MB */
+#ifndef BSI_IN_PLACE_ROWS
+#define BSI_IN_PLACE_ROWS BSI_RECONCILE_ROWS /* if so many would differ, and keys stand where they stood, blocks are changed in place */
+#endif
 #ifndef BSI_DIFF_ROWS
 #define BSI_DIFF_ROWS (500u << 10)       /* the same for diff, which reads both files for it: 36 MB of cells a worker */
 #endif

@@ -40,27 +40,57 @@ static size_t probe_bytes(const bsi_image *image) {
     return (size_t)BSI_MIN(BSI_MAX(bytes / count * PROBE_BLOCKS, (uint64_t)PROBE_BYTES), (uint64_t)PROBE_MOST);
 }
 
-/* Fingerprints of blocks from a line start behind `offset` on; the first may begin elsewhere than in the scan. */
-static bomsync_status probe_at(probe *p, uint32_t file, uint64_t offset, bool sure, size_t most, bomsync_error *err) {
-    bsi_scan_file *f = &p->scan->file[file];
+static bomsync_status probe_open(probe **out, bsi_scan *scan, const bsi_scan_probe_options *o, bomsync_error *err) {
+    probe *p = *out = bsi_calloc(1, sizeof *p);
+    p->scan = scan;
+    p->o = o;
+    p->bytes = probe_bytes(o->image);
+    return bsi_isa_choose(&p->isa, o->isa ? o->isa : "auto", err);
+}
+
+static void probe_close(probe *p) {
+    bsi_buf_free(&p->buf);
+    free(p);
+}
+
+typedef struct place { /* in the snapshot */
+    uint32_t file;
+    uint64_t offset;
+    bool sure; /* a block begins there */
+} place;
+
+/* Blocks from a line start behind the place on; the first may begin elsewhere than in the scan. */
+static bomsync_status blocks_at(probe *p, place at, size_t most, bsi_scan_block_fn *fn, void *ctx, bomsync_error *err) {
+    bsi_scan_file *f = &p->scan->file[at.file];
     bsi_buf_reserve(&p->buf, p->bytes + 64);
-    ssize_t got = bsi_source_pread(f->source, p->buf.data, p->bytes, offset, err);
+    ssize_t got = bsi_source_pread(f->source, p->buf.data, p->bytes, at.offset, err);
     if (got < 0) return err->status;
-    const uint8_t *at = p->buf.data, *end = at + got;
-    if (!sure) {
-        const uint8_t *lf = memchr(at, '\n', (size_t)got);
-        at = lf ? lf + 1 : end;
+    const uint8_t *from = p->buf.data, *end = from + got;
+    if (!at.sure) {
+        const uint8_t *lf = memchr(from, '\n', (size_t)got);
+        from = lf ? lf + 1 : end;
     }
     bsi_cut_options co = {.dialect = f->layout->dialect, .size = p->o->block_size, .isa = (int)p->isa};
-    for (size_t n = 0; at < end && n < most; n++) {
-        bsi_cut cut = {0};
-        bool last = offset + (uint64_t)got >= bsi_source_size(f->source);
-        if (bsi_cut_block(&cut, &co, at, (size_t)(end - at), last) != 1 || !cut.bytes) break;
-        if (p->count < sizeof p->fp / sizeof *p->fp)
-            p->fp[p->count++] = bsi_xxh128_secret(at, cut.bytes, p->o->secret).lo ^ f->layout->mix.lo;
-        at += cut.bytes;
+    bool last = at.offset + (uint64_t)got >= bsi_source_size(f->source);
+    bsi_cut cut = {0};
+    for (size_t n = 0; from < end && n < most; n++, from += cut.bytes) {
+        if (bsi_cut_block(&cut, &co, from, (size_t)(end - from), last) != 1 || !cut.bytes) break;
+        fn(ctx, f->layout, from, cut.bytes);
     }
     return BOMSYNC_OK;
+}
+
+static place front_of(const bsi_scan *scan) { return (place){0, scan->file[0].body, true}; }
+
+static place back_of(const probe *p) {
+    uint32_t last = (uint32_t)p->scan->file_count - 1;
+    uint64_t size = bsi_source_size(p->scan->file[last].source), body = p->scan->file[last].body;
+    return (place){last, size > body + p->bytes ? size - p->bytes : body, size <= body + p->bytes};
+}
+
+static void add_fingerprint(void *ctx, const bsi_layout *layout, const uint8_t *p, size_t n) {
+    probe *b = ctx;
+    if (b->count < sizeof b->fp / sizeof *b->fp) b->fp[b->count++] = bsi_xxh128_secret(p, n, b->o->secret).lo ^ layout->mix.lo;
 }
 
 static size_t known_between(const probe *p, uint64_t from, uint64_t to) {
@@ -79,14 +109,11 @@ static size_t known_between(const probe *p, uint64_t from, uint64_t to) {
 
 /* Both ends of the snapshot at the ends of the image: most snapshots need no more. */
 static bomsync_status ends_known(probe *p, bool *known, bomsync_error *err) {
-    const bsi_scan *scan = p->scan;
     uint64_t n = p->o->image->count, most = BSI_MIN(n, (uint64_t)PROBE_ENTRIES);
-    uint32_t last = (uint32_t)scan->file_count - 1;
-    uint64_t size = bsi_source_size(scan->file[last].source), body = scan->file[last].body;
-    bomsync_status st = probe_at(p, 0, scan->file[0].body, true, 8, err);
+    bomsync_status st = blocks_at(p, front_of(p->scan), 8, add_fingerprint, p, err);
     size_t blocks = p->count, found = st ? 0 : known_between(p, 0, most);
     p->count = 0;
-    if (!st) st = probe_at(p, last, size > body + p->bytes ? size - p->bytes : body, size <= body + p->bytes, 64, err);
+    if (!st) st = blocks_at(p, back_of(p), 64, add_fingerprint, p, err);
     blocks += p->count;
     found += st ? 0 : known_between(p, n - most, n);
     p->count = 0;
@@ -125,7 +152,7 @@ static bomsync_status some_known(probe *p, bool *known, bomsync_error *err) {
         uint64_t at = total / PROBE_PLACES * i;
         uint32_t f = 0;
         for (; f + 1 < scan->file_count && at >= bsi_source_size(scan->file[f].source); f++) at -= bsi_source_size(scan->file[f].source);
-        st = probe_at(p, f, BSI_MAX(at, scan->file[f].body), false, 64, err);
+        st = blocks_at(p, (place){f, BSI_MAX(at, scan->file[f].body), false}, 64, add_fingerprint, p, err);
     }
     if (st) return st;
     p->count = bsi_vast_unique(p->fp, p->count); /* of a short file some are seen from several places */
@@ -149,14 +176,18 @@ bool bsi_scan_may_probe(const bsi_scan *scan) {
 }
 
 bomsync_status bsi_scan_probe(bool *known, bsi_scan *scan, const bsi_scan_probe_options *o, bomsync_error *err) {
-    probe *p = bsi_calloc(1, sizeof *p);
-    p->scan = scan;
-    p->o = o;
-    p->bytes = probe_bytes(o->image);
-    bomsync_status st = bsi_isa_choose(&p->isa, o->isa ? o->isa : "auto", err);
+    probe *p;
+    bomsync_status st = probe_open(&p, scan, o, err);
     if (!st) st = ends_known(p, known, err);
     if (!st && !*known) st = some_known(p, known, err);
-    bsi_buf_free(&p->buf);
-    free(p);
+    probe_close(p);
+    return st;
+}
+
+bomsync_status bsi_scan_end(bsi_scan *scan, const bsi_scan_probe_options *o, bool back, bsi_scan_block_fn *fn, void *ctx, bomsync_error *err) {
+    probe *p;
+    bomsync_status st = probe_open(&p, scan, o, err);
+    if (!st) st = blocks_at(p, back ? back_of(p) : front_of(scan), 64, fn, ctx, err);
+    probe_close(p);
     return st;
 }

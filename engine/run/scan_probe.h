@@ -17,4 +17,8 @@ bool bsi_scan_may_probe(const bsi_scan *scan);
 /** *known: at least half of the blocks that were looked at are. The files are open, and may be probed; a hundred small reads at most. */
 bomsync_status bsi_scan_probe(bool *known, bsi_scan *scan, const bsi_scan_probe_options *o, bomsync_error *err);
 
+/** Gives fn the bytes of some blocks at the front or the back of the snapshot as the scan will cut them, but for the first one at the back. */
+typedef void bsi_scan_block_fn(void *ctx, const bsi_layout *layout, const uint8_t *p, size_t n);
+bomsync_status bsi_scan_end(bsi_scan *scan, const bsi_scan_probe_options *o, bool back, bsi_scan_block_fn *fn, void *ctx, bomsync_error *err);
+
 #endif

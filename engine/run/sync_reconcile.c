@@ -17,16 +17,18 @@
  *   - the old rows of all rows in open blocks are known: one more pass over the stored key hashes finds them;
  *   - a new record knows what stands before it: if it is the first of its block, the block before is opened, too.
  *
- * Whether it pays is asked before the scan, with the first and last blocks of the snapshot and, if these are not where
- * they were, with some from everywhere: if less than half of them is known, the image is left aside. If too much differs,
- * nothing is lost but the time: all blocks stay open, and the join settles them. Few rows are expected to differ, since cells
- * for few stay in the cache (half the time a row); where they were too few, the rows are put into more.
+ * Whether it pays is asked before the scan (scan_probe.c): if less than half of the blocks that are looked at is known, the image is left
+ * aside. But where the first and last blocks hold the keys that they held, and more of their rows differ than could be told here, values
+ * changed on many lines: then each block is changed in place (sync_amend.c). If too much differs after all, nothing is lost but the time: all
+ * blocks stay open, and the join settles them. Few rows are expected to differ, since cells for few stay in the cache (half the time a
+ * row); where they were too few, the rows are put into more.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "core/limits.h"
@@ -36,6 +38,7 @@
 #include "run/sync.h"
 
 enum {
+    ENTRIES_OF_END = 64,    /* of the image, that blocks of the snapshot's ends are looked for among */
     LANE_SHIFT = 56,        /* a tag: lane, bits for rows that must be looked at and for claims, place in the lane's list */
     OLD_BLOCKS = 4096,
     UNSEEN_TASK = 32
@@ -112,11 +115,60 @@ static bool may_reconcile(const bsi_sync *s) {
     return bsi_scan_may_probe(&s->scan);
 }
 
+typedef struct places { /* blocks of one end of the snapshot, and entries of the image's */
+    bsi_sync *s;
+    bsi_rows rows;
+    uint64_t entry, end; /* those that may stand for the next one */
+    size_t blocks, in_place, records, changed;
+} places;
+
+static bool same_keys(const bsi_block_rows *old, const bsi_rows *w) {
+    return old->count == w->count && memcmp(old->kh, w->kh, w->count * sizeof *w->kh) == 0;
+}
+
+static void look_at_place(void *ctx, const bsi_layout *layout, const uint8_t *p, size_t n) {
+    places *x = ctx;
+    bsi_rows *w = &x->rows;
+    bsi_image_walk walk = {.image = &x->s->image};
+    bsi_block_rows old;
+    x->blocks++;
+    bsi_parse_block(w, layout, bsi_store_secret(x->s->store), p, n, false);
+    for (uint64_t k = x->entry; k < x->end && !w->bad_count; k++) {
+        const bsi_image_entry *e = bsi_image_next(&walk, k);
+        if (!(e->flags & BSI_IMAGE_EXACT) || e->records != w->count || bsi_store_rows(&old, x->s->store, e->ref, NULL) || !same_keys(&old, w)) continue;
+        for (uint32_t i = 0; i < w->count; i++) x->changed += old.rh[i] != w->rh[i];
+        x->records += w->count;
+        x->in_place++;
+        x->entry = k + 1;
+        return;
+    }
+}
+
+/* Of so many records as x saw, so many of all would differ. Of more than half the guard holds what was written in vain. */
+static bool many_changed(const places *x, double all) {
+    return x->changed * 2 <= x->records && (double)x->changed * 2 * all > (double)BSI_IN_PLACE_ROWS * (double)x->records;
+}
+
+/* Do most blocks hold the keys that they held, and do more of their records differ than a difference tells? */
+static bomsync_status many_in_place(bool *many, bsi_sync *s, const bsi_scan_probe_options *o, bomsync_error *err) {
+    places x = {.s = s, .end = BSI_MIN(s->image.count, (uint64_t)ENTRIES_OF_END)};
+    *many = false;
+    if (!bsi_amend_possible(s)) return BOMSYNC_OK;
+    bomsync_status st = bsi_scan_end(&s->scan, o, false, look_at_place, &x, err);
+    x.entry = s->image.count - BSI_MIN(s->image.count, (uint64_t)ENTRIES_OF_END);
+    x.end = s->image.count;
+    if (!st) st = bsi_scan_end(&s->scan, o, true, look_at_place, &x, err);
+    bsi_rows_free(&x.rows);
+    *many = x.in_place * 4 >= x.blocks * 3 && many_changed(&x, (double)s->feed->records);
+    return st;
+}
+
 bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err) {
     if (!may_reconcile(s)) return BOMSYNC_OK;
     bool known;
     const bsi_scan_probe_options o = {&s->image, bsi_store_secret(s->store), s->o->read.isa, s->feed->block_size, s->workers};
     bomsync_status st = bsi_scan_probe(&known, &s->scan, &o, err);
+    if (!st && !known) st = many_in_place(&known, s, &o, err);
     if (st || known) return st;
     bsi_reconcile *r = s->reconcile = bsi_calloc(1, sizeof *r);
     r->s = s;
