@@ -12,7 +12,8 @@
  * there, on both sides, outside quotes; if it does not, the two become one unit.
  *
  * Given up (aligned false): lines longer than a read, CRs without LF, open quotes, and files of which more than a sixteenth
- * is pieces: blocks that moved are found by their fingerprints, which costs the same for any number of them.
+ * is long pieces: blocks that moved are found by their fingerprints, which costs the same for any number of them. Of lines that changed where
+ * they stand half of the files may be, as what lies between them is found at once.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -55,7 +56,8 @@ typedef struct align_run {
     lane *lane; /* [workers] */
     unit *unit;
     size_t count;
-    atomic_ullong apart, done_bytes;
+    atomic_ullong apart, changed; /* bytes of long pieces, of short ones */
+    atomic_ullong done_bytes;
     atomic_uint odd;
     atomic_bool stop; /* compare these another way */
     atomic_uint unsure; /* units whose keys are in no order */
@@ -77,7 +79,6 @@ typedef struct walk {
 
 static void add_old(walk *k, uint64_t at, uint32_t bytes, uint32_t records) {
     bsi_tiling_add_piece(&k->t->old, &k->t->old_count, &k->t->old_cap, (bsi_piece){at, bytes, records});
-    atomic_fetch_add_explicit(&k->r->apart, bytes, memory_order_relaxed);
 }
 
 /* ---- bytes ---- */
@@ -107,7 +108,6 @@ static uint32_t end_of(const walk *k, size_t i) { return (uint32_t)BSI_MIN((size
 
 static void add_now(walk *k, size_t from, size_t to) {
     const bsi_lines *l = &k->w->lines;
-    atomic_fetch_add_explicit(&k->r->apart, end_of(k, to) - l->start[from], memory_order_relaxed);
     for (size_t next; from < to; from = next) {
         next = BSI_MIN(from + PIECE_LINES, to);
         bsi_piece p = {k->now_at + l->start[from], end_of(k, next) - l->start[from], records_in(l, from, next)};
@@ -188,8 +188,12 @@ static bool resume(walk *k, size_t line, pair *p) {
     return true;
 }
 
+static void count_up(atomic_ullong *of, uint64_t bytes) { atomic_fetch_add_explicit(of, bytes, memory_order_relaxed); }
+
 static void pass_over(walk *k, size_t line, pair p) {
     const lane *w = k->w;
+    bool here = p.old <= PIECE_LINES && p.now <= PIECE_LINES;
+    count_up(here ? &k->r->changed : &k->r->apart, old_from(k, p.old) - k->op + end_of(k, line + p.now) - w->lines.start[line]);
     for (size_t i = 0, next; i < p.old; i = next) {
         next = BSI_MIN(i + PIECE_LINES, p.old);
         uint32_t records = 0;
@@ -305,6 +309,7 @@ static bomsync_status rest_of_old(walk *k, bomsync_error *err) {
             if ((c.flags & BSI_CUT_OVERSIZE) || (file_end && (c.flags & BSI_CUT_OPEN_QUOTE))) be_odd(k);
             if (!file_end && (c.flags & BSI_CUT_NO_LINE_END)) k->u->open = true;
             add_old(k, k->at + done, (uint32_t)c.bytes, c.records);
+            count_up(&k->r->apart, c.bytes);
             done += c.bytes;
         }
         if (!done) be_odd(k);
@@ -326,10 +331,12 @@ static bomsync_status walk_unit(walk *k, bomsync_error *err) {
             used = k->w->lines.count;
         }
         if (k->lost) add_now(k, 0, used);
+        if (k->lost) count_up(&r->apart, end_of(k, used));
         take_keys(k, used);
         k->now_at += end_of(k, used);
         if (!used) break; /* the unit ends inside a record */
-        if (atomic_load(&r->apart) > (r->old_size + r->now_size) / 16 + SLACK) atomic_store(&r->stop, true);
+        uint64_t all = r->old_size + r->now_size;
+        if (atomic_load(&r->apart) > all / 16 + SLACK || atomic_load(&r->changed) > all / 2 + SLACK) atomic_store(&r->stop, true);
     }
     return rest_of_old(k, err);
 }

@@ -36,24 +36,25 @@ typedef struct walk {
 
 static bool wants(const walk *r, size_t i) { return r->s->scan.block[i].tag != BSI_DIFF_SETTLED; }
 
-/* Wanted blocks that stand one behind the other in the file are read at once. */
+/* Wanted blocks that stand near each other in the file are read at once: *count, with others between them. */
 static bomsync_status load(walk *r, size_t i, size_t end, size_t *count, bsi_buf *buf, bomsync_error *err) {
     bsi_scan *scan = &r->s->scan;
     bsi_scan_block *b = &scan->block[i];
     bsi_source *src = scan->file[b->file].source;
+    size_t bytes = b->bytes;
     *count = 1;
     if (bsi_scan_alone(scan, i)) return bsi_scan_bytes(scan, i, buf, err);
-    uint64_t bytes = b->bytes;
-    for (; i + *count < end && wants(r, i + *count); (*count)++) {
-        const bsi_scan_block *n = &scan->block[i + *count];
-        if (n->offset != b->offset + bytes || bytes + n->bytes > BSI_READ_BYTES || bsi_scan_alone(scan, i + *count)) break;
-        bytes += n->bytes;
+    for (size_t k = i + 1; k < end; k++) {
+        if (!wants(r, k)) continue;
+        if (!bsi_scan_joins(scan, i, k, bytes, BSI_READ_BYTES)) break;
+        bytes = (size_t)(scan->block[k].offset - b->offset) + scan->block[k].bytes;
+        *count = k + 1 - i;
     }
     buf->len = 0;
     bsi_buf_reserve(buf, bytes + 64);
     ssize_t got = bsi_source_pread(src, buf->data, bytes, b->offset, err);
     if (got < 0) return err->status;
-    if ((uint64_t)got != bytes) return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%s\" changed while it was read", bsi_source_path(src));
+    if ((size_t)got != bytes) return bsi_fail(err, BOMSYNC_E_REFUSED, "\"%s\" changed while it was read", bsi_source_path(src));
     buf->len = bytes;
     return BOMSYNC_OK;
 }
@@ -65,10 +66,11 @@ static bomsync_status walk_blocks(walk *r, size_t task, struct walk_lane *l, bom
     for (size_t i = task * BSI_DIFF_TASK_BLOCKS, count = 1; i < end && !st; i += count, count = 1) {
         if (!wants(r, i)) continue;
         st = load(r, i, end, &count, &l->buf, err);
-        const uint8_t *p = l->buf.data;
-        for (size_t k = i; k < i + count && !st; p += scan->block[k++].bytes) {
+        for (size_t k = i; k < i + count && !st; k++) {
             const bsi_scan_block *b = &scan->block[k];
-            bsi_parse_block(&l->rows, scan->file[b->file].layout, &r->d->secret, p, BSI_MIN((size_t)b->bytes, l->buf.len), false);
+            if (!wants(r, k)) continue;
+            bsi_parse_block(&l->rows, scan->file[b->file].layout, &r->d->secret, l->buf.data + (b->offset - scan->block[i].offset),
+                            BSI_MIN((size_t)b->bytes, l->buf.len), false);
             st = r->fn(r->ctx, task, k, &l->rows, err);
         }
     }

@@ -160,6 +160,8 @@ bomsync_status bsi_scan_bytes_on(const uint8_t **p, size_t *n, bsi_scan *scan, s
 /** Must the bytes of open block i be fetched one by one? Else they lie in the file as its neighbours do, and may be read
  *  with them at once. */
 bool bsi_scan_alone(const bsi_scan *scan, size_t i);
+/** May open block k be read with block i and what follows that, `bytes` so far? It stands near enough, and all are no more than `most`. i is not alone. */
+bool bsi_scan_joins(const bsi_scan *scan, size_t i, size_t k, size_t bytes, size_t most);
 /** Line number (from 1) of a decoded offset in a file of the scan; -1 if it cannot be told. For messages. One thread. */
 int64_t bsi_scan_line(bsi_scan_file *f, uint64_t offset);
 /** Bytes to the spill file of their file, at *place. Any thread. */

@@ -198,15 +198,19 @@ bomsync_status bsi_scan_bytes(bsi_scan *scan, size_t i, bsi_buf *buf, bomsync_er
     return read_again(&scan->file[b->file], b->offset, spilled, n, buf, err);
 }
 
-/* Blocks from i on that stand one behind the other in the file, while they fit. */
+bool bsi_scan_joins(const bsi_scan *scan, size_t i, size_t k, size_t bytes, size_t most) {
+    enum { GAP_BYTES = 4 << 10 }; /* copied in the time that a read of its own takes */
+    const bsi_scan_block *b = &scan->block[i], *next = &scan->block[k];
+    uint64_t end = b->offset + bytes;
+    return next->file == b->file && next->offset >= end && next->offset - end <= GAP_BYTES && next->offset + next->bytes - b->offset <= most &&
+           !bsi_scan_alone(scan, k);
+}
+
+/* Blocks from i on that stand near each other in the file, while they fit. */
 static size_t bytes_from(const bsi_scan *scan, size_t i, size_t most) {
-    const bsi_scan_block *b = &scan->block[i];
-    size_t bytes = b->bytes;
-    for (size_t k = i + 1; k < scan->block_count; k++) {
-        const bsi_scan_block *next = &scan->block[k];
-        if (next->file != b->file || next->offset != b->offset + bytes || bytes + next->bytes > most || bsi_scan_alone(scan, k)) break;
-        bytes += next->bytes;
-    }
+    size_t bytes = scan->block[i].bytes;
+    for (size_t k = i + 1; k < scan->block_count && bsi_scan_joins(scan, i, k, bytes, most); k++)
+        bytes = (size_t)(scan->block[k].offset - scan->block[i].offset) + scan->block[k].bytes;
     return bytes;
 }
 
