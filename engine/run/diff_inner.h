@@ -74,6 +74,8 @@ bomsync_status bsi_diff_align(bsi_diff_run *d, bool *done, bomsync_error *err);
 enum { BSI_DIFF_TASK_BLOCKS = 512 };
 typedef bomsync_status bsi_diff_block_fn(void *ctx, size_t task, size_t block, const bsi_rows *w, bomsync_error *err);
 bomsync_status bsi_diff_each(bsi_diff_run *d, bsi_diff_side *s, bsi_diff_block_fn *fn, void *ctx, bomsync_error *err);
+/** The same for some tasks, one in `every`. */
+bomsync_status bsi_diff_some(bsi_diff_run *d, bsi_diff_side *s, size_t every, bsi_diff_block_fn *fn, void *ctx, bomsync_error *err);
 static inline size_t bsi_diff_tasks(const bsi_diff_side *s) { return (s->scan.block_count + BSI_DIFF_TASK_BLOCKS - 1) / BSI_DIFF_TASK_BLOCKS; }
 
 /** The rows of the blocks of one side that are not settled; of OLD first. */

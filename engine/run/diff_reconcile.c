@@ -13,7 +13,9 @@
  * NEW, which flow/twins.h finds; and those of records that cannot be read are added here.
  *
  * If more rows differ than the difference has room for, both files are read again, and the hashes are put into partitions, in memory and
- * above the cap in a file, and compared there (bsi_join_differ). That takes room for all rows, but there is no limit to it.
+ * above the cap in a file, and compared there (bsi_join_differ). That takes room for all rows, but there is no limit to it. If most rows
+ * differ nothing is won, and all are joined. Which it will be is told by some rows of NEW once OLD was read: of both files those with certain
+ * key hashes are looked at, one in a thousand.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -25,13 +27,20 @@
 #include "flow/join.h"
 #include "run/diff_inner.h"
 
+enum { SAMPLE_BITS = 15 }; /* some thousand rows of either side */
 #define SEEN 0ull /* the tag of a block without records that cannot be read, until it is clear whether it stays open */
 
 typedef struct key_list { /* of one side */
     bsi_diff_side *side;
     uint32_t *upper; /* of the key hash of each record of its open blocks that are not settled */
     uint64_t *start; /* [tasks + 1] where a task's begin */
+    bool done;       /* filled; so are the odd keys, and the twins */
 } key_list;
+
+typedef struct sample { /* rows of OLD with key hashes whose lowest bits are 0 */
+    bsi_difference_row *row;
+    size_t count, cap;
+} sample;
 
 typedef struct lane {
     bsi_difference *difference;
@@ -41,6 +50,8 @@ typedef struct lane {
     uint64_t at;
     uint64_t *good; /* key hashes, for the twins */
     size_t good_cap;
+    sample sample;
+    size_t seen, same; /* of NEW: those with such key hashes, and those of them that OLD has */
 } lane;
 
 struct bsi_diff_reconcile {
@@ -49,7 +60,8 @@ struct bsi_diff_reconcile {
     bsi_twins *twins;
     lane *lane; /* [workers] */
     bsi_row_store *old_rows, *new_rows; /* NULL: a difference is made */
-    bool listed;        /* upper halves, odd keys and twins were taken when the files were read first */
+    uint64_t sample_mask;
+    sample sample;      /* of all lanes, ascending */
     atomic_bool unsure; /* a block has other records than when it was cut: whoever reads it next tells why */
 };
 
@@ -118,6 +130,15 @@ static bomsync_status put_rows(bsi_diff_reconcile *r, lane *l, bool is_new, cons
     return st;
 }
 
+static void take_sample(const bsi_diff_reconcile *r, lane *l, const bsi_rows *w) {
+    sample *s = &l->sample;
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (w->kh[i] & r->sample_mask || w->bad[i]) continue;
+        if (s->count == s->cap) s->row = bsi_realloc(s->row, (s->cap = s->cap ? s->cap * 2 : 64) * sizeof *s->row);
+        s->row[s->count++] = (bsi_difference_row){w->kh[i], w->rh[i]};
+    }
+}
+
 static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi_rows *w, bomsync_error *err) {
     bsi_diff_reconcile *r = ctx;
     lane *l = &r->lane[bsi_lane()];
@@ -126,7 +147,8 @@ static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi
     if (w->count != s->scan.block[block].records) atomic_store(&r->unsure, true);
     if (atomic_load_explicit(&r->unsure, memory_order_relaxed)) return BOMSYNC_OK;
     bomsync_status st = put_rows(r, l, is_new, w, err);
-    if (st || r->listed) return st;
+    if (st || r->list->done) return st;
+    if (!is_new) take_sample(r, l, w);
     list_upper(r, l, task, w);
     s->scan.block[block].tag = w->bad_count ? BSI_NO_TAG : SEEN;
     for (uint32_t i = 0; i < w->bad_count; i++)
@@ -137,13 +159,55 @@ static bomsync_status take_block(void *ctx, size_t task, size_t block, const bsi
 static bomsync_status take_side(bsi_diff_reconcile *r, key_list *list, bomsync_error *err) {
     r->list = list;
     for (int i = 0; i < r->d->workers; i++) r->lane[i].task = SIZE_MAX;
-    return bsi_diff_each(r->d, list->side, take_block, r, err);
+    bomsync_status st = bsi_diff_each(r->d, list->side, take_block, r, err);
+    list->done = true;
+    return st;
 }
 
-static bomsync_status take_both(bsi_diff_reconcile *r, bomsync_error *err) {
-    bomsync_status st = take_side(r, &r->old, err);
-    if (!st) st = take_side(r, &r->now, err);
-    r->listed = true;
+/* ---- how much differs, about? ---- */
+
+static int by_row(const void *a, const void *b) {
+    const bsi_difference_row *x = a, *y = b;
+    if (x->kh != y->kh) return x->kh < y->kh ? -1 : 1;
+    return (x->rh > y->rh) - (x->rh < y->rh);
+}
+
+static void join_samples(bsi_diff_reconcile *r) {
+    sample *all = &r->sample;
+    for (int i = 0; i < r->d->workers; i++) all->cap += r->lane[i].sample.count;
+    all->row = bsi_alloc((all->cap + 1) * sizeof *all->row);
+    for (int i = 0; i < r->d->workers; i++) {
+        const sample *one = &r->lane[i].sample;
+        if (one->count) memcpy(all->row + all->count, one->row, one->count * sizeof *one->row);
+        all->count += one->count;
+    }
+    bsi_sort(all->row, all->count, sizeof *all->row, by_row);
+}
+
+static bomsync_status look_up(void *ctx, size_t task, size_t block, const bsi_rows *w, bomsync_error *err) {
+    (void)task, (void)block, (void)err;
+    bsi_diff_reconcile *r = ctx;
+    lane *l = &r->lane[bsi_lane()];
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (w->kh[i] & r->sample_mask || w->bad[i]) continue;
+        bsi_difference_row row = {w->kh[i], w->rh[i]};
+        l->seen++;
+        l->same += r->sample.count && bsearch(&row, r->sample.row, r->sample.count, sizeof row, by_row) != NULL;
+    }
+    return BOMSYNC_OK;
+}
+
+/* Of some tasks of NEW the rows with such keys: *differ in *seen. */
+static bomsync_status estimate(bsi_diff_reconcile *r, uint64_t *differ, uint64_t *seen, bomsync_error *err) {
+    enum { TASKS = 32 };
+    bsi_diff_side *now = &r->d->now;
+    join_samples(r);
+    bomsync_status st = bsi_diff_some(r->d, now, BSI_MAX(bsi_diff_tasks(now) / TASKS, (size_t)1), look_up, r, err);
+    *differ = *seen = 0;
+    for (int i = 0; i < r->d->workers; i++) {
+        *seen += r->lane[i].seen;
+        *differ += r->lane[i].seen - r->lane[i].same;
+    }
     return st;
 }
 
@@ -194,7 +258,8 @@ static bomsync_status partition(bsi_diff_reconcile *r, bomsync_error *err) {
     forget_difference(r);
     r->old_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
     r->new_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
-    bomsync_status st = take_both(r, err);
+    bomsync_status st = take_side(r, &r->old, err);
+    if (!st) st = take_side(r, &r->now, err);
     if (!st) st = bsi_join_differ(&kh, &count, r->new_rows, r->old_rows, d->workers, err);
     bsi_row_store_close(r->old_rows);
     bsi_row_store_close(r->new_rows);
@@ -255,21 +320,35 @@ static void close_list(key_list *l) {
     free(l->start);
 }
 
+/* *found false: nothing is won this way. */
+static bomsync_status find_keys(bsi_diff_reconcile *r, bool *found, bomsync_error *err) {
+    uint64_t old = r->old.start[bsi_diff_tasks(&r->d->old)], now = r->now.start[bsi_diff_tasks(&r->d->now)], differ, seen;
+    uint64_t least = old > now ? old - now : now - old; /* so many differ in any case */
+    *found = false;
+    bomsync_status st = take_side(r, &r->old, err);
+    if (!st) st = estimate(r, &differ, &seen, err);
+    if (st || atomic_load(&r->unsure) || differ * 2 > seen) return st;
+    bool few = least <= BSI_DIFF_ROWS && (double)differ * 2 * (double)now <= (double)BSI_DIFF_ROWS * (double)seen;
+    if (few) st = take_side(r, &r->now, err);
+    if (!st && !atomic_load(&r->unsure) && !(few && subtract(r))) st = partition(r, err);
+    *found = !atomic_load(&r->unsure);
+    return st;
+}
+
 bomsync_status bsi_diff_reconcile_open(bsi_diff_reconcile **out, bsi_diff_run *d, bsi_twins *twins, bomsync_error *err) {
     uint64_t old = open_records(&d->old), now = open_records(&d->now);
+    bool found;
     *out = NULL;
     if (!pays(d, now)) return BOMSYNC_OK;
     bsi_diff_reconcile *r = bsi_calloc(1, sizeof *r);
     r->d = d;
     r->twins = twins;
     r->lane = bsi_calloc((size_t)d->workers, sizeof *r->lane);
+    while (r->sample_mask < now >> SAMPLE_BITS) r->sample_mask = r->sample_mask * 2 + 1;
     start_list(&r->old, &d->old, old);
     start_list(&r->now, &d->now, now);
-    bomsync_status st = BOMSYNC_OK;
-    bool told = (old > now ? old - now : now - old) <= BSI_DIFF_ROWS; /* else more differ in any case */
-    if (told) st = take_both(r, err);
-    if (!st && !atomic_load(&r->unsure) && !(told && subtract(r))) st = partition(r, err);
-    if (!st && !atomic_load(&r->unsure)) {
+    bomsync_status st = find_keys(r, &found, err);
+    if (!st && found) {
         forget_difference(r);
         *out = r;
         return BOMSYNC_OK;
@@ -286,9 +365,11 @@ void bsi_diff_reconcile_close(bsi_diff_reconcile *r) {
     for (int i = 0; i < r->d->workers; i++) {
         free(r->lane[i].odd);
         free(r->lane[i].good);
+        free(r->lane[i].sample.row);
     }
     close_list(&r->old);
     close_list(&r->now);
+    free(r->sample.row);
     free(r->lane);
     free(r);
 }

@@ -22,6 +22,7 @@ static void add_left(bsi_diff_side *s, bsi_diff_left l) {
 typedef struct walk {
     bsi_diff_run *d;
     bsi_diff_side *s;
+    size_t every;
     bsi_diff_block_fn *fn;
     void *ctx;
     struct walk_lane {
@@ -78,8 +79,9 @@ static bomsync_status walk_blocks(walk *r, size_t task, struct walk_lane *l, bom
 }
 
 /* The fault that stands first in the file is told, whoever found one first. */
-static void walk_task(void *ctx, size_t task) {
+static void walk_task(void *ctx, size_t index) {
     walk *r = ctx;
+    size_t task = index * r->every;
     bomsync_error err = BOMSYNC_ERROR_INIT;
     bomsync_status st = walk_blocks(r, task, &r->lane[bsi_lane()], &err);
     if (!st) return;
@@ -93,10 +95,14 @@ static void walk_task(void *ctx, size_t task) {
 }
 
 bomsync_status bsi_diff_each(bsi_diff_run *d, bsi_diff_side *s, bsi_diff_block_fn *fn, void *ctx, bomsync_error *err) {
-    walk r = {.d = d, .s = s, .fn = fn, .ctx = ctx, .err = err};
+    return bsi_diff_some(d, s, 1, fn, ctx, err);
+}
+
+bomsync_status bsi_diff_some(bsi_diff_run *d, bsi_diff_side *s, size_t every, bsi_diff_block_fn *fn, void *ctx, bomsync_error *err) {
+    walk r = {.d = d, .s = s, .every = every, .fn = fn, .ctx = ctx, .err = err};
     r.lane = bsi_calloc((size_t)d->workers, sizeof *r.lane);
     pthread_mutex_init(&r.lock, NULL);
-    bsi_parallel(d->workers, bsi_diff_tasks(s), walk_task, &r);
+    bsi_parallel(d->workers, (bsi_diff_tasks(s) + every - 1) / every, walk_task, &r);
     pthread_mutex_destroy(&r.lock);
     for (int i = 0; i < d->workers; i++) {
         bsi_rows_free(&r.lane[i].rows);
