@@ -6,7 +6,7 @@ from suite.data import IGNORED, KEY, forget, shuffled, volatile, warm
 from suite.goals import Goal, faster, times
 from suite.measure import Program, execute
 
-RANDOM, RANDOM1, CLUSTERED = "b=0.1", "b=1", "c=1"
+RANDOM, RANDOM1, RANDOM5, CLUSTERED = "b=0.1", "b=1", "b=5", "c=1"
 OPTIONS = {"standard": (), "keys last": ("--key-position", "last"), "quoted": ("--quoting", "all"), "50-byte rows": ("--row-bytes", "50"),
            "100-byte rows": ("--row-bytes", "100"), "300-byte rows": ("--row-bytes", "300")}
 NOTHING = (0, 0, 0)
@@ -62,6 +62,12 @@ def random1(bench):
     """Sync, 1 % changed anywhere."""
     scattered(bench, "random1", RANDOM1, "sync, 1 % changed at random", faster(15))
     bench.data.drop_pair("standard", RANDOM1)
+
+
+def random5(bench):
+    """Sync, 5 % changed anywhere."""
+    scattered(bench, "random5", RANDOM5, "sync, 5 % changed at random", None)
+    bench.data.drop_pair("standard", RANDOM5)
 
 
 def shuffle_of(bench):
@@ -240,7 +246,6 @@ def workers(bench):
         bench.compare("workers", f"2 workers, {job}", program(2), found, [Against(one, faster(bound), SELF)])
 
 
-MAIN = {"unchanged": unchanged, "clustered": clustered, "random": random01, "random1": random1, "shuffled": in_random_order,
-        "volatile": volatile_column, "first": first, "chunks": chunks, "diff": diff, "diff-shuffled": diff_in_random_order,
-        "narrow": narrow, "cold": cold, "zstd": zstd, "gzip": gzip,
-        "packed": packed, "workers": workers}
+MAIN = {"unchanged": unchanged, "clustered": clustered, "random": random01, "random1": random1, "random5": random5,
+        "shuffled": in_random_order, "volatile": volatile_column, "first": first, "chunks": chunks, "diff": diff, "diff-shuffled": diff_in_random_order,
+        "narrow": narrow, "cold": cold, "zstd": zstd, "gzip": gzip, "packed": packed, "workers": workers}
