@@ -14,8 +14,8 @@
  *
  * If more rows differ than the difference has room for, both files are read again, and the hashes are put into partitions, in memory and
  * above the cap in a file, and compared there (bsi_join_differ). That takes room for all rows, but there is no limit to it. If most rows
- * differ nothing is won, and all are joined. Which it will be is told by some rows of NEW once OLD was read: of both files those with certain
- * key hashes are looked at, one in a thousand.
+ * differ nothing is won, and all are joined. Which it will be is told by some hundred rows of NEW once OLD was read: those with certain key
+ * hashes, looked up among OLD's.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
