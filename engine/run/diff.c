@@ -34,12 +34,12 @@ static bomsync_status open_both(bsi_diff_run *d, bomsync_error *err) {
 }
 
 static bomsync_status join_side(const bsi_diff_run *d, const bsi_diff_rows *n, const bsi_diff_rows *o, const bsi_diff_side *without, bsi_join_out *out, bomsync_error *err) {
-    bsi_row_store *a = bsi_row_store_open(1, d->memory_bytes / 4, d->tmp), *b = bsi_row_store_open(1, d->memory_bytes / 4, d->tmp);
+    bsi_row_store *a = bsi_row_store_open(1, d->memory_bytes / 8, d->tmp), *b = bsi_row_store_open(1, d->memory_bytes / 8, d->tmp);
     bomsync_status st = BOMSYNC_OK;
     for (size_t i = 0; i < n->n && !st; i++) st = bsi_row_store_add(a, 0, &(bsi_row){n->v[i].kh, n->v[i].rh, i}, err);
     for (size_t i = 0; o && i < o->n && !st; i++)
         if (!without || !is_left_out(without, o->v[i].kh)) st = bsi_row_store_add(b, 0, &(bsi_row){o->v[i].kh, o->v[i].rh, i}, err);
-    out->fate = bsi_calloc(n->n + 1, sizeof *out->fate);
+    out->fate = bsi_vast_calloc(n->n + 1, sizeof *out->fate);
     if (!st) st = bsi_join(out, a, b, d->workers, err);
     bsi_row_store_close(a);
     bsi_row_store_close(b);
@@ -93,12 +93,12 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     int64_t old_duplicates = 0;
     st = join_side(d, &d->old.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->old.rows, self.fate, &d->old, &old_duplicates);
-    free(self.fate);
+    bsi_vast_free(self.fate);
     bsi_vast_free(self.gone);
     self = (bsi_join_out){0};
     if (!st) st = join_side(d, &d->now.rows, NULL, NULL, &self, err);
     if (!st) thin(&d->now.rows, self.fate, &d->now, &d->duplicates);
-    free(self.fate);
+    bsi_vast_free(self.fate);
     bsi_vast_free(self.gone);
     if (st) return st;
     for (size_t i = 0; i < d->old.left_count; i++) bsi_diff_leave_out(&d->now, d->old.left_out[i]);
@@ -106,7 +106,7 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     bsi_join_out out = {0};
     st = join_side(d, &d->now.rows, &d->old.rows, &d->now, &out, err);
     if (st) return st;
-    *items = bsi_alloc(sizeof **items * (d->now.rows.n + out.gone_count + 1));
+    *items = bsi_vast_alloc(sizeof **items * (d->now.rows.n + out.gone_count + 1));
     *count = 0;
     int64_t equal = 0;
     for (size_t i = 0; i < d->now.rows.n; i++) {
@@ -128,7 +128,7 @@ static bomsync_status compare(bsi_diff_run *d, bsi_item **items, size_t *count, 
     }
     d->unchanged = equal + d->same_records;
     d->kept_back = (int64_t)d->now.bad;
-    free(out.fate);
+    bsi_vast_free(out.fate);
     bsi_vast_free(out.gone);
     return BOMSYNC_OK;
 }
@@ -359,12 +359,12 @@ bomsync_status bomsync_diff(const bomsync_diff_options *o, bomsync_sink out, bom
     }
     if (!st) st = d.now.bad + d.old.bad ? BOMSYNC_EXCEPTIONS : count ? BOMSYNC_DIFFERENT : BOMSYNC_OK;
     bsi_buf_free(&p.buf);
-    free(item);
+    bsi_vast_free(item);
     bsi_parts_free(&parts);
     bsi_diff_side *side_of[] = {&d.old, &d.now};
     for (int i = 0; i < 2; i++) {
         bsi_scan_close(&side_of[i]->scan);
-        free(side_of[i]->rows.v);
+        bsi_vast_free(side_of[i]->rows.v);
         free(side_of[i]->left);
         free(side_of[i]->left_out);
     }

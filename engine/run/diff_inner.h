@@ -19,7 +19,7 @@ typedef struct bsi_diff_row {
 } bsi_diff_row;
 
 typedef struct bsi_diff_rows {
-    bsi_diff_row *v;
+    bsi_diff_row *v;     /* of a side: bsi_vast_free */
     size_t n, cap;
 } bsi_diff_rows;
 

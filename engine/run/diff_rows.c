@@ -138,7 +138,7 @@ static void keep(parse_run *r, size_t block, const bsi_rows *w) {
 }
 
 static void row_add(bsi_diff_rows *l, bsi_diff_row r) {
-    if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 1024) * sizeof *l->v);
+    if (l->n == l->cap) l->v = bsi_realloc(l->v, (l->cap = l->cap ? l->cap * 2 : 128) * sizeof *l->v);
     l->v[l->n++] = r;
 }
 
@@ -204,7 +204,7 @@ bomsync_status bsi_diff_parse(bsi_diff_run *d, bsi_diff_side *s, bomsync_error *
     r.task = bsi_calloc(tasks + 1, sizeof *r.task);
     bomsync_status st = bsi_diff_each(d, s, take_rows, &r, err);
     for (size_t i = 0; i < tasks; i++) total += r.task[i].rows.n;
-    rows->v = bsi_realloc(rows->v, (total + 1) * sizeof *rows->v);
+    rows->v = bsi_vast_realloc(rows->v, (total + 1) * sizeof *rows->v);
     rows->cap = total;
     uint64_t *sorted = NULL;
     for (size_t i = 0; i < tasks; i++) join_task(d, s, &r.task[i], &sorted);
