@@ -3,25 +3,26 @@
 
 #include <stdlib.h>
 
+#include "core/vast.h"
 #include "diff/lines.h"
 
 enum { MARGIN = 64 };
 
 void bsi_tiling_add_piece(bsi_piece **v, size_t *count, size_t *cap, bsi_piece p) {
     if (!p.bytes) return;
-    if (*count == *cap) *v = bsi_realloc(*v, (*cap = *cap ? *cap * 2 : 16) * sizeof **v);
+    if (*count == *cap) *v = bsi_vast_realloc(*v, (*cap = *cap ? *cap * 2 : 16) * sizeof **v);
     (*v)[(*count)++] = p;
 }
 
 void bsi_tiling_add_same(bsi_tiling *t, bsi_same s) {
-    if (t->same_count == t->same_cap) t->same = bsi_realloc(t->same, (t->same_cap = t->same_cap ? t->same_cap * 2 : 16) * sizeof *t->same);
+    if (t->same_count == t->same_cap) t->same = bsi_vast_realloc(t->same, (t->same_cap = t->same_cap ? t->same_cap * 2 : 16) * sizeof *t->same);
     t->same[t->same_count++] = s;
 }
 
 void bsi_tiling_release(bsi_tiling *t) {
-    free(t->same);
-    free(t->old);
-    free(t->now);
+    bsi_vast_free(t->same);
+    bsi_vast_free(t->old);
+    bsi_vast_free(t->now);
     free(t->open);
     free(t->span);
     free(t->probe);
@@ -30,25 +31,25 @@ void bsi_tiling_release(bsi_tiling *t) {
 }
 
 /* v with n more behind it; where it lies now. */
-static void *append(void *v, size_t *count, size_t *cap, const void *from, size_t n, size_t size) {
+static void *append(void *v, size_t *count, size_t *cap, const void *from, size_t n, size_t size, void *more(void *, size_t)) {
     if (!n) return v;
-    if (*count + n > *cap) v = bsi_realloc(v, (*cap = (*count + n) * 2) * size);
+    if (*count + n > *cap) v = more(v, (*cap = (*count + n) * 2) * size);
     memcpy((char *)v + *count * size, from, n * size);
     *count += n;
     return v;
 }
 
 void bsi_tiling_gather(bsi_tiling *all, bsi_tiling *t) {
-    all->same = append(all->same, &all->same_count, &all->same_cap, t->same, t->same_count, sizeof *t->same);
-    all->old = append(all->old, &all->old_count, &all->old_cap, t->old, t->old_count, sizeof *t->old);
-    all->now = append(all->now, &all->now_count, &all->now_cap, t->now, t->now_count, sizeof *t->now);
+    all->same = append(all->same, &all->same_count, &all->same_cap, t->same, t->same_count, sizeof *t->same, bsi_vast_realloc);
+    all->old = append(all->old, &all->old_count, &all->old_cap, t->old, t->old_count, sizeof *t->old, bsi_vast_realloc);
+    all->now = append(all->now, &all->now_count, &all->now_cap, t->now, t->now_count, sizeof *t->now, bsi_vast_realloc);
     for (size_t i = 0; i < t->span_count; i++) {
         t->span[i].first += all->keys.len;
         t->span[i].last += all->keys.len;
     }
     for (size_t i = 0; i < t->probe_count; i++) t->probe[i] += all->keys.len;
-    all->span = append(all->span, &all->span_count, &all->span_cap, t->span, t->span_count, sizeof *t->span);
-    all->probe = append(all->probe, &all->probe_count, &all->probe_cap, t->probe, t->probe_count, sizeof *t->probe);
+    all->span = append(all->span, &all->span_count, &all->span_cap, t->span, t->span_count, sizeof *t->span, bsi_realloc);
+    all->probe = append(all->probe, &all->probe_count, &all->probe_cap, t->probe, t->probe_count, sizeof *t->probe, bsi_realloc);
     bsi_buf_add(&all->keys, t->keys.data, t->keys.len);
     all->same_records += t->same_records;
     all->sure = all->sure && t->sure;
@@ -85,11 +86,11 @@ void bsi_tiling_open(bsi_tiling *t, const bsi_piece *open, size_t count) {
         }
         if (s.bytes) bsi_tiling_add_same(t, s);
     }
-    free(old);
+    bsi_vast_free(old);
     free(v);
     if (t->old_count == before) return;
-    bsi_sort(t->old, t->old_count, sizeof *t->old, by_at);
-    bsi_sort(t->now, t->now_count, sizeof *t->now, by_at);
+    bsi_vast_sort(t->old, t->old_count, sizeof *t->old, by_at);
+    bsi_vast_sort(t->now, t->now_count, sizeof *t->now, by_at);
 }
 
 /* ---- keys, later ---- */
