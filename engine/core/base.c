@@ -342,6 +342,16 @@ int bsi_by_u64(const void *a, const void *b) {
 
 bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x) { return count && bsearch(&x, sorted, count, sizeof x, bsi_by_u64) != NULL; }
 
+size_t bsi_u64_first(const uint64_t *sorted, size_t count, uint64_t least) {
+    size_t lo = 0;
+    while (lo < count) {
+        size_t mid = lo + (count - lo) / 2;
+        if (sorted[mid] < least) lo = mid + 1;
+        else count = mid;
+    }
+    return lo;
+}
+
 /* By memchr: files have one line end in tens of bytes. */
 static int64_t count_byte(const uint8_t *p, size_t n, uint8_t byte) {
     int64_t count = 0;

@@ -157,6 +157,7 @@ void bsi_sort(void *base, size_t count, size_t size, int (*order)(const void *, 
 int bsi_by_u64(const void *a, const void *b);
 /** Is x in such a list? NULL is fine for an empty one. */
 bool bsi_u64_has(const uint64_t *sorted, size_t count, uint64_t x);
+size_t bsi_u64_first(const uint64_t *sorted, size_t count, uint64_t least); /* where the first one that is not less stands; count: none */
 
 /** Line ends in p[0..n): LF, CRLF, or a lone CR. *cr: the byte in front of p is a CR; then the same of the last one. */
 int64_t bsi_line_ends(bool *cr, const uint8_t *p, size_t n);

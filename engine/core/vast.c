@@ -241,7 +241,7 @@ void bsi_vast_sort(void *base, size_t n, size_t size, int (*order)(const void *,
 
 size_t bsi_vast_unique(uint64_t *v, size_t n) {
     size_t kept = 0;
-    bsi_vast_sort(v, n, sizeof *v, bsi_by_u64);
+    bsi_sort(v, n, sizeof *v, bsi_by_u64);
     for (size_t i = 0; i < n; i++)
         if (!kept || v[kept - 1] != v[i]) v[kept++] = v[i];
     return kept;

@@ -175,16 +175,6 @@ static bomsync_status insert_spilled(find_run *r, table *x, const part *p, bomsy
     return st;
 }
 
-static size_t first_at_least(const uint64_t *v, size_t n, uint64_t x) {
-    size_t lo = 0;
-    while (lo < n) {
-        size_t mid = lo + (n - lo) / 2;
-        if (v[mid] < x) lo = mid + 1;
-        else n = mid;
-    }
-    return lo;
-}
-
 static void *cleared(bsi_buf *b, size_t bytes) {
     b->len = 0;
     bsi_buf_reserve(b, bytes);
@@ -266,8 +256,8 @@ static bomsync_status find_probes(find_run *r, size_t index, uint64_t n, bomsync
         for (const chunk *c = p->open; c; c = c->next) insert_all(r, &x, c->kh, c->count);
         st = insert_spilled(r, &x, p, err);
     }
-    size_t from = first_at_least(r->probe, r->probes, (uint64_t)index << 56);
-    size_t to = index + 1 < PARTS ? first_at_least(r->probe, r->probes, (uint64_t)(index + 1) << 56) : r->probes;
+    size_t from = bsi_u64_first(r->probe, r->probes, (uint64_t)index << 56);
+    size_t to = index + 1 < PARTS ? bsi_u64_first(r->probe, r->probes, (uint64_t)(index + 1) << 56) : r->probes;
     for (size_t i = from; i < to; i++)
         if (holds(&x, r->probe[i])) found(r, r->probe[i]);
     return st;

@@ -9,6 +9,7 @@
 #define BSI_RUN_DIFF_INNER_H
 
 #include "flow/twins.h"
+#include "run/key_filter.h"
 #include "run/scan.h"
 
 /** The tag of an open block whose records are known to stand on both sides: nobody looks at it again. */
@@ -33,8 +34,7 @@ typedef struct bsi_diff_left {
 typedef struct bsi_diff_keys {
     uint64_t *kh;        /* ascending, each once; bsi_vast_free */
     size_t count;
-    uint64_t *filter;    /* a bit for the top bits of each; NULL: there are none */
-    unsigned shift;
+    bsi_key_filter filter;
 } bsi_diff_keys;
 
 typedef struct bsi_diff_side {
@@ -87,10 +87,8 @@ uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only
 /** Takes kh[count], from bsi_vast_alloc or NULL, in any order. */
 void bsi_diff_keys_make(bsi_diff_keys *k, uint64_t *kh, size_t count);
 void bsi_diff_keys_free(bsi_diff_keys *k);
-static inline bool bsi_diff_keys_may(const bsi_diff_keys *k, uint64_t kh) {
-    uint64_t bit = kh >> k->shift;
-    return k->filter && k->filter[bit >> 6] >> (bit & 63) & 1;
-}
+/** kh: a hash, or one with the upper half of it. */
+static inline bool bsi_diff_keys_may(const bsi_diff_keys *k, uint64_t kh) { return k->count && bsi_key_filter_has(&k->filter, kh); }
 static inline bool bsi_diff_keys_has(const bsi_diff_keys *k, uint64_t kh) { return bsi_diff_keys_may(k, kh) && bsi_u64_has(k->kh, k->count, kh); }
 
 /**

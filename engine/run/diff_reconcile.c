@@ -250,19 +250,32 @@ static void forget_difference(bsi_diff_reconcile *r) {
     }
 }
 
-/* All rows by partition. */
-static bomsync_status partition(bsi_diff_reconcile *r, bomsync_error *err) {
-    bsi_diff_run *d = r->d;
-    uint64_t *kh = NULL;
-    size_t count = 0;
+/* From now on rows go into partitions. */
+static void start_partitions(bsi_diff_reconcile *r) {
+    const bsi_diff_run *d = r->d;
     forget_difference(r);
     r->old_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
     r->new_rows = bsi_row_store_open(d->workers, d->memory_bytes / 8, d->tmp);
-    bomsync_status st = take_side(r, &r->old, err);
-    if (!st) st = take_side(r, &r->now, err);
-    if (!st) st = bsi_join_differ(&kh, &count, r->new_rows, r->old_rows, d->workers, err);
+}
+
+static void end_partitions(bsi_diff_reconcile *r) {
     bsi_row_store_close(r->old_rows);
     bsi_row_store_close(r->new_rows);
+    r->old_rows = r->new_rows = NULL;
+}
+
+/* All rows by partition; those of OLD may be there. */
+static bomsync_status partition(bsi_diff_reconcile *r, bomsync_error *err) {
+    uint64_t *kh = NULL;
+    size_t count = 0;
+    bomsync_status st = BOMSYNC_OK;
+    if (!r->old_rows) {
+        start_partitions(r);
+        st = take_side(r, &r->old, err);
+    }
+    if (!st) st = take_side(r, &r->now, err);
+    if (!st) st = bsi_join_differ(&kh, &count, r->new_rows, r->old_rows, r->d->workers, err);
+    end_partitions(r);
     if (!st) keys_are(r, kh, count);
     else bsi_vast_free(kh);
     return st;
@@ -273,13 +286,8 @@ static bomsync_status partition(bsi_diff_reconcile *r, bomsync_error *err) {
 static bool has_upper(const bsi_diff_keys *k, uint32_t upper) {
     uint64_t least = (uint64_t)upper << 32;
     if (!bsi_diff_keys_may(k, least)) return false;
-    size_t lo = 0, hi = k->count;
-    while (lo < hi) {
-        size_t mid = lo + (hi - lo) / 2;
-        if (k->kh[mid] < least) lo = mid + 1;
-        else hi = mid;
-    }
-    return lo < k->count && k->kh[lo] >> 32 == upper;
+    size_t at = bsi_u64_first(k->kh, k->count, least);
+    return at < k->count && k->kh[at] >> 32 == upper;
 }
 
 static void settle_task(void *ctx, size_t task) {
@@ -324,11 +332,13 @@ static void close_list(key_list *l) {
 static bomsync_status find_keys(bsi_diff_reconcile *r, bool *found, bomsync_error *err) {
     uint64_t old = r->old.start[bsi_diff_tasks(&r->d->old)], now = r->now.start[bsi_diff_tasks(&r->d->now)], differ, seen;
     uint64_t least = old > now ? old - now : now - old; /* so many differ in any case */
+    bool few = least <= BSI_DIFF_ROWS;
     *found = false;
+    if (!few) start_partitions(r);
     bomsync_status st = take_side(r, &r->old, err);
     if (!st) st = estimate(r, &differ, &seen, err);
     if (st || atomic_load(&r->unsure) || differ * 2 > seen) return st;
-    bool few = least <= BSI_DIFF_ROWS && (double)differ * 2 * (double)now <= (double)BSI_DIFF_ROWS * (double)seen;
+    few = few && (double)differ * 2 * (double)now <= (double)BSI_DIFF_ROWS * (double)seen;
     if (few) st = take_side(r, &r->now, err);
     if (!st && !atomic_load(&r->unsure) && !(few && subtract(r))) st = partition(r, err);
     *found = !atomic_load(&r->unsure);
@@ -362,6 +372,7 @@ bomsync_status bsi_diff_reconcile_open(bsi_diff_reconcile **out, bsi_diff_run *d
 void bsi_diff_reconcile_close(bsi_diff_reconcile *r) {
     if (!r) return;
     forget_difference(r);
+    end_partitions(r);
     for (int i = 0; i < r->d->workers; i++) {
         free(r->lane[i].odd);
         free(r->lane[i].good);

@@ -227,27 +227,16 @@ uint64_t *bsi_diff_open_keys(const bsi_diff_run *d, size_t *count, bool new_only
 
 /* ---- keys to compare ---- */
 
-enum { FILTER_BITS_LEAST = 10, FILTER_BITS_MOST = 24, FILTER_EACH = 32 };
-
-static bool ascend(const uint64_t *v, size_t n) {
-    for (size_t i = 1; i < n; i++)
-        if (v[i - 1] >= v[i]) return false;
-    return true;
-}
-
 void bsi_diff_keys_make(bsi_diff_keys *k, uint64_t *kh, size_t count) {
-    unsigned bits = FILTER_BITS_LEAST;
     bsi_diff_keys_free(k);
-    if (!ascend(kh, count)) count = bsi_vast_unique(kh, count);
-    while (bits < FILTER_BITS_MOST && ((size_t)1 << bits) < count * FILTER_EACH) bits++;
-    *k = (bsi_diff_keys){.kh = kh, .count = count, .shift = 64 - bits};
-    if (!count) return;
-    k->filter = bsi_calloc((size_t)1 << (bits - 6), sizeof *k->filter);
-    for (size_t i = 0; i < count; i++) k->filter[kh[i] >> k->shift >> 6] |= 1ull << (kh[i] >> k->shift & 63);
+    *k = (bsi_diff_keys){.kh = kh, .count = bsi_vast_unique(kh, count)};
+    if (!k->count) return;
+    k->filter = bsi_key_filter_for(k->count);
+    for (size_t i = 0; i < k->count; i++) bsi_key_filter_add(&k->filter, kh[i]);
 }
 
 void bsi_diff_keys_free(bsi_diff_keys *k) {
     bsi_vast_free(k->kh);
-    free(k->filter);
+    free(k->filter.word);
     *k = (bsi_diff_keys){0};
 }

@@ -9,6 +9,7 @@
 #include "core/beside.h"
 #include "flow/join.h"
 #include "run/edit.h"
+#include "run/key_filter.h"
 
 /** A record that was kept back, as parse saw it. */
 typedef struct bsi_kept_row {
@@ -216,29 +217,6 @@ static inline size_t bsi_sync_next_joined(const bsi_sync *s, size_t open) {
 /** Are there rows with these key hashes in state blocks that were not joined? The blocks that hold them are opened, or given up as changed in
  *  place: *opened; then the join is to be made again. */
 bomsync_status bsi_sync_twins(bool *opened, bsi_sync *s, const uint64_t *kh, size_t count, bomsync_error *err);
-/** Few of many: a filter of so many bits, as a power of two, says no to most. It is no larger than it must be for that, since it is to stay in the cache. */
-static inline unsigned bsi_filter_bits(size_t wanted) {
-    enum { LEAST = 20, MOST = 23 };
-    unsigned bits = LEAST;
-    while (bits < MOST && ((size_t)1 << bits) < wanted * 32) bits++;
-    return bits;
-}
-/** Such a filter of key hashes: of each, two bits of the word that its top bits tell. With one bit it lets pass each 28th where it is as large as it may be and the
- *  keys of a hundred million records are in it; what it lets pass is looked for in tables that are larger than the cache. */
-typedef struct bsi_key_filter {
-    uint64_t *word; /* free(); NULL: lets all pass */
-    unsigned shift;
-} bsi_key_filter;
-static inline uint64_t bsi_key_bits(uint64_t kh) { return 1ull << (kh >> 26 & 63) | 1ull << (kh >> 32 & 63); }
-static inline bsi_key_filter bsi_key_filter_for(size_t wanted) {
-    unsigned bits = bsi_filter_bits(wanted);
-    return (bsi_key_filter){bsi_calloc((size_t)1 << (bits - 6), sizeof(uint64_t)), 70 - bits};
-}
-static inline void bsi_key_filter_add(bsi_key_filter *f, uint64_t kh) { f->word[kh >> f->shift] |= bsi_key_bits(kh); }
-static inline bool bsi_key_filter_has(const bsi_key_filter *f, uint64_t kh) {
-    uint64_t bits = bsi_key_bits(kh);
-    return (f->word[kh >> f->shift] & bits) == bits;
-}
 
 /* sync_reconcile.c */
 bomsync_status bsi_reconcile_open(bsi_sync *s, bomsync_error *err);    /* before the scan: is it the cheapest way? Then s->reconcile is there */

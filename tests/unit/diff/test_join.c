@@ -5,16 +5,9 @@
 
 #include "core/vast.h"
 #include "flow/join.h"
+#include "unit/diff/random.h"
 
 TestSuite(join, .timeout = 300);
-
-static uint64_t next(uint64_t *seed) {
-    *seed += 0x9E3779B97F4A7C15ull;
-    uint64_t x = *seed;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBull;
-    return x ^ x >> 31;
-}
 
 static int by_key(const void *a, const void *b) {
     const bsi_row *x = a, *y = b;
